@@ -1,0 +1,39 @@
+//! The one table from a kind of failure to its HTTP status and `errno`.
+
+/// Why a request was not served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The request is wrong; the message says where.
+    BadRequest,
+    /// No such route.
+    NotFound,
+    /// The route does not take this method.
+    MethodNotAllowed,
+    /// Somebody else changed the same thing meanwhile, again and again.
+    Conflict,
+    /// The body is over the limit.
+    TooLarge,
+    /// The body is neither a form nor JSON.
+    UnsupportedMediaType,
+    /// A store did not answer in time, or refused us.
+    Unavailable,
+    /// A bug.
+    Internal,
+}
+
+impl Kind {
+    /// HTTP status and `errno`. -1 is what the seed answers for every failure; clients of the seed test for "not 0".
+    #[must_use]
+    pub const fn code(self) -> (u16, i32) {
+        match self {
+            Self::BadRequest => (400, -1),
+            Self::NotFound => (404, -1),
+            Self::MethodNotAllowed => (405, -1),
+            Self::Conflict => (409, -1),
+            Self::TooLarge => (413, -1),
+            Self::UnsupportedMediaType => (415, -1),
+            Self::Unavailable => (503, -1),
+            Self::Internal => (500, -1),
+        }
+    }
+}

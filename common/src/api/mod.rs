@@ -1,0 +1,4 @@
+//! Wire types of the HTTP API.
+
+pub mod envelope;
+pub mod errno;

@@ -1,0 +1,472 @@
+//! The only module that reads the environment and the command line.
+#![expect(clippy::disallowed_methods, reason = "this is the module that may")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
+struct Variable {
+    name: &'static str,
+    help: &'static str,
+    set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+/// Variables that workers hand to jobs: no settings, and no mistake when a job starts one of our programs.
+const HANDED_TO_JOBS: [&str; 4] = ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT"];
+
+const VARIABLES: [Variable; 17] = [
+    Variable {
+        name: "CRON_ETCD_ENDPOINTS",
+        help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
+        set: |s, v| {
+            let endpoints: Vec<String> = v.split(',').map(|e| e.trim().to_owned()).collect();
+            match endpoints.iter().find(|e| !e.starts_with("http://") && !e.starts_with("https://")) {
+                Some(bad) => Err(format!("{bad:?} is not like http://127.0.0.1:2379")),
+                None => {
+                    s.etcd.endpoints = Some(endpoints);
+                    Ok(())
+                }
+            }
+        },
+    },
+    Variable { name: "CRON_ETCD_USERNAME", help: "etcd user", set: |s, v| text(&mut s.etcd.username, v) },
+    Variable { name: "CRON_ETCD_PASSWORD", help: "etcd password", set: |s, v| text(&mut s.etcd.password, v) },
+    Variable {
+        name: "CRON_ETCD_CA",
+        help: "PEM file of the CA that signed etcd's certificate",
+        set: |s, v| path(&mut s.etcd.ca, v),
+    },
+    Variable {
+        name: "CRON_ETCD_CERT",
+        help: "PEM file of the client certificate for etcd",
+        set: |s, v| path(&mut s.etcd.cert, v),
+    },
+    Variable {
+        name: "CRON_ETCD_KEY",
+        help: "PEM file of the client certificate's key",
+        set: |s, v| path(&mut s.etcd.key, v),
+    },
+    Variable {
+        name: "CRON_MONGODB_URI",
+        help: "MongoDB (default mongodb://127.0.0.1:27017; local-dev: the embedded store when unset)",
+        set: |s, v| {
+            if !v.starts_with("mongodb://") && !v.starts_with("mongodb+srv://") {
+                return Err("it is not like mongodb://127.0.0.1:27017".to_owned());
+            }
+            s.mongodb_uri = Some(v.to_owned());
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_WORKER_ID",
+        help: "the worker's name (default: its first non-loopback IPv4 address, else the host name)",
+        set: |s, v| {
+            if v.contains('/') || v.contains('~') || v.chars().any(char::is_control) || v.len() > 200 {
+                return Err("use at most 200 bytes, without \"/\", \"~\" and control characters".to_owned());
+            }
+            text(&mut s.worker_id, v)
+        },
+    },
+    Variable {
+        name: "CRON_WORKER_LABELS",
+        help: "labels of the worker, such as zone=a,gpu=no",
+        set: |s, v| {
+            for pair in v.split(',') {
+                match pair.split_once('=') {
+                    Some((key, value)) if !key.trim().is_empty() => {
+                        s.worker_labels.insert(key.trim().to_owned(), value.trim().to_owned());
+                    }
+                    _ => return Err(format!("{pair:?} is not like zone=a")),
+                }
+            }
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_WORKER_LISTEN",
+        help: "where the worker serves /metrics, /healthz and /readyz (default 127.0.0.1:9070; port 0: any free one)",
+        set: |s, v| {
+            parsed(&mut s.worker_listen, v, "an address like 127.0.0.1:9070")
+                .map(|()| s.worker_listen_given = true)
+        },
+    },
+    Variable {
+        name: "CRON_DATA_DIR",
+        help: "directory of this instance (worker: default /var/lib/fleetcron or a writable fallback; local-dev: ./.fleetcron)",
+        set: |s, v| path(&mut s.data_dir, v),
+    },
+    Variable {
+        name: "CRON_SESSION_TTL_SECONDS",
+        help: "lease of the worker's session, 2 to 600 (default 10)",
+        set: |s, v| {
+            s.session_ttl = Duration::from_secs(within(v, 2, 600)?);
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_MAX_RUNS",
+        help: "most runs at one time (default: (open-file limit - 256) / 4)",
+        set: |s, v| {
+            s.max_runs = Some(usize::try_from(within(v, 1, 1_000_000)?).unwrap_or(usize::MAX));
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_LOG_BATCH_SIZE",
+        help: "records written to MongoDB at once, 1 to 10000 (default 100)",
+        set: |s, v| {
+            s.log_batch_size = usize::try_from(within(v, 1, 10_000)?).unwrap_or(usize::MAX);
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_LOG_COMMIT_TIMEOUT_MS",
+        help: "an incomplete batch is written after so long, 1 to 60000 (default 1000)",
+        set: |s, v| {
+            s.log_commit_timeout = Duration::from_millis(within(v, 1, 60_000)?);
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_LISTEN",
+        help: "where local-dev serves the API and the console (default 127.0.0.1:8070)",
+        set: |s, v| parsed(&mut s.listen, v, "an address like 127.0.0.1:8070"),
+    },
+    Variable {
+        name: "CRON_WORKERS",
+        help: "workers in local-dev's process, 0 to 64 (default 1; 0 = the API alone)",
+        set: |s, v| {
+            s.workers = usize::try_from(within(v, 0, 64)?).unwrap_or(usize::MAX);
+            Ok(())
+        },
+    },
+];
+
+fn text(field: &mut Option<String>, value: &str) -> Result<(), String> {
+    *field = Some(value.to_owned());
+    Ok(())
+}
+
+fn path(field: &mut Option<PathBuf>, value: &str) -> Result<(), String> {
+    *field = Some(PathBuf::from(value));
+    Ok(())
+}
+
+fn parsed<T: std::str::FromStr>(field: &mut T, value: &str, like: &str) -> Result<(), String> {
+    *field = value.parse().map_err(|_unparsed| format!("{value:?} is not {like}"))?;
+    Ok(())
+}
+
+fn within(value: &str, min: u64, max: u64) -> Result<u64, String> {
+    match value.parse::<u64>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("{value:?} is not a whole number from {min} to {max}")),
+    }
+}
+
+/// How to reach etcd.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct EtcdSettings {
+    /// `None` = not set.
+    pub endpoints: Option<Vec<String>>,
+    /// User, for etcd's own authentication.
+    pub username: Option<String>,
+    /// Password of the user.
+    pub password: Option<String>,
+    /// PEM file.
+    pub ca: Option<PathBuf>,
+    /// PEM file.
+    pub cert: Option<PathBuf>,
+    /// PEM file.
+    pub key: Option<PathBuf>,
+}
+
+impl EtcdSettings {
+    /// The endpoints, or the default one.
+    #[must_use]
+    pub fn endpoints_or_default(&self) -> Vec<String> {
+        self.endpoints.clone().unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()])
+    }
+}
+
+impl std::fmt::Debug for EtcdSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdSettings")
+            .field("endpoints", &self.endpoints)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All settings of all programs; each uses its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// See `CRON_ETCD_*`.
+    pub etcd: EtcdSettings,
+    /// `None` = not set.
+    pub mongodb_uri: Option<String>,
+    /// `None` = not set.
+    pub worker_id: Option<String>,
+    /// See `CRON_WORKER_LABELS`.
+    pub worker_labels: BTreeMap<String, String>,
+    /// See `CRON_WORKER_LISTEN`.
+    pub worker_listen: SocketAddr,
+    /// Whether somebody asked for that address; the default one is done without when it is taken.
+    pub worker_listen_given: bool,
+    /// `None` = not set.
+    pub data_dir: Option<PathBuf>,
+    /// See `CRON_SESSION_TTL_SECONDS`.
+    pub session_ttl: Duration,
+    /// `None` = not set.
+    pub max_runs: Option<usize>,
+    /// See `CRON_LOG_BATCH_SIZE`.
+    pub log_batch_size: usize,
+    /// See `CRON_LOG_COMMIT_TIMEOUT_MS`.
+    pub log_commit_timeout: Duration,
+    /// See `CRON_LISTEN`.
+    pub listen: SocketAddr,
+    /// See `CRON_WORKERS`.
+    pub workers: usize,
+    /// Words on the command line that are no flags.
+    pub words: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            etcd: EtcdSettings::default(),
+            mongodb_uri: None,
+            worker_id: None,
+            worker_labels: BTreeMap::new(),
+            worker_listen: SocketAddr::from(([127, 0, 0, 1], 9070)),
+            worker_listen_given: false,
+            data_dir: None,
+            session_ttl: Duration::from_secs(10), // the seed's registration lease
+            max_runs: None,
+            log_batch_size: 100,                              // the seed's jobLogBatchSize
+            log_commit_timeout: Duration::from_millis(1000),  // the seed's jobLogCommitTimeout
+            listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
+            workers: 1,
+            words: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The MongoDB address, or the default one.
+    #[must_use]
+    pub fn mongodb_uri_or_default(&self) -> &str {
+        self.mongodb_uri.as_deref().unwrap_or("mongodb://127.0.0.1:27017")
+    }
+}
+
+/// What a program was called for.
+pub enum Invocation {
+    /// To work.
+    Run(Box<Settings>),
+    /// `--check-config`: say whether the settings are good, and leave.
+    CheckConfig,
+    /// `--version`.
+    Version,
+    /// `--help`: this text.
+    Help(String),
+}
+
+/// The settings are not usable; every reason on a line of its own.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Error(pub Vec<String>);
+
+/// Reads this process's environment and command line.
+///
+/// # Errors
+/// Every unknown variable or flag, with the nearest known one, and every bad value.
+pub fn load(program: &str) -> Result<Invocation, Error> {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    parse(program, environment, std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()))
+}
+
+/// The environment variables of this process that a job must not inherit: our settings, among them passwords.
+pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CRON_"))
+}
+
+/// `PATH` of this process.
+#[must_use]
+pub fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// Makes settings of an environment and a command line; a flag wins over its variable.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(
+    program: &str,
+    environment: impl Iterator<Item = (String, String)>,
+    arguments: impl Iterator<Item = String>,
+) -> Result<Invocation, Error> {
+    let mut settings = Settings::default();
+    let mut faults = Vec::new();
+    let environment: BTreeMap<String, String> =
+        environment.filter(|(name, _)| name.starts_with("CRON_")).collect();
+    for (name, value) in &environment {
+        match VARIABLES.iter().find(|v| v.name == name) {
+            // An empty variable is how compose files and templates say "not set".
+            Some(_) if value.is_empty() => {}
+            Some(variable) => {
+                if let Err(why) = (variable.set)(&mut settings, value) {
+                    faults.push(format!("{name}: {why}"));
+                }
+            }
+            None if HANDED_TO_JOBS.contains(&name.as_str()) => {}
+            None => faults.push(format!(
+                "{name}: unknown variable{}",
+                nearest(name, VARIABLES.iter().map(|v| v.name.to_owned()))
+            )),
+        }
+    }
+    let mut check_only = false;
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        let Some(flag) = argument.strip_prefix("--") else {
+            settings.words.push(argument);
+            continue;
+        };
+        let (flag, inline) = match flag.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (flag, None),
+        };
+        match flag {
+            "check-config" => check_only = true,
+            "version" => return Ok(Invocation::Version),
+            "help" => return Ok(Invocation::Help(help(program))),
+            _ => match VARIABLES.iter().find(|v| flag_of(v.name) == flag) {
+                Some(variable) => match inline.or_else(|| arguments.next()) {
+                    Some(value) => {
+                        if let Err(why) = (variable.set)(&mut settings, &value) {
+                            faults.push(format!("--{flag}: {why}"));
+                        }
+                    }
+                    None => faults.push(format!("--{flag}: a value must follow")),
+                },
+                None => {
+                    let known = VARIABLES
+                        .iter()
+                        .map(|v| flag_of(v.name))
+                        .chain(["check-config", "version", "help"].map(str::to_owned));
+                    faults.push(format!(
+                        "--{flag}: unknown flag{}",
+                        nearest(flag, known).replace("mean ", "mean --")
+                    ));
+                }
+            },
+        }
+    }
+    if settings.etcd.cert.is_some() != settings.etcd.key.is_some() {
+        faults.push("CRON_ETCD_CERT and CRON_ETCD_KEY go together: set both or none".to_owned());
+    }
+    if settings.etcd.username.is_some() != settings.etcd.password.is_some() {
+        faults.push("CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD go together: set both or none".to_owned());
+    }
+    match faults.is_empty() {
+        true if check_only => Ok(Invocation::CheckConfig),
+        true => Ok(Invocation::Run(Box::new(settings))),
+        false => Err(Error(faults)),
+    }
+}
+
+fn flag_of(variable: &str) -> String {
+    variable.trim_start_matches("CRON_").to_lowercase().replace('_', "-")
+}
+
+fn nearest(word: &str, known: impl Iterator<Item = String>) -> String {
+    known
+        .map(|k| (strsim::damerau_levenshtein(word, &k), k))
+        .min()
+        .filter(|(distance, _)| *distance <= word.len() / 2)
+        .map(|(_, k)| format!(": did you mean {k}?"))
+        .unwrap_or_default()
+}
+
+fn help(program: &str) -> String {
+    let mut text = format!(
+        "{program} [--check-config] [--version] [--help], and settings as flags or environment variables:\n"
+    );
+    for variable in &VARIABLES {
+        let _infallible =
+            writeln!(text, "  --{:<24} {:<28} {}", flag_of(variable.name), variable.name, variable.help);
+    }
+    text
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The address of MongoDB holds a password.
+        f.debug_struct("Settings")
+            .field("etcd", &self.etcd)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_pairs(environment: &[(&str, &str)], arguments: &[&str]) -> Result<Invocation, Error> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        parse("worker", environment, arguments.iter().map(|a| (*a).to_owned()))
+    }
+
+    #[track_caller]
+    fn settings(environment: &[(&str, &str)], arguments: &[&str]) -> Settings {
+        match parse_pairs(environment, arguments).unwrap() {
+            Invocation::Run(settings) => *settings,
+            _ => panic!("not a run"),
+        }
+    }
+
+    #[track_caller]
+    fn faults(environment: &[(&str, &str)], arguments: &[&str]) -> String {
+        parse_pairs(environment, arguments).err().expect("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_variable() {
+        let s = settings(
+            &[("CRON_DATA_DIR", "/a"), ("CRON_MAX_RUNS", "7")],
+            &["--data-dir", "/b", "--listen=127.0.0.1:1"],
+        );
+        assert_eq!(s.data_dir, Some(PathBuf::from("/b")));
+        assert_eq!(s.max_runs, Some(7));
+        assert_eq!(s.listen.port(), 1);
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_set() {
+        assert_eq!(settings(&[("CRON_ETCD_ENDPOINTS", "")], &[]), Settings::default());
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_with_the_nearest_name() {
+        assert!(faults(&[("CRON_ETCD_ENDPOINT", "x")], &[]).contains("did you mean CRON_ETCD_ENDPOINTS?"));
+        assert!(faults(&[], &["--data-dri", "x"]).contains("did you mean --data-dir?"));
+        assert!(settings(&[("CRON_RUN_ID", "x")], &[]).words.is_empty());
+    }
+
+    #[test]
+    fn every_bad_value_is_named_at_once() {
+        let said = faults(
+            &[("CRON_SESSION_TTL_SECONDS", "1"), ("CRON_LISTEN", "here"), ("CRON_ETCD_CERT", "c.pem")],
+            &[],
+        );
+        for part in ["CRON_SESSION_TTL_SECONDS", "from 2 to 600", "CRON_LISTEN", "CRON_ETCD_KEY"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+}

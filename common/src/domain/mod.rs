@@ -1,0 +1,9 @@
+//! The domain's plain types, parsed at the edge; no I/O. The words are those of ARCHITECTURE.md.
+
+pub mod job;
+pub mod kill;
+pub mod mark;
+pub mod record;
+pub mod run;
+pub mod stored;
+pub mod worker;

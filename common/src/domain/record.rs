@@ -1,0 +1,289 @@
+//! Records: what is kept of a run. The seed's `JobLog`, and our fields beside it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::domain::job::JobName;
+use crate::domain::run::{OpenRun, RunId, Trigger};
+
+/// Format version that is written.
+const VERSION: u32 = 1;
+
+/// A record's `_id`: `{job}/{plan time in ms}/{attempt}`. Job names have no `/`, so it is unique to the run.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordId(String);
+
+impl RecordId {
+    /// The id of a run's record.
+    #[must_use]
+    pub fn new(job: &JobName, plan_time: Timestamp, attempt: u32) -> Self {
+        Self(format!("{job}/{}/{attempt}", plan_time.ms()))
+    }
+
+    /// From the store's text; of a seed record the hex form of its object id.
+    #[must_use]
+    pub fn from_text(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How a run ended. Written once; only `lost` is provisional.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Status {
+    /// Exit code 0.
+    Succeeded,
+    /// Another exit code, a signal that nobody asked for, or it could not be started.
+    Failed,
+    /// Killed on request.
+    Killed,
+    /// Claimed, and its worker's session died before a record was written.
+    Lost,
+    /// One or more fires that were let go, with the reason.
+    Skipped,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::Killed, Self::Lost, Self::Skipped];
+
+    /// The status as it is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Killed => "killed",
+            Self::Lost => "lost",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// Reads the stored form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+/// Why fires were let go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SkipReason {
+    /// The previous run was still going at the fire's time (`concurrency: forbid`).
+    Overlap,
+    /// Nobody could claim it in time.
+    Misfire,
+    /// The job was deleted after the claim and before the start.
+    Deleted,
+    /// The job was edited after the claim and before the start, and its new schedule does not have this time.
+    Superseded,
+}
+
+impl SkipReason {
+    /// For `err`, where the seed's web page shows it.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Overlap => "skipped: the previous run was still going",
+            Self::Misfire => "skipped: no worker could claim it in time",
+            Self::Deleted => "skipped: the job was deleted before its start",
+            Self::Superseded => "skipped: the job was edited before its start",
+        }
+    }
+}
+
+/// A range of consecutive fires of one job that were let go for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Skipped {
+    /// The first.
+    pub from: Timestamp,
+    /// The last.
+    pub to: Timestamp,
+    /// How many.
+    pub count: u64,
+    /// There were more than `count`: they were not counted to the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// A run's record: the document in MongoDB and the object in `/job/log`. All times are milliseconds since 1970, UTC.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// See [`RecordId`].
+    #[serde(rename = "_id")]
+    pub id: RecordId,
+    /// The seed's field: the job's name.
+    pub job_name: String,
+    /// The seed's field: the command that ran.
+    #[serde(default)]
+    pub command: String,
+    /// The seed's field: empty on success, else in Go's words (`exit status 1`, `signal: killed`).
+    #[serde(default)]
+    pub err: String,
+    /// The seed's field: stdout and stderr in the order they were written.
+    #[serde(default)]
+    pub output: String,
+    /// The seed's field: when it should have started.
+    #[serde(default)]
+    pub plan_time: Timestamp,
+    /// The seed's field: when it was claimed.
+    #[serde(default)]
+    pub schedule_time: Timestamp,
+    /// The seed's field: when the command was started.
+    #[serde(default)]
+    pub start_time: Timestamp,
+    /// The seed's field: when it ended.
+    #[serde(default)]
+    pub end_time: Timestamp,
+    /// Format version; absent in seed records, as is all that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v: Option<u32>,
+    /// The claim that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<RunId>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// The exit code, when the command exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal's number, when one ended the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The worker's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// 1, 2, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// What started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    /// There was more output than the limit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output_truncated: bool,
+    /// The fires let go, for status `skipped`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skipped>,
+}
+
+impl Record {
+    /// The record of an open run, to be filled by its end.
+    fn of(open: &OpenRun, status: Status, at: Timestamp) -> Self {
+        Self {
+            id: open.record_id(),
+            job_name: open.job.as_str().to_owned(),
+            command: open.command.clone(),
+            err: String::new(),
+            output: String::new(),
+            plan_time: open.plan_time,
+            schedule_time: open.schedule_time,
+            start_time: at,
+            end_time: at,
+            v: Some(VERSION),
+            claim: Some(open.run_id.clone()),
+            status: Some(status),
+            exit_code: None,
+            signal: None,
+            worker: Some(open.worker.clone()),
+            attempt: Some(open.attempt),
+            trigger: Some(open.trigger),
+            output_truncated: false,
+            skipped: None,
+        }
+    }
+
+    /// The record of a run that ended.
+    #[must_use]
+    pub fn ended(open: &OpenRun, ending: Ending) -> Self {
+        Self {
+            command: ending.command,
+            err: ending.err,
+            output: ending.output,
+            start_time: ending.start_time,
+            end_time: ending.end_time,
+            exit_code: ending.exit_code,
+            signal: ending.signal,
+            output_truncated: ending.output_truncated,
+            ..Self::of(open, ending.status, ending.end_time)
+        }
+    }
+
+    /// The record of fires that were let go; its time is that of the first, so that it keeps its place while the range grows.
+    #[must_use]
+    pub fn skipped(open: &OpenRun, skipped: Skipped) -> Self {
+        let mut err = skipped.reason.sentence().to_owned();
+        if skipped.count > 1 {
+            let more = if skipped.more { "more than " } else { "" };
+            err = format!("{err} ({more}{} fires, the last at {})", skipped.count, skipped.to);
+        }
+        let (from, to) = (skipped.from, skipped.to);
+        Self {
+            err,
+            start_time: from,
+            end_time: to,
+            skipped: Some(skipped),
+            ..Self::of(open, Status::Skipped, from)
+        }
+    }
+
+    /// The record that a survivor writes for an open run whose session is gone: `lost`, or the skip that the run stands for.
+    #[must_use]
+    pub fn left_behind(open: &OpenRun, noticed: Timestamp) -> Self {
+        match &open.skipped {
+            Some(skipped) => Self::skipped(open, skipped.clone()),
+            None => Self {
+                err: format!(
+                    "lost: the session of worker {} ended before the run's record was written",
+                    open.worker
+                ),
+                start_time: open.plan_time,
+                end_time: noticed,
+                ..Self::of(open, Status::Lost, noticed)
+            },
+        }
+    }
+}
+
+/// What the end of a run adds to its record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// How.
+    pub status: Status,
+    /// See [`Record::err`].
+    pub err: String,
+    /// The command as it was run.
+    pub command: String,
+    /// See [`Record::output`].
+    pub output: String,
+    /// See [`Record::output_truncated`].
+    pub output_truncated: bool,
+    /// See [`Record::start_time`].
+    pub start_time: Timestamp,
+    /// See [`Record::end_time`].
+    pub end_time: Timestamp,
+    /// See [`Record::exit_code`].
+    pub exit_code: Option<i32>,
+    /// See [`Record::signal`].
+    pub signal: Option<i32>,
+}

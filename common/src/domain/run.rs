@@ -1,0 +1,182 @@
+//! Runs: claimed fires on their way to a record.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::domain::job::JobName;
+use crate::domain::record::{RecordId, Skipped};
+use crate::domain::stored;
+use crate::domain::worker::Sid;
+
+/// Format version that is written.
+const VERSION: u64 = 1;
+
+/// One occurrence falling due; with the attempt it is the idempotency key that every run hands to its command.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Fire {
+    /// The job.
+    pub job: JobName,
+    /// Its nominal time.
+    pub plan_time: Timestamp,
+}
+
+/// Names one claim, and with it the run that it started: `{sid}-{seq}`. Opaque: compared, never taken apart.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(Arc<str>);
+
+impl RunId {
+    /// The run of claim number `seq` of session `sid`.
+    #[must_use]
+    pub fn new(sid: Sid, seq: u64) -> Self {
+        Self(format!("{sid}-{seq}").into())
+    }
+
+    /// From its text, as somebody sent it.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What started a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Trigger {
+    /// Its schedule.
+    Schedule,
+}
+
+/// Longest command that an open run carries for the record of its loss; the rest is cut, since etcd must stay small.
+const OPEN_COMMAND_BYTES_MAX: usize = 4096;
+
+/// A run (or a range of skipped fires) that is claimed and whose record is not yet safely stored: enough for a survivor
+/// to write that record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenRun {
+    /// The claim.
+    pub run_id: RunId,
+    /// The job.
+    pub job: JobName,
+    /// The fire's time.
+    pub plan_time: Timestamp,
+    /// 1, 2, …
+    pub attempt: u32,
+    /// When it was claimed.
+    pub schedule_time: Timestamp,
+    /// The worker's id.
+    pub worker: String,
+    /// The command, cut to 4 KiB.
+    pub command: String,
+    /// What started it.
+    pub trigger: Trigger,
+    /// Set when the fires were let go: nothing runs, and the record of a lost session is this skip and not a loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skipped>,
+}
+
+impl OpenRun {
+    /// The id of the record that this run will end in.
+    #[must_use]
+    pub fn record_id(&self) -> RecordId {
+        RecordId::new(&self.job, self.plan_time, self.attempt)
+    }
+
+    /// The command as an open run carries it.
+    #[must_use]
+    pub fn cut_command(command: &str) -> String {
+        if command.len() <= OPEN_COMMAND_BYTES_MAX {
+            return command.to_owned();
+        }
+        let mut end = OPEN_COMMAND_BYTES_MAX;
+        while !command.is_char_boundary(end) {
+            end -= 1;
+        }
+        format!("{}…", &command[..end])
+    }
+}
+
+/// Value of `/cron/runs/{sid}/{seq}`: the open runs of one claim.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OpenRuns {
+    v: u64,
+    /// The runs.
+    pub runs: Vec<OpenRun>,
+}
+
+impl OpenRuns {
+    /// The value for these runs.
+    #[must_use]
+    pub fn new(runs: Vec<OpenRun>) -> Self {
+        Self { v: VERSION, runs }
+    }
+
+    /// Reads a stored value.
+    ///
+    /// # Errors
+    /// See [`stored::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, stored::Error> {
+        stored::decode(bytes, VERSION)
+    }
+
+    /// The value to store.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        stored::encode(self)
+    }
+}
+
+/// Value of `/cron/lock/{name}` when one of our workers holds it; a seed worker's is empty.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LockHolder {
+    v: u64,
+    /// The holding session.
+    pub sid: Sid,
+    /// The run that it is held for.
+    pub run_id: RunId,
+}
+
+impl LockHolder {
+    /// A lock held by `run_id` of session `sid`.
+    #[must_use]
+    pub fn new(sid: Sid, run_id: RunId) -> Self {
+        Self { v: VERSION, sid, run_id }
+    }
+
+    /// Reads a stored lock; `None` is a seed worker's (an empty value).
+    ///
+    /// # Errors
+    /// See [`stored::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, stored::Error> {
+        if bytes.is_empty() { Ok(None) } else { stored::decode(bytes, VERSION).map(Some) }
+    }
+
+    /// The value to store.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        stored::encode(self)
+    }
+}

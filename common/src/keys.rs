@@ -1,0 +1,141 @@
+//! The only module that builds or parses a key of the store. One entry for each: who writes it, its value, how long it
+//! lives, what its absence means.
+
+use crate::domain::job::JobName;
+use crate::domain::worker::Sid;
+
+/// `/cron/jobs/{name}`: written by the functions (and by other hands); the job's JSON; lives until deleted. The seed's
+/// `JOB_SAVE_DIR`.
+pub const JOBS: &str = "/cron/jobs/";
+/// `/cron/killer/{name}`: written by the `kill` function, or empty by a seed master; a kill request; goes with its lease. The seed's
+/// `JOB_KILLER_DIR`.
+pub const KILLER: &str = "/cron/killer/";
+/// `/cron/lock/{name}`: written by the worker that runs the job, empty by a seed worker; absent = no run of the job is going. The
+/// seed's `JOB_LOCK_DIR`.
+pub const LOCK: &str = "/cron/lock/";
+/// `/cron/workers/{id}`: written by the worker of that id, empty by a seed worker; absent = no such worker, or it drains. The seed's
+/// `JOB_WORKER_DIR`.
+pub const WORKERS: &str = "/cron/workers/";
+/// `/cron/sessions/{sid}`: written by a worker with its lease; absent = the session is over (or was never there), and nothing can be
+/// claimed under it any more.
+pub const SESSIONS: &str = "/cron/sessions/";
+/// `/cron/fired/{slot}/{name}`: written by claims, saves and adoptions; the mark; outlives its job by a day; absent = nothing was ever
+/// claimed and nobody has adopted the job.
+pub const FIRED: &str = "/cron/fired/";
+/// `/cron/runs/{sid}/{seq}`: written by claims; the open runs; lives until their records are stored.
+pub const RUNS: &str = "/cron/runs/";
+/// `/cron/paused`: present = nobody claims.
+pub const PAUSED: &str = "/cron/paused";
+/// `/cron/base`: when pausing last ended, in ms: nothing before it is caught up on.
+pub const BASE: &str = "/cron/base";
+
+/// Number of slots: many more than workers, so that they spread evenly; few enough to list.
+pub const SLOTS: u16 = 4096;
+
+/// A job's slot: XXH3 of its name, modulo [`SLOTS`].
+#[must_use]
+pub fn slot(name: &JobName) -> u16 {
+    let hash = xxhash_rust::xxh3::xxh3_64(name.as_str().as_bytes()) % u64::from(SLOTS);
+    u16::try_from(hash).expect("a remainder of 4096 fits")
+}
+
+/// The job's definition.
+#[must_use]
+pub fn job(name: &JobName) -> String {
+    format!("{JOBS}{name}")
+}
+
+/// The job's kill request.
+#[must_use]
+pub fn killer(name: &JobName) -> String {
+    format!("{KILLER}{name}")
+}
+
+/// The job's lock.
+#[must_use]
+pub fn lock(name: &JobName) -> String {
+    format!("{LOCK}{name}")
+}
+
+/// A worker's registration.
+#[must_use]
+pub fn worker(id: &str) -> String {
+    format!("{WORKERS}{id}")
+}
+
+/// A session's own key.
+#[must_use]
+pub fn session(sid: Sid) -> String {
+    format!("{SESSIONS}{sid}")
+}
+
+/// All marks of a slot.
+#[must_use]
+pub fn fired_slot(slot: u16) -> String {
+    format!("{FIRED}{slot:03x}/")
+}
+
+/// The job's mark.
+#[must_use]
+pub fn fired(name: &JobName) -> String {
+    format!("{}{name}", fired_slot(slot(name)))
+}
+
+/// All open runs of a session.
+#[must_use]
+pub fn runs_of(sid: Sid) -> String {
+    format!("{RUNS}{sid}/")
+}
+
+/// The open runs of claim number `seq` of a session; 16 digits, so that key order is claim order.
+#[must_use]
+pub fn runs(sid: Sid, seq: u64) -> String {
+    format!("{}{seq:016x}", runs_of(sid))
+}
+
+/// The job name in `/cron/fired/{slot}/{name}`.
+#[must_use]
+pub fn parse_fired(key: &crate::kv::Key) -> Option<JobName> {
+    let (_slot, name) = key.strip_prefix(FIRED)?.split_once('/')?;
+    JobName::parse(name).ok()
+}
+
+/// The session in `/cron/runs/{sid}/{seq}`.
+#[must_use]
+pub fn parse_runs(key: &crate::kv::Key) -> Option<Sid> {
+    let (sid, _seq) = key.strip_prefix(RUNS)?.split_once('/')?;
+    Sid::parse(sid)
+}
+
+/// The session in `/cron/sessions/{sid}`.
+#[must_use]
+pub fn parse_session(key: &crate::kv::Key) -> Option<Sid> {
+    Sid::parse(key.strip_prefix(SESSIONS)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Key;
+
+    #[test]
+    fn keys_are_read_back_as_they_were_built() {
+        for name in ["a", "nightly backup", "任务 1", "a~b%2F", "x".repeat(255).as_str()] {
+            let name = JobName::parse(name).unwrap();
+            assert_eq!(parse_fired(&Key::from(fired(&name))), Some(name.clone()));
+            assert_eq!(Key::from(job(&name)).strip_prefix(JOBS), Some(name.as_str()));
+        }
+        for sid in [Sid(1), Sid(0x694d_7f00_1234_5678), Sid(i64::MAX)] {
+            assert_eq!(parse_session(&Key::from(session(sid))), Some(sid));
+            assert_eq!(parse_runs(&Key::from(runs(sid, 77))), Some(sid));
+        }
+    }
+
+    #[test]
+    fn a_slot_does_not_move_between_versions() {
+        // Stored keys depend on it: these numbers may never change.
+        let slots: Vec<u16> =
+            ["a", "job1", "backup"].iter().map(|n| slot(&JobName::parse(n).unwrap())).collect();
+        assert_eq!(slots, [3615, 1866, 1606]);
+    }
+}

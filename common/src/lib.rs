@@ -1,0 +1,13 @@
+//! What the functions, the workers and local-dev share: the domain, the schedules, and the two storage seams
+//! ([`kv::Kv`] for what must be agreed upon, [`run_log::RunLog`] for the records) with their implementations.
+
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod ids;
+pub mod keys;
+pub mod kv;
+pub mod logging;
+pub mod run_log;
+pub mod schedule;
