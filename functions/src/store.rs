@@ -1,5 +1,5 @@
-//! What the endpoints ask of the two stores: calls that survive a connection which died while the function was frozen, writes whose
-//! lost answer is settled, and the sentences that a client sees when a store fails.
+//! What the endpoints ask of the two stores: writes whose lost answer is settled, and the sentences that a client sees when a store
+//! fails. A connection that died while the function was frozen is replaced by the ports themselves.
 
 use std::time::Duration;
 
@@ -12,9 +12,6 @@ use common::run_log::{self, RecordQuery, RunLog};
 
 use crate::http::Refusal;
 
-/// A call that failed sooner than this is made once more: a dead connection shows at once and the next call opens a new one,
-/// while a store that let us wait is not asked again.
-const FAILED_AT_ONCE: Duration = Duration::from_secs(1);
 /// A write in doubt is sent again until so long after the start, so that the last try (3 s) ends before the handler's time does.
 const RESEND_UNTIL: Duration = Duration::from_secs(6);
 /// First pause before a write in doubt is sent again.
@@ -33,30 +30,19 @@ pub(crate) struct Written {
 /// Sends a transaction that is idempotent under its compares, again and identical while it is in doubt (design P2).
 pub(crate) async fn write(kv: &dyn Kv, txn: &Txn, since: &Stopwatch, what: &str) -> Result<Written, Refusal> {
     let mut doubted = false;
-    let mut again = false;
     for attempt in 0.. {
         let error = match kv.txn(txn.clone()).await {
             Ok(reply) => return Ok(Written { reply, doubted }),
             Err(error) => error,
         };
         tracing::warn!(%error, what, attempt, "write failed");
-        let settled = match &error {
-            kv::Error::Indeterminate(_) => {
-                doubted = true;
-                false
-            }
-            kv::Error::Unavailable(_) if doubted => false,
-            kv::Error::Unavailable(_) if !again && since.elapsed() < FAILED_AT_ONCE => {
-                again = true;
-                false
-            }
-            _ => true,
-        };
-        if doubted && (settled || since.elapsed() >= RESEND_UNTIL) {
-            return Err(in_doubt(what));
-        }
-        if settled {
+        doubted |= matches!(error, kv::Error::Indeterminate(_));
+        if !doubted {
             return Err(kv_refusal(&error));
+        }
+        let worth_a_try = matches!(error, kv::Error::Indeterminate(_) | kv::Error::Unavailable(_));
+        if !worth_a_try || since.elapsed() >= RESEND_UNTIL {
+            break;
         }
         clock::sleep(backoff(attempt, PAUSE_MS, PAUSE_MS_MAX)).await;
     }
@@ -72,19 +58,12 @@ fn in_doubt(what: &str) -> Refusal {
 
 /// A transaction that only reads.
 pub(crate) async fn read(kv: &dyn Kv, txn: Txn) -> Result<TxnReply, Refusal> {
-    let since = Stopwatch::start();
-    match kv.txn(txn.clone()).await {
-        Err(error) if kv_retryable(&error) && since.elapsed() < FAILED_AT_ONCE => kv.txn(txn).await,
-        answered => answered,
-    }
-    .map_err(reported)
+    kv.txn(txn).await.map_err(reported)
 }
 
 /// Reads a range.
 pub(crate) async fn range(kv: &dyn Kv, range: Range) -> Result<RangeReply, Refusal> {
-    let since = Stopwatch::start();
     match kv.range(range.clone()).await {
-        Err(error) if kv_retryable(&error) && since.elapsed() < FAILED_AT_ONCE => kv.range(range).await,
         // Somebody compacted between two pages: the rest is read as it is now, each job still whole.
         Err(kv::Error::Compacted(_)) => kv.range(Range { revision: None, ..range }).await,
         answered => answered,
@@ -92,32 +71,17 @@ pub(crate) async fn range(kv: &dyn Kv, range: Range) -> Result<RangeReply, Refus
     .map_err(reported)
 }
 
-/// A new lease.
+/// A new lease. One that was granted without our knowing holds no key and goes by itself.
 pub(crate) async fn grant(kv: &dyn Kv, ttl: Duration) -> Result<kv::LeaseId, Refusal> {
-    let since = Stopwatch::start();
-    match kv.grant(ttl).await {
-        // A lease that was granted without our knowing holds no key and goes by itself.
-        Err(error) if kv_retryable(&error) && since.elapsed() < FAILED_AT_ONCE => kv.grant(ttl).await,
-        answered => answered,
-    }
-    .map_err(reported)
+    kv.grant(ttl).await.map_err(reported)
 }
 
 /// Lists records.
 pub(crate) async fn list(run_log: &dyn RunLog, query: &RecordQuery) -> Result<Vec<Record>, Refusal> {
-    let since = Stopwatch::start();
-    match run_log.list(query).await {
-        Err(run_log::Error::Unavailable(_)) if since.elapsed() < FAILED_AT_ONCE => run_log.list(query).await,
-        answered => answered,
-    }
-    .map_err(|error| {
+    run_log.list(query).await.map_err(|error| {
         tracing::warn!(%error, "record store failed");
         run_log_refusal(&error)
     })
-}
-
-fn kv_retryable(error: &kv::Error) -> bool {
-    matches!(error, kv::Error::Unavailable(_) | kv::Error::Indeterminate(_))
 }
 
 fn reported(error: kv::Error) -> Refusal {
