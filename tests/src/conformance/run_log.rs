@@ -326,7 +326,10 @@ async fn every_order_of_one_runs_records_ends_the_same(log: &Arc<dyn RunLog>) {
                 let batches: Vec<&[Record]> = match cut {
                     0 => records.chunks(1).collect(),
                     1 => vec![records],
-                    _ => records.split_at(2).into(),
+                    _ => {
+                        let (first, second) = records.split_at(2);
+                        vec![first, second]
+                    }
                 };
                 for batch in batches {
                     let appended = log.append(batch).await.unwrap();
