@@ -52,3 +52,24 @@ pub(super) fn kept_aside(record: &Record) -> Record {
     let claim = record.claim.as_ref().map_or("", |claim| claim.as_str());
     Record { id: RecordId::from_text(format!("{}@{claim}", record.id)), ..record.clone() }
 }
+
+/// As much of a stored record as decides about a new one.
+pub(super) enum Stored {
+    /// Readable.
+    Known(Box<Record>),
+    /// Of a newer version, or damaged: never overwritten. Its claim, where it has one.
+    Foreign(Option<String>),
+}
+
+impl Stored {
+    /// What to do with `new`.
+    pub(super) fn compare(&self, new: &Record) -> Duplicate {
+        match self {
+            Self::Known(stored) => duplicate(stored, new),
+            Self::Foreign(claim) if claim.as_deref() == new.claim.as_ref().map(|c| c.as_str()) => {
+                Duplicate::Replay
+            }
+            Self::Foreign(_) => Duplicate::Conflict,
+        }
+    }
+}

@@ -15,8 +15,8 @@ use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use super::batch::{fold, kept_aside};
-use super::{Appended, Duplicate, Error, RecordQuery, RunLog, duplicate};
+use super::batch::{Stored, fold, kept_aside};
+use super::{Appended, Duplicate, Error, RecordQuery, RunLog};
 use crate::clock::{Stopwatch, timeout};
 use crate::domain::record::Record;
 
@@ -370,26 +370,6 @@ async fn insert<'a>(
         }
     }
     Ok(taken)
-}
-
-/// As much of a stored record as decides about a new one.
-enum Stored {
-    /// Readable.
-    Known(Box<Record>),
-    /// Of a newer version, or damaged: never overwritten. Its claim, where it has one.
-    Foreign(Option<String>),
-}
-
-impl Stored {
-    fn compare(&self, new: &Record) -> Duplicate {
-        match self {
-            Self::Known(stored) => duplicate(stored, new),
-            Self::Foreign(claim) if claim.as_deref() == new.claim.as_ref().map(|c| c.as_str()) => {
-                Duplicate::Replay
-            }
-            Self::Foreign(_) => Duplicate::Conflict,
-        }
-    }
 }
 
 /// Reads what is stored under the entries' ids: all that [`duplicate`] looks at, and not the output.
