@@ -245,7 +245,10 @@ impl Call {
             let value = value.trim().trim_matches('"').to_ascii_lowercase();
             let utf8 = matches!(value.as_str(), "utf-8" | "utf8" | "us-ascii");
             if name.trim().eq_ignore_ascii_case("charset") && !utf8 {
-                return Err(unsupported(&format!("the charset {value:?} is not read here: send UTF-8")));
+                return Err(Refusal::new(
+                    Kind::UnsupportedMediaType,
+                    format!("the charset {value:?} is not read here: send UTF-8"),
+                ));
             }
         }
         Ok(Some(media_type).filter(|media_type| !media_type.is_empty()))

@@ -183,3 +183,118 @@ fn sendable(response: Response) -> hyper::Response<Full<Bytes>> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use common::clock::SystemClock;
+    use common::kv::embedded::EmbeddedKv;
+    use common::run_log::embedded::EmbeddedRunLog;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    struct Server {
+        address: std::net::SocketAddr,
+        stop: oneshot::Sender<()>,
+        served: JoinHandle<anyhow::Result<()>>,
+    }
+
+    impl Server {
+        async fn start() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let ports = Ports {
+                kv: Arc::new(EmbeddedKv::in_memory().unwrap()),
+                run_log: Arc::new(EmbeddedRunLog::in_memory().unwrap()),
+                clock: Arc::new(SystemClock),
+            };
+            let (stop, stopped) = oneshot::channel();
+            let address = listener.local_addr().unwrap();
+            let served = tokio::spawn(serve(listener, ports, async {
+                let _told_or_dropped = stopped.await;
+            }));
+            Self { address, stop, served }
+        }
+
+        /// Sends raw bytes and reads until the server closes the connection.
+        async fn talk(&self, sent: &str) -> String {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            read_all(stream).await
+        }
+
+        async fn post(&self, path: &str, body: &str) -> String {
+            let length = body.len();
+            let head =
+                format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}");
+            self.talk(&format!("{head}\r\n\r\n{body}")).await
+        }
+
+        async fn get(&self, path: &str) -> String {
+            self.talk(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await
+        }
+    }
+
+    async fn read_all(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_routes_are_served() {
+        let server = Server::start().await;
+        let job = r#"job={"name":"a+1","command":"true","cronExpr":"@daily"}"#;
+        let saved = server.post("/job/save", job).await;
+        assert!(saved.starts_with("HTTP/1.1 200 OK\r\n"), "{saved}");
+        let listed = server.get("/job/list?prefix=a%201").await;
+        assert!(listed.contains("application/json") && listed.contains(r#""name":"a 1""#), "{listed}");
+        assert!(server.get("/").await.contains("<!doctype html>"));
+        let missing = server.get("/nothing").await;
+        assert!(missing.starts_with("HTTP/1.1 404 ") && missing.contains(r#""errno":-1"#), "{missing}");
+        let wrong = server.post("/job/list", "").await;
+        assert!(wrong.starts_with("HTTP/1.1 405 ") && wrong.contains("allow: GET, HEAD"), "{wrong}");
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_413_and_not_a_broken_connection() {
+        let server = Server::start().await;
+        let answer = server.post("/job/save", &"a".repeat(BODY_BYTES_MAX + 1)).await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains(r#""errno":-1"#), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_over_the_limit_is_refused() {
+        let server = Server::start().await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n\r\n", "a".repeat(2 * HEAD_BYTES_MAX));
+        // The server may close before it has read all of it.
+        let _refused_early = stream.write_all(head.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer).await;
+        assert!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_being_served_ends_before_the_server_does() {
+        let server = Server::start().await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head =
+            "POST /job/delete HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server asks for the body: the request is in its hands.
+        let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut go_on).await.unwrap();
+        server.stop.send(()).unwrap();
+        stream.write_all(b"name=a").await.unwrap();
+        let answer = read_all(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        server.served.await.unwrap().unwrap();
+        assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    }
+}

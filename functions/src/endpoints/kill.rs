@@ -68,7 +68,7 @@ async fn open(kv: &dyn Kv, name: &JobName) -> Result<Open, Refusal> {
         Some(Ok(Some(holder))) => Ok(Open::Ours(holder.run_id)),
         Some(Err(why)) => {
             let message = format!(
-                "the lock of {:?} is {why}, nothing was killed: bring the functions up to the workers' version",
+                "the lock of {:?} cannot be read ({why}), nothing was killed: bring the functions up to the workers' version",
                 name.as_str()
             );
             Err(Refusal::new(Kind::Conflict, message))

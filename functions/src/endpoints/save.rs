@@ -25,7 +25,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let since = Stopwatch::start();
     let submitted = Job::from_submitted(submitted_value(call)?).map_err(|faults| refusal(&faults))?;
     if submitted.schedule.next_after(clock.now()).is_none() {
-        let never = "never fires after now: give a time that is still to come";
+        let never = "all its times are over, so the job would never fire: give one that is still to come";
         return Err(refusal(&[Fault::new("cronExpr", never)]));
     }
     let mut stored = Stored::of(store::read(kv, look(&submitted.job)).await?.replies);
@@ -113,7 +113,7 @@ impl Plan {
             // Written over, it would forget which fires were claimed; so it is left to whoever can read it.
             Some(Err(why)) => {
                 let message = format!(
-                    "how far {:?} has fired is {why}, nothing was saved: bring the functions up to the workers' version",
+                    "how far {:?} has fired cannot be read ({why}), nothing was saved: bring the functions up to the workers' version",
                     job.name.as_str()
                 );
                 return Err(Refusal::new(Kind::Conflict, message));

@@ -53,7 +53,7 @@ fn described(id: &str, pair: &Pair, warnings: &mut Warnings) -> Value {
                 worker.extend(fields);
             }
         }
-        Err(why) => warnings.push(format!("the registration of {id:?} is {why}")),
+        Err(why) => warnings.push(format!("the registration of {id:?} cannot be read: {why}")),
     }
     Value::Object(worker)
 }
