@@ -3,10 +3,16 @@
 
 mod claims;
 pub mod data_dir;
+mod driver;
 mod exec;
 mod follow;
+pub mod health;
 pub mod identity;
 pub mod scheduler;
 mod session;
 mod sink;
+pub mod status;
 mod sweep;
+mod watches;
+
+pub use driver::{Options, Ports, Worker};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::clock::{self, Clock, Stopwatch, Timestamp};
+use common::clock::{self, Clock, Stopwatch};
 use common::domain::worker::{Identity, Registration, Sid};
 use common::ids::backoff;
 use common::keys;
@@ -21,27 +21,7 @@ pub(crate) struct Session {
     /// The name under which the worker is registered.
     pub(crate) worker_id: String,
     /// Since when the lease is counted: before it was asked for.
-    pub(crate) since: Alive,
-}
-
-/// When the lease was last known to be renewed, on both clocks: the monotonic one stands still while the machine is suspended, the other
-/// may be stepped. Whichever says that the time is over is believed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Alive {
-    monotonic: Stopwatch,
-    wall: Timestamp,
-}
-
-impl Alive {
-    pub(crate) fn now(clock: &dyn Clock) -> Self {
-        Self { monotonic: Stopwatch::start(), wall: clock.now() }
-    }
-
-    /// A lease of `ttl`, renewed then, may have expired.
-    pub(crate) fn may_be_over(&self, clock: &dyn Clock, ttl: Duration) -> bool {
-        let wall_ms = clock.now().ms_since(self.wall).unsigned_abs();
-        self.monotonic.elapsed() >= ttl || Duration::from_millis(wall_ms) >= ttl
-    }
+    pub(crate) since: Stopwatch,
 }
 
 /// Gets a session, trying until it succeeds.
@@ -72,7 +52,7 @@ async fn try_establish(
     id: &str,
     ttl: Duration,
 ) -> Result<Session, kv::Error> {
-    let since = Alive::now(clock);
+    let since = Stopwatch::start();
     let sid = Sid::of(kv.grant(ttl).await?);
     // If this process dies here, the lease expires without any key.
     let opened = kv

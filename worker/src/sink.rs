@@ -1,7 +1,8 @@
 //! The record sink: gathers records into batches (the seed's `LogBatch`), stores them, and only then settles their open runs.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock;
@@ -10,7 +11,8 @@ use common::domain::worker::Sid;
 use common::ids::backoff;
 use common::kv::Kv;
 use common::run_log::RunLog;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use crate::claims::settle;
 
@@ -75,12 +77,44 @@ impl Waiting {
     }
 }
 
+/// Records on their way to the task. Never blocks the scheduler's loop: its bound is [`WAITING_BYTES_MAX`], beyond which nothing is claimed.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: Mutex<VecDeque<Entry>>,
+    came: Notify,
+}
+
+impl Queue {
+    fn put(&self, entry: Entry) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).push_back(entry);
+        self.came.notify_one();
+    }
+
+    /// The next one; cancel safe.
+    async fn take(&self) -> Entry {
+        loop {
+            let next = self.entries.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match next {
+                Some(entry) => return entry,
+                None => self.came.notified().await,
+            }
+        }
+    }
+}
+
 /// The handle that takes records.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Sink {
-    queue: mpsc::Sender<Entry>,
+    queue: Arc<Queue>,
     waiting: Arc<Waiting>,
     stored: watch::Receiver<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// When a batch is stored.
@@ -90,26 +124,19 @@ pub(crate) struct BatchSettings {
     pub(crate) timeout: Duration,
 }
 
-/// Records that may be on their way to the task; its own queue is bounded by bytes.
-const QUEUE: usize = 1024;
-
 impl Sink {
-    /// Starts the task that stores; it ends once the last handle is gone and everything is stored.
+    /// Starts the task that stores.
     pub(crate) fn start(kv: Arc<dyn Kv>, run_log: Arc<dyn RunLog>, settings: BatchSettings) -> Self {
-        let (queue, entries) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(Waiting::default());
+        let (queue, waiting) = (Arc::<Queue>::default(), Arc::<Waiting>::default());
         let (told, stored) = watch::channel(0);
-        tokio::spawn(store_all(kv, run_log, settings, entries, Arc::clone(&waiting), told));
-        Self { queue, waiting, stored }
+        let task = tokio::spawn(store_all(kv, run_log, settings, Arc::clone(&queue), Arc::clone(&waiting), told));
+        Self { queue, waiting, stored, task }
     }
 
-    /// Hands a record on. Waits only while the queue is full, which it is for as long as the store takes nothing and the scheduler has been
-    /// told to claim no more.
-    pub(crate) async fn put(&self, entry: Entry) {
+    /// Hands a record on.
+    pub(crate) fn put(&self, entry: Entry) {
         self.waiting.add(&entry);
-        if self.queue.send(entry).await.is_err() {
-            tracing::error!("the record sink is gone; the open run will end as lost");
-        }
+        self.queue.put(entry);
     }
 
     /// How much waits.
@@ -127,7 +154,7 @@ async fn store_all(
     kv: Arc<dyn Kv>,
     run_log: Arc<dyn RunLog>,
     settings: BatchSettings,
-    mut entries: mpsc::Receiver<Entry>,
+    queue: Arc<Queue>,
     waiting: Arc<Waiting>,
     told: watch::Sender<u64>,
 ) {
@@ -135,10 +162,10 @@ async fn store_all(
     let mut unsettled: Vec<(Sid, u64)> = Vec::new();
     loop {
         let first = if unsettled.is_empty() {
-            entries.recv().await
+            queue.take().await
         } else {
             // Open runs that could not be settled are tried again also when no record comes.
-            match clock::timeout(SETTLE_AGAIN, entries.recv()).await {
+            match clock::timeout(SETTLE_AGAIN, queue.take()).await {
                 Ok(first) => first,
                 Err(_elapsed) => {
                     settle_all(kv.as_ref(), &mut unsettled).await;
@@ -146,8 +173,7 @@ async fn store_all(
                 }
             }
         };
-        let Some(first) = first else { break };
-        let batch = gather(first, &mut entries, settings).await;
+        let batch = gather(first, &queue, settings).await;
         if !prepared {
             match run_log.prepare().await {
                 Ok(()) => prepared = true,
@@ -166,18 +192,18 @@ async fn store_all(
 }
 
 /// The batch that begins with `first`: full, or as old as the commit timeout.
-async fn gather(first: Entry, entries: &mut mpsc::Receiver<Entry>, settings: BatchSettings) -> Vec<Entry> {
+async fn gather(first: Entry, queue: &Queue, settings: BatchSettings) -> Vec<Entry> {
     let mut bytes = first.bytes();
     let mut batch = vec![first];
     let started = clock::Stopwatch::start();
     while batch.len() < settings.size && bytes < BATCH_BYTES_MAX {
         let left = settings.timeout.saturating_sub(started.elapsed());
-        match clock::timeout(left, entries.recv()).await {
-            Ok(Some(entry)) => {
+        match clock::timeout(left, queue.take()).await {
+            Ok(entry) => {
                 bytes += entry.bytes();
                 batch.push(entry);
             }
-            Ok(None) | Err(_) => break,
+            Err(_elapsed) => break,
         }
     }
     batch

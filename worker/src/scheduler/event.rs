@@ -266,8 +266,6 @@ pub enum Action {
         lock_revision: Revision,
         /// Not earlier than this: seed workers may still try to lock for the same fire.
         not_before: Timestamp,
-        /// The session that the lock hangs on.
-        sid: Sid,
     },
     /// Take a run over into a new session; answer with [`Event::MoveAnswered`].
     Move {

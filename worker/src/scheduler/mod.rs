@@ -178,6 +178,12 @@ impl Scheduler {
         self.runs.len()
     }
 
+    /// Sessions that runs here belong to.
+    #[must_use]
+    pub fn sids(&self) -> BTreeSet<Sid> {
+        self.runs.values().map(|run| run.sid).collect()
+    }
+
     /// Fires that are due, should be claimed by this worker as their owner and are not: the time of the oldest.
     #[must_use]
     pub fn oldest_due_unclaimed(&self, now: Timestamp) -> Option<Timestamp> {

@@ -115,7 +115,6 @@ impl Scheduler {
                 job: run.open.job.clone(),
                 lock_revision,
                 not_before: hold,
-                sid: run.sid,
             }),
             _ => self.forget_run(run_id), // the lock went with its session
         }
