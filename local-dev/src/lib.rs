@@ -1,0 +1,3 @@
+//! What the `local-dev` program is made of; the end-to-end tests use its native stack too.
+
+pub mod native;
