@@ -418,8 +418,9 @@ pub async fn build(what: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What Cargo tells the programs that it runs about themselves would make build scripts run again under a Cargo that such a program starts.
-fn without_cargo_variables(command: &mut Command) -> &mut Command {
+/// Takes out of a command's environment what Cargo told this program about itself: it would make build scripts, and with them
+/// half the dependencies, build again under a Cargo that this program starts.
+pub fn without_cargo_variables(command: &mut Command) -> &mut Command {
     const TOLD: [&str; 11] = [
         "CARGO",
         "CARGO_MANIFEST_DIR",

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::config::Settings;
-use rustix::process::Signal;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use super::guard::{self, Guard};
@@ -105,8 +104,10 @@ impl Stack {
         let mongo = Mongo::start_at(&site, if_free(MONGO_PORT)).await?;
         let stores = Stores { etcd: etcd.endpoint(), mongodb: mongo.uri() };
         say("building the worker and the functions");
-        servers::build(&["-p", "worker"]).await?;
-        let program = programs().context("find the worker")?.join("worker");
+        let programs = programs().context("find the worker")?;
+        let release = programs.ends_with("release");
+        servers::build(if release { &["-p", "worker", "--release"] } else { &["-p", "worker"] }).await?;
+        let program = programs.join("worker");
         let watch = Watch::start(&site, &cargo_lambda.program, &stores, Some(settings.listen)).await?;
         let mut workers = Vec::new();
         for number in 1..=WORKERS {
@@ -159,7 +160,10 @@ impl Stack {
             worker.drain();
         }
         for worker in &mut self.workers {
-            worker.process().stop(Signal::TERM, DRAIN_LIMIT).await;
+            if let Err(late) = worker.process().wait(DRAIN_LIMIT).await {
+                say(&format!("{late:#}"));
+                worker.process().kill();
+            }
         }
         self.watch.stop().await;
         self.mongo.stop().await;
