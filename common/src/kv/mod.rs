@@ -16,6 +16,11 @@ pub mod etcd;
 /// A store revision: grows by one with every write request, shared by all keys that the request wrote. 0 = before any write.
 pub type Revision = i64;
 
+/// A lease's length in whole seconds: rounded up, at least 1.
+fn lease_seconds(ttl: Duration) -> u64 {
+    ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).max(1)
+}
+
 /// A lease's id; never 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LeaseId(pub i64);
@@ -119,6 +124,13 @@ impl Span {
         behind.push(0);
         self.from = Key(behind);
         self
+    }
+
+    /// Whether no key can lie in the range.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // The empty key does not exist: a range up to the first key is empty as well.
+        self.to.as_ref().is_some_and(|to| *to <= self.from || to.0 == [0])
     }
 
     /// Whether `key` lies in the range.
