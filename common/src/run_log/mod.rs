@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::domain::record::{Record, Status};
 
+mod batch;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod mongo;

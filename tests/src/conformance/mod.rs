@@ -1,0 +1,3 @@
+//! One exam per port: every implementation takes the same.
+
+pub mod run_log;

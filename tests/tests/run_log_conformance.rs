@@ -1,0 +1,298 @@
+//! Every store of records takes the same exam, and then what is its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock::{Stopwatch, Timestamp, sleep};
+use common::domain::record::{Record, RecordId, Status};
+use common::run_log::embedded::EmbeddedRunLog;
+use common::run_log::mongo::MongoRunLog;
+use common::run_log::{Error, RunLog};
+use futures::TryStreamExt as _;
+use mongodb::bson::{Document, doc, oid::ObjectId};
+use tests::conformance::run_log::{all, exam, new_job, record};
+use tests::mongo_server::{MongoServer, SKIPPED};
+
+/// Time limit where nothing is supposed to reach it.
+const AMPLE: Duration = Duration::from_secs(60);
+
+fn embedded(dir: &Path) -> Arc<dyn RunLog> {
+    Arc::new(EmbeddedRunLog::open(dir).unwrap())
+}
+
+fn mongo(server: &MongoServer, call_limit: Duration) -> Arc<dyn RunLog> {
+    Arc::new(MongoRunLog::new(&server.uri(), call_limit).unwrap())
+}
+
+/// A server for one test, or `None` after saying so.
+async fn server() -> Option<MongoServer> {
+    let Some(program) = MongoServer::program() else {
+        println!("{SKIPPED}");
+        return None;
+    };
+    Some(MongoServer::start(program).await.unwrap())
+}
+
+#[tokio::test]
+async fn embedded_in_memory() {
+    exam(Arc::new(EmbeddedRunLog::in_memory().unwrap())).await;
+}
+
+#[tokio::test]
+async fn embedded_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    exam(embedded(dir.path())).await;
+}
+
+#[tokio::test]
+async fn embedded_reopened_keeps_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("made/on/demand");
+    let job = new_job("reopened");
+    let other = Record { claim: None, ..record(&job, 1000) };
+    {
+        let log = embedded(&dir);
+        log.append(&[record(&job, 1000), record(&job, 2000)]).await.unwrap();
+        log.append(std::slice::from_ref(&other)).await.unwrap();
+    }
+    let log = embedded(&dir);
+    assert_eq!(all(&log, &job).await, [record(&job, 2000), record(&job, 1000)]);
+    let appended = log.append(&[record(&job, 1000), other.clone()]).await.unwrap();
+    assert_eq!((appended.replayed, appended.conflicts), (1, vec![other]));
+
+    // A second one beside it, as of another process, sees the same and may write.
+    let beside = embedded(&dir);
+    beside.append(&[record(&job, 3000)]).await.unwrap();
+    assert_eq!(all(&log, &job).await, all(&beside, &job).await);
+    assert_eq!(all(&log, &job).await.len(), 3);
+}
+
+#[tokio::test]
+async fn embedded_says_where_it_cannot_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("records.sqlite"), "this is not a database, and long enough to show it")
+        .unwrap();
+    let error = EmbeddedRunLog::open(dir.path()).err().unwrap();
+    assert!(matches!(&error, Error::Internal(text) if text.contains("records.sqlite")), "{error}");
+    let error = EmbeddedRunLog::open(&dir.path().join("records.sqlite/sub")).err().unwrap();
+    assert!(matches!(&error, Error::Internal(text) if text.contains("sub")), "{error}");
+}
+
+#[tokio::test]
+async fn mongodb() {
+    let Some(server) = server().await else { return };
+    exam(mongo(&server, AMPLE)).await;
+}
+
+#[tokio::test]
+async fn mongodb_keeps_conflicts_aside_once() {
+    let Some(server) = server().await else { return };
+    let log = mongo(&server, AMPLE);
+    let job = new_job("aside");
+    let other = Record { claim: None, ..record(&job, 1000) };
+    log.append(&[record(&job, 1000)]).await.unwrap();
+    for _again in 0..3 {
+        log.append(std::slice::from_ref(&other)).await.unwrap();
+    }
+    let database = raw(&server).await;
+    let aside: Vec<Document> = find(&database, "log_conflicts").await;
+    assert_eq!(aside.len(), 1);
+    assert_eq!(aside[0].get_str("_id").unwrap(), format!("{job}/1000/1@"));
+}
+
+#[tokio::test]
+async fn mongodb_documents_have_the_seeds_fields() {
+    let Some(server) = server().await else { return };
+    let log = mongo(&server, AMPLE);
+    let job = new_job("fields");
+    log.append(&[record(&job, 1000)]).await.unwrap();
+    let mut documents = find(&raw(&server).await, "log").await;
+    assert_eq!(
+        documents.pop().unwrap(),
+        doc! {
+            "_id": format!("{job}/1000/1"), "jobName": &job, "command": "echo hello", "err": "", "output": "hello\n",
+            "planTime": 1000_i64, "scheduleTime": 950_i64, "startTime": 1000_i64, "endTime": 1007_i64,
+            "v": 1_i64, "claim": "2a-1", "status": "succeeded", "exitCode": 0, "worker": "10.0.0.1", "attempt": 1_i64,
+            "trigger": "schedule",
+        }
+    );
+}
+
+#[tokio::test]
+async fn mongodb_lists_what_the_seed_wrote() {
+    let Some(server) = server().await else { return };
+    let log = mongo(&server, AMPLE);
+    let job = new_job("seed");
+    let seed = |at: i64| {
+        doc! {
+            "_id": ObjectId::new(), "jobName": &job, "command": "echo hello", "err": "", "output": "hello\n",
+            "planTime": at, "scheduleTime": at - 50, "startTime": at, "endTime": at + 7,
+        }
+    };
+    let with = |mut document: Document, change: Document| {
+        document.extend(change);
+        document
+    };
+    let plain = seed(5000);
+    let other_numbers = with(
+        seed(4000),
+        doc! { "planTime": 4000, "startTime": 4000.0, "endTime": mongodb::bson::DateTime::from_millis(4007) },
+    );
+    let with_null = with(seed(3000), doc! { "err": null, "status": null });
+    let of_the_future = with(seed(2000), doc! { "status": "vanished", "_id": format!("{job}/2000/1") });
+    let unreadable = with(seed(1000), doc! { "output": ["not", "text"] });
+    let ids: Vec<String> =
+        [&plain, &other_numbers, &with_null].map(|d| d.get_object_id("_id").unwrap().to_hex()).into();
+    let documents = [&unreadable, &with_null, &plain, &of_the_future, &other_numbers];
+    raw(&server).await.collection::<Document>("log").insert_many(documents).await.unwrap();
+    log.append(&[record(&job, 4500)]).await.unwrap();
+
+    let as_record = |id: &str, at: i64| Record {
+        id: RecordId::from_text(id),
+        v: None,
+        claim: None,
+        status: None,
+        exit_code: None,
+        worker: None,
+        attempt: None,
+        trigger: None,
+        ..record(&job, at)
+    };
+    let expected = [
+        as_record(&ids[0], 5000),
+        record(&job, 4500),
+        as_record(&ids[1], 4000),
+        as_record(&ids[2], 3000),
+        as_record(&format!("{job}/2000/1"), 2000),
+    ];
+    assert_eq!(all(&log, &job).await, expected);
+
+    // What is not understood is not overwritten either.
+    let late = Record { status: Some(Status::Lost), ..record(&job, 2000) };
+    assert_eq!(log.append(std::slice::from_ref(&late)).await.unwrap().conflicts, [late]);
+    assert_eq!(all(&log, &job).await, expected);
+}
+
+#[tokio::test]
+async fn mongodb_gets_its_index() {
+    let Some(server) = server().await else { return };
+    let log = mongo(&server, AMPLE);
+    log.prepare().await.unwrap();
+    let indexes = raw(&server).await.collection::<Document>("log").list_indexes().await.unwrap();
+    let indexes: Vec<mongodb::IndexModel> = indexes.try_collect().await.unwrap();
+    let keys: Vec<String> = indexes.iter().map(|index| index.keys.to_string()).collect();
+    let wanted = r#"{ "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1 }"#;
+    assert!(keys.iter().any(|key| key == wanted), "{keys:?}");
+}
+
+#[tokio::test]
+async fn mongodb_down_is_unavailable_and_then_back() {
+    let Some(mut server) = server().await else { return };
+    server.stop();
+    // Its first connection fails, too.
+    let log = mongo(&server, Duration::from_secs(2));
+    let job = new_job("down");
+    for round in 0..2 {
+        let at = 1000 * round;
+        unavailable_within(Duration::from_secs(2), log.append(&[record(&job, at)])).await;
+        unavailable_within(Duration::from_secs(2), log.prepare()).await;
+        server.start_again().await.unwrap();
+        works_again(&log, &record(&job, at)).await;
+        server.stop();
+    }
+    server.start_again().await.unwrap();
+    works_again(&log, &record(&job, 0)).await;
+    assert_eq!(all(&log, &job).await, [record(&job, 1000), record(&job, 0)]);
+}
+
+#[tokio::test]
+async fn mongodb_restarted_between_calls_is_not_noticed() {
+    let Some(mut server) = server().await else { return };
+    let log = mongo(&server, AMPLE);
+    let job = new_job("restart");
+    log.append(&[record(&job, 1000)]).await.unwrap();
+    server.start_again().await.unwrap();
+    log.append(&[record(&job, 2000)]).await.unwrap();
+    assert_eq!(all(&log, &job).await.len(), 2);
+}
+
+#[tokio::test]
+async fn mongodb_frozen_is_unavailable_and_then_back() {
+    let Some(server) = server().await else { return };
+    let log = mongo(&server, Duration::from_secs(2));
+    let job = new_job("frozen");
+    works_again(&log, &record(&job, 1000)).await;
+    server.freeze().unwrap();
+    // More calls than there are connections.
+    for n in 2..8 {
+        unavailable_within(Duration::from_secs(2), log.append(&[record(&job, n * 1000)])).await;
+    }
+    server.thaw().unwrap();
+    works_again(&log, &record(&job, 9000)).await;
+    let listed = all(&log, &job).await;
+    assert_eq!(listed.first().map(|r| r.start_time), Some(Timestamp::from_ms(9000)));
+}
+
+#[tokio::test]
+async fn mongodb_address_is_read_without_io() {
+    for bad in
+        ["", "127.0.0.1", "http://127.0.0.1", "mongodb://a:b@c:d@127.0.0.1", "mongodb://127.0.0.1/?w=0"]
+    {
+        let error = MongoRunLog::new(bad, AMPLE).err();
+        assert!(matches!(error, Some(Error::Invalid(_))), "{bad}: {error:?}");
+    }
+    // Nobody is there; that is for the first call to say, also when the host must be looked up first.
+    let limit = Duration::from_secs(1);
+    for absent in
+        ["mongodb://127.0.0.1:1", "mongodb+srv://records.absent.invalid", "mongodb://records.absent.invalid"]
+    {
+        let log = MongoRunLog::new(absent, limit).unwrap();
+        unavailable_within(limit, log.append(&[record("any", 1000)])).await;
+    }
+}
+
+#[tokio::test]
+async fn mongodb_password_is_in_no_error() {
+    for uri in
+        ["mongodb://user:s3cret@127.0.0.1:1", "mongodb://user:s3cret%@127.0.0.1", "mongodb://user:s3cret@:@x"]
+    {
+        let error = match MongoRunLog::new(uri, Duration::from_millis(200)) {
+            Err(error) => error,
+            Ok(log) => log.prepare().await.unwrap_err(),
+        };
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+}
+
+async fn unavailable_within<T: std::fmt::Debug>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) {
+    let took = Stopwatch::start();
+    let result = call.await;
+    assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
+    // Room for a loaded machine; the driver's own default would be thirty seconds.
+    assert!(took.elapsed() < limit + Duration::from_secs(5), "{:?}", took.elapsed());
+}
+
+/// Sends the record until it is stored. A server that has just come back may need more than one call's time.
+async fn works_again(log: &Arc<dyn RunLog>, record: &Record) {
+    let waited = Stopwatch::start();
+    loop {
+        match log.append(std::slice::from_ref(record)).await {
+            Ok(_) => return,
+            Err(error) => assert!(waited.elapsed() < AMPLE, "still {error}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn raw(server: &MongoServer) -> mongodb::Database {
+    mongodb::Client::with_uri_str(server.uri()).await.unwrap().database("cron")
+}
+
+async fn find(database: &mongodb::Database, collection: &str) -> Vec<Document> {
+    let cursor = database.collection::<Document>(collection).find(doc! {}).await.unwrap();
+    cursor.try_collect().await.unwrap()
+}
