@@ -1,25 +1,35 @@
 //! Schedules: a cron expression in, fire times out. Pure: no clock, no I/O.
 
+mod fields;
 mod next;
 mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use fields::Years;
 
-pub use parse::Error;
+pub use parse::{EXPRESSION_BYTES_MAX, Error};
 
 /// A parsed cron expression, in UTC.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    parts: Vec<cron::Schedule>,
-    warning: Option<String>,
+    /// A time fires when any part has it: two parts where either the day of month or the day of week suffices, else one. They know no years:
+    /// those are ours, since the `cron` crate's end with 2100.
+    parts: Arc<[cron::Schedule]>,
+    years: Years,
+    warning: Option<Arc<str>>,
 }
 
 impl Schedule {
     /// Parses an expression of 5 fields (minute hour day-of-month month day-of-week), 6 (seconds first, unless the last field can only be a
-    /// year) or 7 (seconds … year), or one of `@hourly @daily @weekly @monthly @yearly`.
+    /// year) or 7 (seconds … year), or one of `@hourly @daily @midnight @weekly @monthly @yearly @annually`. Takes any text, in bounded work.
     ///
     /// # Errors
-    /// Which field is wrong, what is wrong with it, what to write instead.
+    /// Which field is wrong, what is wrong with it, what to write instead; also for what has no fire at all from 1970 to 2199. Whether the last
+    /// fire has gone by is not asked here: that is `next_after(now)`.
     pub fn parse(expression: &str) -> Result<Self, Error> {
         parse::parse(expression)
     }
@@ -30,17 +40,17 @@ impl Schedule {
         self.warning.as_deref()
     }
 
-    /// The first fire after `t`: always later than `t`, on a whole second; `None` when there is none.
+    /// The first fire after `t`: always later than `t`, on a whole second; `None` when there is none. Bounded work.
     #[must_use]
     pub fn next_after(&self, t: Timestamp) -> Option<Timestamp> {
-        next::next_after(&self.parts, t)
+        next::next_after(&self.parts, &self.years, t)
     }
 
     /// The last fire in (`after`, `until`], and how many there are, counted up to `count_max` (`more` says that there are more);
     /// `None` when there is none. Bounded work, however long the time.
     #[must_use]
     pub fn fires_between(&self, after: Timestamp, until: Timestamp, count_max: u64) -> Option<Fires> {
-        next::fires_between(self, after, until, count_max)
+        next::fires_between(|t| self.next_after(t), after, until, count_max)
     }
 }
 

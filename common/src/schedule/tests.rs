@@ -1,0 +1,688 @@
+//! Rows for what is read how, and properties against an oracle that walks second by second and shares no code with the search.
+
+use std::cell::Cell;
+
+use super::fields::YEARS;
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    let t = chrono::DateTime::parse_from_rfc3339(text).expect(text);
+    Timestamp::from_ms(t.timestamp_millis())
+}
+
+/// Fires after `from`, as many as are expected; `never` at the end says that there is no more.
+fn check(expression: &str, from: &str, expected: &[&str]) {
+    let schedule = Schedule::parse(expression).unwrap_or_else(|why| panic!("{expression:?}: {why}"));
+    let mut t = at(from);
+    for expected in expected {
+        let next = schedule.next_after(t);
+        let shown = next.map_or("never".to_owned(), |t| t.rfc3339().replace(".000Z", "Z"));
+        assert_eq!(&shown, expected, "{expression:?} after {t}");
+        t = next.unwrap_or(t);
+    }
+}
+
+/// The message says all of this.
+fn refused(expression: &str, field: &str, position: usize, says: &[&str]) {
+    let why = match Schedule::parse(expression) {
+        Ok(_) => panic!("{expression:?} was taken"),
+        Err(why) => why,
+    };
+    assert_eq!((why.field, why.position), (field, position), "{expression:?}: {why}");
+    let shown = why.to_string();
+    for part in says {
+        assert!(shown.contains(part), "{expression:?}: {shown:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn five_six_and_seven_fields() {
+    let from = "2024-01-31T23:59:59.250Z";
+    check("* * * * *", from, &["2024-02-01T00:00:00Z", "2024-02-01T00:01:00Z"]);
+    check("* * * * * *", from, &["2024-02-01T00:00:00Z", "2024-02-01T00:00:01Z"]);
+    check("*/2 * * * * * *", from, &["2024-02-01T00:00:00Z", "2024-02-01T00:00:02Z"]);
+    check("30 15 8 1 1 * 2030", from, &["2030-01-01T08:15:30Z", "never"]);
+    check("0 0 1 1 * 2030", from, &["2030-01-01T00:00:00Z", "never"]);
+    check("0 0 1 1 * 2030,2032", from, &["2030-01-01T00:00:00Z", "2032-01-01T00:00:00Z", "never"]);
+    check("0 0 1 1 * 2030-2031", from, &["2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z", "never"]);
+    check("0 0 1 1 * 2030/100", from, &["2030-01-01T00:00:00Z", "2130-01-01T00:00:00Z", "never"]);
+    check("\t 5   4 * * * ", from, &["2024-02-01T04:05:00Z"]);
+}
+
+#[test]
+fn six_fields_come_with_a_warning() {
+    let warning = |e: &str| Schedule::parse(e).unwrap().warning().map(str::to_owned);
+    let seconds = warning("*/5 * * * * *").unwrap();
+    for says in ["seconds first", "trailing year", "\"0 */5 * * * * *\"", "\"*/5 * * * * * *\""] {
+        assert!(seconds.contains(says), "{seconds}");
+    }
+    let year = warning("0 0 1 1 * 2030").unwrap();
+    assert!(year.contains("\"2030\" can only be a year"), "{year}");
+    for silent in ["* * * * *", "* * * * * * *", "@daily"] {
+        assert_eq!(warning(silent), None);
+    }
+}
+
+#[test]
+fn lists_ranges_and_steps() {
+    let from = "2024-01-01T00:00:00Z";
+    check(
+        "5,10-12 3 * * *",
+        from,
+        &[
+            "2024-01-01T03:05:00Z",
+            "2024-01-01T03:10:00Z",
+            "2024-01-01T03:11:00Z",
+            "2024-01-01T03:12:00Z",
+            "2024-01-02T03:05:00Z",
+        ],
+    );
+    check(
+        "10-30/10 0 * * *",
+        from,
+        &["2024-01-01T00:10:00Z", "2024-01-01T00:20:00Z", "2024-01-01T00:30:00Z", "2024-01-02T00:10:00Z"],
+    );
+    check("40/15 * * * *", from, &["2024-01-01T00:40:00Z", "2024-01-01T00:55:00Z", "2024-01-01T01:40:00Z"]);
+    check("*/59 0 * * *", from, &["2024-01-01T00:59:00Z", "2024-01-02T00:00:00Z"]);
+    check("0 */23 * * *", from, &["2024-01-01T23:00:00Z", "2024-01-02T00:00:00Z"]);
+    check(
+        "0 0 29/2 * *",
+        from,
+        &["2024-01-29T00:00:00Z", "2024-01-31T00:00:00Z", "2024-02-29T00:00:00Z", "2024-03-29T00:00:00Z"],
+    );
+    check(
+        "10-12,11,11-13 0 1 1 *",
+        from,
+        &[
+            "2024-01-01T00:10:00Z",
+            "2024-01-01T00:11:00Z",
+            "2024-01-01T00:12:00Z",
+            "2024-01-01T00:13:00Z",
+            "2025-01-01T00:10:00Z",
+        ],
+    );
+}
+
+#[test]
+fn names_and_padding() {
+    let from = "2024-01-15T00:00:00Z"; // a Monday
+    check("0 0 1 DEC *", from, &["2024-12-01T00:00:00Z"]);
+    check("0 0 1 mar,Sep *", from, &["2024-03-01T00:00:00Z", "2024-09-01T00:00:00Z"]);
+    check(
+        "0 0 1 february-APR/2 *",
+        from,
+        &["2024-02-01T00:00:00Z", "2024-04-01T00:00:00Z", "2025-02-01T00:00:00Z"],
+    );
+    check(
+        "0 0 * * wed-FRIDAY",
+        from,
+        &["2024-01-17T00:00:00Z", "2024-01-18T00:00:00Z", "2024-01-19T00:00:00Z", "2024-01-24T00:00:00Z"],
+    );
+    check("0 0 * * MON-5/2", from, &["2024-01-17T00:00:00Z", "2024-01-19T00:00:00Z", "2024-01-22T00:00:00Z"]);
+    // The seed's library takes month 01 for December.
+    check("07 08 01 01 *", from, &["2025-01-01T08:07:00Z"]);
+    check("00 0000 * 0009 01", from, &["2024-09-02T00:00:00Z"]);
+}
+
+#[test]
+fn zero_and_seven_are_sunday_in_every_form() {
+    let from = "2024-01-13T12:00:00Z"; // a Saturday
+    for sunday in ["0", "7", "SUN", "sunday", "0,7", "7-7", "7-0", "0-0", "*/7", "00", "07", "SUN-SUN"] {
+        check(&format!("0 0 * * {sunday}"), from, &["2024-01-14T00:00:00Z", "2024-01-21T00:00:00Z"]);
+    }
+    // The seed's library never fires 5-7 and fires 0-7 on Sundays only.
+    for weekend in ["5-7", "5-SUN", "FRI-SUN", "FRI-7", "5-0", "5,6,7", "5,6,0"] {
+        check(
+            &format!("0 0 * * {weekend}"),
+            from,
+            &["2024-01-14T00:00:00Z", "2024-01-19T00:00:00Z", "2024-01-20T00:00:00Z", "2024-01-21T00:00:00Z"],
+        );
+    }
+    for every_day in ["0-7", "1-7", "0-6", "7-6", "SUN-SAT", "MON-SUN", "*/1"] {
+        check(
+            &format!("0 0 * * {every_day}"),
+            from,
+            &["2024-01-14T00:00:00Z", "2024-01-15T00:00:00Z", "2024-01-16T00:00:00Z"],
+        );
+    }
+    for even in ["*/2", "0/2", "7/2", "SUN/2", "0-6/2", "0-7/2"] {
+        check(
+            &format!("0 0 * * {even}"),
+            from,
+            &[
+                "2024-01-14T00:00:00Z",
+                "2024-01-16T00:00:00Z",
+                "2024-01-18T00:00:00Z",
+                "2024-01-20T00:00:00Z",
+                "2024-01-21T00:00:00Z",
+            ],
+        );
+    }
+    check(
+        "0 0 * * 1-7/3",
+        from,
+        &["2024-01-14T00:00:00Z", "2024-01-15T00:00:00Z", "2024-01-18T00:00:00Z", "2024-01-21T00:00:00Z"],
+    );
+    check("0 0 * * 5/2", from, &["2024-01-19T00:00:00Z", "2024-01-26T00:00:00Z"]);
+    check(
+        "0 0 * * 7-2",
+        from,
+        &["2024-01-14T00:00:00Z", "2024-01-15T00:00:00Z", "2024-01-16T00:00:00Z", "2024-01-21T00:00:00Z"],
+    );
+}
+
+#[test]
+fn the_day_rule() {
+    let from = "2024-09-01T12:00:00Z"; // a Sunday
+    // Both restricted: either. Friday the 13th is one of them, not the only one.
+    check(
+        "0 0 13 * 5",
+        from,
+        &[
+            "2024-09-06T00:00:00Z",
+            "2024-09-13T00:00:00Z",
+            "2024-09-20T00:00:00Z",
+            "2024-09-27T00:00:00Z",
+            "2024-10-04T00:00:00Z",
+            "2024-10-11T00:00:00Z",
+            "2024-10-13T00:00:00Z",
+        ],
+    );
+    check("0 0 13 * *", from, &["2024-09-13T00:00:00Z", "2024-10-13T00:00:00Z"]);
+    check("0 0 * * 5", from, &["2024-09-06T00:00:00Z", "2024-09-13T00:00:00Z"]);
+    // A field that begins with `*` is not restricted: both have to match.
+    check("0 0 */10 * MON", from, &["2024-10-21T00:00:00Z", "2024-11-11T00:00:00Z"]);
+    check("0 0 13 * */5", from, &["2024-09-13T00:00:00Z", "2024-10-13T00:00:00Z", "2024-12-13T00:00:00Z"]);
+    check("0 0 *,13 * 5", from, &["2024-09-06T00:00:00Z", "2024-09-13T00:00:00Z"]);
+    // All values, but not begun with `*`: restricted by the letter, so either, so every day.
+    check("0 0 1-31 * 5", from, &["2024-09-02T00:00:00Z", "2024-09-03T00:00:00Z"]);
+    check("0 0 13 * 0-6", from, &["2024-09-02T00:00:00Z", "2024-09-03T00:00:00Z"]);
+    // One side never comes, the other does.
+    check("0 0 30 2 MON", from, &["2025-02-03T00:00:00Z", "2025-02-10T00:00:00Z"]);
+}
+
+#[test]
+fn nicknames() {
+    let from = "2024-06-12T10:20:30Z"; // a Wednesday
+    check("@hourly", from, &["2024-06-12T11:00:00Z", "2024-06-12T12:00:00Z"]);
+    check("@daily", from, &["2024-06-13T00:00:00Z", "2024-06-14T00:00:00Z"]);
+    check("@midnight", from, &["2024-06-13T00:00:00Z"]);
+    check("@weekly", from, &["2024-06-16T00:00:00Z", "2024-06-23T00:00:00Z"]);
+    check("@monthly", from, &["2024-07-01T00:00:00Z", "2024-08-01T00:00:00Z"]);
+    check(" @Yearly ", from, &["2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"]);
+    check("@annually", from, &["2025-01-01T00:00:00Z"]);
+}
+
+#[test]
+fn calendar_and_the_ends_of_time() {
+    check("0 0 29 2 *", "2096-03-01T00:00:00Z", &["2104-02-29T00:00:00Z", "2108-02-29T00:00:00Z"]);
+    check("0 0 29 2 MON", "2024-03-01T00:00:00Z", &["2025-02-03T00:00:00Z"]);
+    check(
+        "0 0 29 2 */7",
+        "2024-03-01T00:00:00Z",
+        &["2032-02-29T00:00:00Z", "2060-02-29T00:00:00Z", "2088-02-29T00:00:00Z", "2128-02-29T00:00:00Z"],
+    );
+    check("0 0 31 * *", "2024-03-31T00:00:00Z", &["2024-05-31T00:00:00Z", "2024-07-31T00:00:00Z"]);
+    check(
+        "59 59 23 31 12 * *",
+        "2099-12-31T23:59:58Z",
+        &["2099-12-31T23:59:59Z", "2100-12-31T23:59:59Z", "2101-12-31T23:59:59Z"],
+    );
+    check(
+        "* * * * * * *",
+        "2100-12-31T23:59:58Z",
+        &["2100-12-31T23:59:59Z", "2101-01-01T00:00:00Z", "2101-01-01T00:00:01Z"],
+    );
+    check("* * * * * * *", "2199-12-31T23:59:58Z", &["2199-12-31T23:59:59Z", "never"]);
+    check("* * * * * * *", "1960-01-01T00:00:00Z", &["1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z"]);
+    check("* * * * * * *", "0000-01-01T00:00:00Z", &["1970-01-01T00:00:00Z"]);
+    check("0 12 * * FRI 2150", "2024-01-01T00:00:00Z", &["2150-01-02T12:00:00Z", "2150-01-09T12:00:00Z"]);
+    check(
+        "0 0 1 1 * 1999,2099,2199",
+        "2024-01-01T00:00:00Z",
+        &["2099-01-01T00:00:00Z", "2199-01-01T00:00:00Z", "never"],
+    );
+    check("* * * * * 1980", "2013-08-31T00:00:00Z", &["never"]);
+    let every_second = Schedule::parse("* * * * * * *").unwrap();
+    assert_eq!(every_second.next_after(Timestamp::from_ms(i64::MAX)), None);
+    assert_eq!(every_second.next_after(Timestamp::from_ms(i64::MIN)), Some(Timestamp::ZERO));
+    assert_eq!(every_second.next_after(Timestamp::from_ms(-1)), Some(Timestamp::ZERO));
+    assert_eq!(every_second.next_after(Timestamp::from_ms(999)), Some(Timestamp::from_ms(1000)));
+    assert_eq!(every_second.next_after(Timestamp::from_ms(1000)), Some(Timestamp::from_ms(2000)));
+}
+
+#[test]
+fn faults_name_the_field_the_place_and_the_cure() {
+    refused("60 * * * *", "minute", 1, &["minute: \"60\" at character 1", "write 0 to 59"]);
+    refused("* 24 * * *", "hour", 3, &["\"24\"", "0 to 23"]);
+    refused("* * 0 * *", "day of month", 5, &["1 to 31"]);
+    refused("* * * 13 *", "month", 7, &["1 to 12 or JAN to DEC"]);
+    refused("* * * 0 *", "month", 7, &["1 to 12"]);
+    refused("* * * * 8", "day of week", 9, &["0 to 7", "SUN to SAT"]);
+    refused("61 * * * * *", "second", 1, &["0 to 59"]);
+    refused("* * * * * * 1969", "year", 13, &["1970 to 2199"]);
+    refused("* * * * * 2200", "year", 11, &["1970 to 2199"]);
+    refused("  1 2 * jam *", "month", 9, &["\"jam\" at character 9", "is not understood", "JAN"]);
+    refused("1,2,,3 * * * *", "minute", 5, &["\"1,2,,3\"", "extra comma"]);
+    refused("1, * * * *", "minute", 3, &["extra comma"]);
+    refused(", * * * *", "minute", 1, &["extra comma"]);
+    refused("* +1 * * *", "hour", 3, &["\"+1\"", "has a sign: write 1"]);
+    refused("-1 * * * *", "minute", 1, &["has a sign: write 1"]);
+    refused("5--7 * * * *", "minute", 3, &["\"-7\"", "has a sign: write 7"]);
+    refused("*/60 * * * *", "minute", 1, &["\"*/60\"", "larger than the field", "write 0 for one time only"]);
+    refused("5/60 * * * *", "minute", 1, &["write 5 for one time only"]);
+    refused("* */24 * * *", "hour", 3, &["larger than the field"]);
+    refused("*/0 * * * *", "minute", 1, &["a step of 0"]);
+    refused("*/ * * * *", "minute", 1, &["no step after"]);
+    refused("*/x * * * *", "minute", 1, &["not a number", "*/2"]);
+    refused("*/+2 * * * *", "minute", 1, &["not a number"]);
+    refused("*/2/3 * * * *", "minute", 1, &["not a number"]);
+    refused("/5 * * * *", "minute", 1, &["write */5"]);
+    refused("5- * * * *", "minute", 1, &["half a range"]);
+    refused("1-2-3 * * * *", "minute", 3, &["\"2-3\"", "is not understood"]);
+    refused("*5 * * * *", "minute", 1, &["is not understood"]);
+    refused("1-* * * * *", "minute", 3, &["is not understood"]);
+    refused("MON * * * *", "minute", 1, &["is not understood"]);
+    refused("99999999999999999999 * * * *", "minute", 1, &["out of bounds"]);
+    refused("1\u{b}2 * * * *", "minute", 1, &["\\u{b}"]);
+    refused("0 0 1 1 * 2031-2030", "year", 11, &["ends before it starts: write 2030-2031"]);
+}
+
+#[test]
+fn faults_of_the_whole() {
+    refused("", "", 1, &["empty", "5 fields"]);
+    refused(" \t ", "", 1, &["empty"]);
+    refused("* * * *", "", 1, &["has 4 fields", "5 fields", "6", "7", "@hourly"]);
+    refused("xyz", "", 1, &["has 1 field:"]);
+    refused(" * * * * * * * *", "", 2, &["has 8 fields"]);
+    refused("* * * * ¹", "", 9, &["\"¹\"", "not ASCII"]);
+    refused("é é é é é", "", 1, &["not ASCII"]);
+    refused("@dayly", "", 1, &["\"@dayly\"", "is not known", "@daily"]);
+    refused("@daily 5", "", 1, &["has 2 fields"]);
+    let long = format!("{} * * * *", vec!["1"; 500].join(","));
+    refused(&long, "", 1, &["1007 bytes", "1000"]);
+    let fits = format!("{} * * * *", vec!["1"; 490].join(","));
+    check(&fits, "2024-01-01T00:00:00Z", &["2024-01-01T00:01:00Z"]);
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_by_name() {
+    let not_yet = "not built yet in this version";
+    refused("0 0 L * *", "day of month", 5, &["uses L", not_yet, "write"]);
+    refused("0 0 L-3 * *", "day of month", 5, &["uses L", not_yet]);
+    refused("0 0 LW * *", "day of month", 5, &["uses W", not_yet]);
+    refused("0 0 15W * *", "day of month", 5, &["uses W", not_yet]);
+    refused("0 0 * * 5L", "day of week", 9, &["uses L", not_yet]);
+    refused("0 0 * * friL", "day of week", 9, &["uses L", not_yet]);
+    refused("0 0 * * 1,1#2", "day of week", 11, &["uses #", not_yet]);
+    refused("0 0 * * MON#2", "day of week", 9, &["uses #", not_yet]);
+    refused("0 0 ? * *", "day of month", 5, &["\"?\"", not_yet, "write *"]);
+    refused("0 0 1 * ?", "day of week", 9, &["\"?\"", not_yet]);
+    refused("H * * * *", "minute", 1, &["uses H", not_yet, "write a number"]);
+    refused("H/15 * * * *", "minute", 1, &["uses H", not_yet]);
+    refused("h(0-29)/10 * * * *", "minute", 1, &["uses H", not_yet]);
+    refused("@every 90s", "", 1, &["\"@every\"", not_yet, "write a step"]);
+    refused("@at 2027-01-01T00:00:00+08:00", "", 1, &["\"@at\"", not_yet, "trailing year"]);
+    refused("@reboot", "", 1, &["a fleet has no single boot", "init system"]);
+    refused("TZ=Asia/Shanghai 0 9 * * *", "", 1, &["time zone", not_yet, "UTC"]);
+    refused("CRON_TZ=UTC 0 9 * * *", "", 1, &["time zone", not_yet]);
+    refused("0 9 * * * ; 0 17 * * *", "", 11, &["several expressions", not_yet, "a job for each"]);
+    refused("0 9 * * *\n0 17 * * *", "", 10, &["several expressions", not_yet]);
+    refused("0 9 * * * | 0 17 * * *", "", 11, &["several expressions"]);
+    // The seed's library panics on these.
+    refused("0 22-2 * * *", "hour", 3, &["\"22-2\"", "wraps around", not_yet, "write 22-23,0-2"]);
+    refused("0 0 * * FRI-MON", "day of week", 9, &["wraps around", not_yet, "write 5-6,0-1"]);
+    refused("0 0 1 DEC-FEB *", "month", 7, &["wraps around", "write 12-12,1-2"]);
+    refused("50-10/5 * * * *", "minute", 1, &["wraps around", "as a list"]);
+    refused("0 0 * * 6-1", "day of week", 9, &["write 6-6,0-1"]);
+}
+
+#[test]
+fn what_can_never_fire_is_refused() {
+    // The seed's workers spin on these.
+    refused("0 0 30 2 *", "day of month", 5, &["\"30\" at character 5", "month \"2\"", "never fire"]);
+    refused("0 0 31 4,6,9,11 *", "day of month", 5, &["never fire"]);
+    refused("0 0 30-31 feb *", "day of month", 5, &["never fire"]);
+    refused("0 0 29 2 * 2023", "day of month", 5, &["in year \"2023\""]);
+    refused("0 0 29 2 * 2100", "day of month", 5, &["never fire"]);
+    refused("0 0 0 13 10 */5 2025", "day of month", 7, &["never fire"]);
+    check("0 0 29 2 * 2023-2024", "2000-01-01T00:00:00Z", &["2024-02-29T00:00:00Z", "never"]);
+}
+
+// ---- properties ----
+
+/// A small generator of random numbers (xorshift64*), so that a seed gives the same rows on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 11) % bound
+    }
+
+    fn between(&mut self, low: u32, high: u32) -> u32 {
+        low + u32::try_from(self.below(u64::from(high - low) + 1)).unwrap()
+    }
+
+    fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).unwrap()
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// One field as text, and by other means the values that it stands for.
+struct Written {
+    text: String,
+    values: Vec<bool>,
+}
+
+impl Written {
+    /// Up to three items. `max` is what may be written, `top` the last value of a step without an end.
+    fn random(random: &mut Random, min: u32, max: u32, top: u32, names: &[&str]) -> Self {
+        let mut written = Self { text: String::new(), values: vec![false; max as usize + 1] };
+        let items = if random.one_in(3) { random.between(2, 3) } else { 1 };
+        for n in 0..items {
+            if n > 0 {
+                written.text.push(',');
+            }
+            written.item(random, min, max, top, names);
+        }
+        if max == 7 {
+            let sunday = written.values[0] || written.values[7];
+            (written.values[0], written.values[7]) = (sunday, sunday);
+        }
+        written
+    }
+
+    fn item(&mut self, random: &mut Random, min: u32, max: u32, top: u32, names: &[&str]) {
+        let show = |random: &mut Random, n: u32| match names.get((n - min) as usize) {
+            Some(name) if random.one_in(2) => {
+                if random.one_in(2) {
+                    name.to_lowercase()
+                } else {
+                    (*name).to_owned()
+                }
+            }
+            _ if random.one_in(4) => format!("{n:02}"),
+            _ => n.to_string(),
+        };
+        let step_max = if random.one_in(4) { max } else { max / 3 };
+        let step = random.between(1, step_max);
+        let (first, last, step, text) = match random.below(6) {
+            0 | 1 => (min, top, 1, "*".to_owned()),
+            2 => (min, top, step, format!("*/{step}")),
+            3 => {
+                let n = random.between(min, max);
+                (n, n, 1, show(random, n))
+            }
+            4 => {
+                let n = random.between(min, top);
+                (n, top, step, format!("{}/{step}", show(random, n)))
+            }
+            _ => {
+                let a = random.between(min, max);
+                let b = random.between(a, max);
+                let step = if random.one_in(2) { step } else { 1 };
+                let suffix = if step == 1 { String::new() } else { format!("/{step}") };
+                // SUN to SUN is a Sunday and SUN to 7 a week, so the ends at 7 are written in digits.
+                let start = if a == 7 { "7".to_owned() } else { show(random, a) };
+                let end = if b == 7 { "7".to_owned() } else { show(random, b) };
+                (a, b, step, format!("{start}-{end}{suffix}"))
+            }
+        };
+        self.text.push_str(&text);
+        let mut n = first;
+        while n <= last {
+            self.values[n as usize] = true;
+            n += step;
+        }
+    }
+
+    fn star(&self) -> bool {
+        self.text.starts_with('*')
+    }
+
+    fn has(&self, n: u32) -> bool {
+        self.values[n as usize]
+    }
+}
+
+const MONTHS: [&str; 12] =
+    ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
+const DAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
+
+/// A calendar of its own: steps day by day from a Thursday in 1970.
+#[derive(Clone, Copy)]
+struct Day {
+    number: i64,
+    year: u32,
+    month: u32,
+    day: u32,
+    weekday: u32,
+}
+
+impl Day {
+    fn tomorrow(self) -> Self {
+        let leap =
+            self.year.is_multiple_of(4) && (!self.year.is_multiple_of(100) || self.year.is_multiple_of(400));
+        let days = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        let mut next =
+            Self { number: self.number + 1, day: self.day + 1, weekday: (self.weekday + 1) % 7, ..self };
+        if next.day > days[self.month as usize - 1] {
+            (next.day, next.month) = (1, self.month + 1);
+        }
+        if next.month > 12 {
+            (next.month, next.year) = (1, self.year + 1);
+        }
+        next
+    }
+}
+
+struct Oracle {
+    fields: [Written; 6],
+    years: Vec<u32>,
+}
+
+impl Oracle {
+    fn random(random: &mut Random) -> Self {
+        let second = Written::random(random, 0, 59, 59, &[]);
+        let minute = Written::random(random, 0, 59, 59, &[]);
+        let hour = Written::random(random, 0, 23, 23, &[]);
+        let day = Written::random(random, 1, 31, 31, &[]);
+        let month = Written::random(random, 1, 12, 12, &MONTHS);
+        let weekday = Written::random(random, 0, 7, 6, &DAYS);
+        let years = match random.below(4) {
+            0 => (0..3).map(|_| random.between(1970, 2199)).collect(),
+            _ => Vec::new(),
+        };
+        Self { fields: [second, minute, hour, day, month, weekday], years }
+    }
+
+    fn expression(&self) -> String {
+        let mut words: Vec<String> = self.fields.iter().map(|field| field.text.clone()).collect();
+        let years: Vec<_> = self.years.iter().map(u32::to_string).collect();
+        words.push(if years.is_empty() { "*".to_owned() } else { years.join(",") });
+        words.join(" ")
+    }
+
+    fn has_day(&self, day: Day) -> bool {
+        let [_, _, _, days, months, weekdays] = &self.fields;
+        let (by_day, by_weekday) = (days.has(day.day), weekdays.has(day.weekday));
+        let either = !days.star() && !weekdays.star();
+        (self.years.is_empty() || self.years.contains(&day.year))
+            && months.has(day.month)
+            && if either { by_day || by_weekday } else { by_day && by_weekday }
+    }
+
+    /// Every second of a day that fires, each looked at.
+    fn seconds(&self, day: Day) -> Vec<i64> {
+        let [second, minute, hour, ..] = &self.fields;
+        let fires = |s: &u32| hour.has(s / 3600) && minute.has(s / 60 % 60) && second.has(s % 60);
+        (0..86_400).filter(fires).map(|s| (day.number * 86_400 + i64::from(s)) * 1000).collect()
+    }
+}
+
+fn calendar() -> Vec<Day> {
+    let first = Day { number: 0, year: 1970, month: 1, day: 1, weekday: 4 };
+    std::iter::successors(Some(first), |day| Some(day.tomorrow()))
+        .take_while(|day| day.year <= YEARS.1)
+        .collect()
+}
+
+/// Fires in a stretch, found by asking again and again.
+fn walk(schedule: &Schedule, from: Timestamp, until: Timestamp) -> Vec<i64> {
+    let mut fires = Vec::new();
+    let mut t = from;
+    while let Some(next) = schedule.next_after(t).filter(|next| *next < until) {
+        assert!(next > t, "{next} is not after {t}");
+        fires.push(next.ms());
+        t = next;
+    }
+    fires
+}
+
+#[test]
+fn days_agree_with_the_oracle_over_230_years() {
+    let calendar = calendar();
+    let mut random = Random(0x5eed_0001);
+    for row in 0..150 {
+        let oracle = Oracle::random(&mut random);
+        let expression = oracle.expression();
+        let days: Vec<_> = calendar.iter().filter(|day| oracle.has_day(**day)).collect();
+        let Ok(schedule) = Schedule::parse(&expression) else {
+            assert!(days.is_empty(), "row {row}: {expression:?} was refused and has {} days", days.len());
+            continue;
+        };
+        // From anywhere, the first fire is on the first day that matches.
+        for _ in 0..40 {
+            let start = calendar[random.index(calendar.len())].number;
+            let from = Timestamp::from_ms(start * 86_400_000 - 1);
+            let expected = days.iter().find(|day| day.number >= start).map(|day| day.number);
+            let found = schedule.next_after(from).map(|t| t.ms() / 86_400_000);
+            assert_eq!(found, expected, "row {row}: {expression:?} after {from}");
+        }
+    }
+}
+
+#[test]
+fn seconds_agree_with_the_oracle() {
+    let calendar = calendar();
+    let mut random = Random(0x5eed_0002);
+    let mut compared = 0;
+    for row in 0..45 {
+        let oracle = Oracle::random(&mut random);
+        let expression = oracle.expression();
+        let Ok(schedule) = Schedule::parse(&expression) else { continue };
+        // A day that fires, its neighbours with it, so that the turn of the day is looked at.
+        let start = random.index(calendar.len() - 4);
+        let Some(hit) = calendar[start..calendar.len() - 2].iter().position(|day| oracle.has_day(*day))
+        else {
+            continue;
+        };
+        let days = &calendar[(start + hit).max(1) - 1..][..2];
+        let expected: Vec<i64> =
+            days.iter().filter(|day| oracle.has_day(**day)).flat_map(|day| oracle.seconds(*day)).collect();
+        let from = Timestamp::from_ms(days[0].number * 86_400_000 - 1);
+        let until = Timestamp::from_ms((days[1].number + 1) * 86_400_000);
+        compared += expected.len();
+        assert!(
+            walk(&schedule, from, until) == expected,
+            "row {row}: {expression:?} on {} and the day after",
+            from
+        );
+        // From between two fires, and from a fraction of a second.
+        for _ in 0..20 {
+            let t = from.plus_ms(i64::try_from(random.below(86_400_000)).unwrap());
+            let expected = expected.iter().find(|fire| **fire > t.ms()).copied();
+            let found = schedule.next_after(t).filter(|fire| *fire < until).map(Timestamp::ms);
+            assert_eq!(found, expected, "row {row}: {expression:?} after {t}");
+        }
+        // The fires of the stretch, told by its first, last and number.
+        let fires = schedule.fires_between(from, until.plus_ms(-1), 100);
+        assert_eq!(fires.map(|f| f.first.ms()), expected.first().copied(), "row {row}: {expression:?}");
+        assert_eq!(fires.map(|f| f.last.ms()), expected.last().copied(), "row {row}: {expression:?}");
+        assert_eq!(fires.map_or(0, |f| f.count), expected.len().min(100) as u64, "row {row}: {expression:?}");
+        assert_eq!(fires.is_some_and(|f| f.more), expected.len() > 100, "row {row}: {expression:?}");
+    }
+    assert!(compared > 100_000, "only {compared} fires were compared");
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    let mut random = Random(0x5eed_0003);
+    let alphabet: Vec<char> = "0123456789*/,-?#LWH@+ \t\nJANfriSUN=;|é".chars().collect();
+    let mut taken = 0;
+    for _ in 0..30_000 {
+        let long = random.below(24);
+        let text: String = (0..long).map(|_| alphabet[random.index(alphabet.len())]).collect();
+        // Mostly five words, of which one is odd, so that the fields are reached.
+        let text = if random.one_in(4) { text } else { format!("* {} * * 1", text.replace(' ', "")) };
+        match Schedule::parse(&text) {
+            Ok(schedule) => {
+                taken += 1;
+                let t = Timestamp::from_ms(i64::try_from(random.below(1 << 42)).unwrap());
+                assert!(schedule.next_after(t).is_none_or(|next| next > t), "{text:?} after {t}");
+            }
+            Err(why) => assert!(!why.to_string().is_empty() && why.position >= 1, "{text:?}"),
+        }
+    }
+    assert!(taken > 50, "only {taken} were taken");
+}
+
+// ---- fires_between ----
+
+#[test]
+fn fires_between_tells_first_last_and_number() {
+    let fires = |expression: &str, after: &str, until: &str, count_max| {
+        Schedule::parse(expression).unwrap().fires_between(at(after), at(until), count_max)
+    };
+    let day = ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z");
+    let expected =
+        |first: &str, last: &str, count, more| Some(Fires { first: at(first), last: at(last), count, more });
+    assert_eq!(fires("@hourly", day.0, day.1, 100), expected("2024-01-01T01:00:00Z", day.1, 24, false));
+    assert_eq!(fires("@hourly", day.0, day.1, 24), expected("2024-01-01T01:00:00Z", day.1, 24, false));
+    assert_eq!(fires("@hourly", day.0, day.1, 23), expected("2024-01-01T01:00:00Z", day.1, 23, true));
+    assert_eq!(fires("@hourly", day.0, day.1, 1), expected("2024-01-01T01:00:00Z", day.1, 1, true));
+    assert_eq!(fires("@hourly", day.0, day.1, 0), expected("2024-01-01T01:00:00Z", day.1, 0, true));
+    assert_eq!(fires("0 0 * * *", day.0, day.1, 5), expected(day.1, day.1, 1, false));
+    assert_eq!(fires("0 0 * * *", day.0, "2024-01-01T23:59:59.999Z", 5), None);
+    assert_eq!(fires("0 0 * * *", day.1, day.0, 5), None);
+    assert_eq!(fires("0 0 * * *", day.0, day.0, 5), None);
+    assert_eq!(fires("0 0 1 1 * 1999", day.0, day.1, 5), None);
+}
+
+#[test]
+fn a_long_outage_costs_few_questions() {
+    let whole_time = (Timestamp::from_ms(i64::MIN), Timestamp::from_ms(i64::MAX));
+    let twenty_years = (at("2004-01-01T00:00:00.5Z"), at("2024-01-01T00:00:00.5Z"));
+    for expression in ["* * * * * * *", "0 0 29 2 *", "*/7 3-5 * * MON", "0 0 1 1 * 2010"] {
+        let schedule = Schedule::parse(expression).unwrap();
+        for (after, until) in [whole_time, twenty_years] {
+            let asked = Cell::new(0_u32);
+            let counted = |t| {
+                asked.set(asked.get() + 1);
+                schedule.next_after(t)
+            };
+            let fires = next::fires_between(counted, after, until, 10).expect("there are some");
+            assert!(asked.get() <= 1 + 64 + 10, "{expression:?}: asked {} times", asked.get());
+            assert!(
+                schedule.next_after(fires.last).is_none_or(|next| next > until),
+                "{expression:?}: {fires:?}"
+            );
+            assert_eq!(
+                schedule.next_after(fires.last.plus_ms(-1)),
+                Some(fires.last),
+                "{expression:?}: {fires:?}"
+            );
+        }
+    }
+}
