@@ -1,1 +1,172 @@
-//! x
+//! The HTTP API: the table of routes, the handlers, and what serves one of them as a Lambda function.
+
+pub mod endpoints;
+pub mod http;
+pub mod ports;
+mod store;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use common::api::errno::Kind;
+use common::clock::Clock;
+use common::config::{self, Invocation, Settings};
+use common::kv::Kv;
+use common::run_log::RunLog;
+use lambda_http::{Request, RequestExt as _};
+
+use crate::endpoints::{console, delete, kill, list, log, save, workers};
+use crate::http::{Response, refuse};
+
+/// Everything that the handlers use, for whoever serves all of them in one process.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where the jobs are.
+    pub kv: Arc<dyn Kv>,
+    /// Where the records are.
+    pub run_log: Arc<dyn RunLog>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A response on its way.
+pub type Handling = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// One path, and who answers there.
+pub struct Route {
+    /// The path; `{file}` stands for one segment.
+    pub path: &'static str,
+    /// The methods that it takes; the handler itself answers 405 to all others.
+    pub methods: &'static [&'static str],
+    /// The Lambda function, which is also the name of its program.
+    pub function: &'static str,
+    handler: fn(Ports, Request) -> Handling,
+}
+
+/// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
+pub const ROUTES: [Route; 8] = [
+    Route {
+        path: "/job/save",
+        methods: save::METHODS,
+        function: "save",
+        handler: |ports, request| {
+            Box::pin(async move { save::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/job/delete",
+        methods: delete::METHODS,
+        function: "delete",
+        handler: |ports, request| Box::pin(async move { delete::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/job/list",
+        methods: list::METHODS,
+        function: "list",
+        handler: |ports, request| Box::pin(async move { list::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/job/kill",
+        methods: kill::METHODS,
+        function: "kill",
+        handler: |ports, request| Box::pin(async move { kill::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/job/log",
+        methods: log::METHODS,
+        function: "log",
+        handler: |ports, request| Box::pin(async move { log::handle(&*ports.run_log, request).await }),
+    },
+    Route {
+        path: "/worker/list",
+        methods: workers::METHODS,
+        function: "workers",
+        handler: |ports, request| Box::pin(async move { workers::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/",
+        methods: console::METHODS,
+        function: "console",
+        handler: |_, request| Box::pin(std::future::ready(console::handle(request))),
+    },
+    Route {
+        path: "/console/{file}",
+        methods: console::METHODS,
+        function: "console",
+        handler: |_, request| Box::pin(std::future::ready(console::handle(request))),
+    },
+];
+
+/// Serves a request to any route; 404 in the envelope when there is none for its path.
+pub async fn handle(ports: &Ports, request: Request) -> Response {
+    let path = request.raw_http_path();
+    match ROUTES.iter().find(|route| matches(route.path, path)) {
+        Some(route) => (route.handler)(ports.clone(), request).await,
+        None => {
+            let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
+            refuse(Kind::NotFound, format!("there is nothing at {path}: the paths are {}", paths.join(", ")))
+        }
+    }
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.split_once('{') {
+        None => pattern == path,
+        Some((before, _)) => {
+            path.strip_prefix(before).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+        }
+    }
+}
+
+/// Runs one endpoint as a Lambda function: `build` makes its handler from the settings, without I/O, and the handler keeps its
+/// connections across invocations. Returns when Lambda ends the process, or with every reason why the settings are no good.
+pub fn serve<H, F>(function: &str, build: impl FnOnce(&Settings) -> Result<H, String>) -> ExitCode
+where
+    H: Fn(Request) -> F,
+    F: Future<Output = Response> + Send,
+{
+    common::logging::init();
+    let settings = match config::load(function) {
+        Ok(Invocation::Run(settings)) => settings,
+        Ok(Invocation::CheckConfig) => return said("the settings are good"),
+        Ok(Invocation::Version) => return said(&format!("{function} {}", env!("CARGO_PKG_VERSION"))),
+        Ok(Invocation::Help(text)) => return said(&text),
+        Err(faults) => {
+            for fault in &faults.0 {
+                tracing::error!(function, %fault, "the settings are no good");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    // Built inside the runtime: the clients of the stores start their tasks there.
+    let served = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            let handler = build(&settings)?;
+            let service = lambda_http::service_fn(|request| {
+                let handling = handler(request);
+                async { Ok::<_, std::convert::Infallible>(handling.await) }
+            });
+            lambda_http::run(service).await.map_err(|e| e.to_string())
+        })
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(function, %error, "the function cannot serve");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    // One request at a time is what Lambda gives a process: one thread serves it.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to a question on the command line")]
+fn said(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,15 @@
+//! The Lambda function `delete`: deletes a job.
+
+use std::process::ExitCode;
+
+use functions::{endpoints, ports, serve};
+
+fn main() -> ExitCode {
+    serve("delete", |settings| {
+        let kv = ports::kv(settings)?;
+        Ok(move |request| {
+            let kv = kv.clone();
+            async move { endpoints::delete::handle(&*kv, request).await }
+        })
+    })
+}

@@ -1,0 +1,93 @@
+//! One handler for each endpoint; each takes only the ports that it uses.
+
+pub mod console;
+pub mod delete;
+pub mod kill;
+pub mod list;
+pub mod log;
+pub mod save;
+pub mod workers;
+
+use common::domain::job::JobName;
+use common::kv::{Kv, Pair, Range, Revision, Span};
+
+use crate::http::{Fields, Refusal};
+use crate::store;
+
+/// How often a write that others keep getting in the way of is tried before 409. Each try takes a new look, so losing five times in a row
+/// means that something else writes this job without pause.
+const CONFLICTS_MAX: usize = 5;
+
+/// A page read from etcd aims at so many bytes of values.
+const PAGE_BYTES: usize = 1024 * 1024;
+/// Pairs on the first page, before their size is known: jobs of our own have at most some 64 KiB.
+const FIRST_PAGE: usize = 32;
+/// Most pairs on one page.
+const PAGE_PAIRS_MAX: usize = 1000;
+
+/// The field `name` as a job name.
+fn job_name(fields: &Fields) -> Result<JobName, Refusal> {
+    match fields.get("name") {
+        Some(name) => JobName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}"))),
+        None => Err(Refusal::bad("name: is missing: give the job's name in the body, as name=…")),
+    }
+}
+
+/// Reads a span page by page, all pages as of one revision.
+struct Pages<'a> {
+    kv: &'a dyn Kv,
+    rest: Option<Span>,
+    revision: Option<Revision>,
+    limit: usize,
+}
+
+impl<'a> Pages<'a> {
+    fn new(kv: &'a dyn Kv, span: Span) -> Self {
+        let empty = span.to.as_ref().is_some_and(|to| span.from >= *to);
+        Self { kv, rest: Some(span).filter(|_| !empty), revision: None, limit: FIRST_PAGE }
+    }
+
+    /// The next page; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Vec<Pair>>, Refusal> {
+        let Some(span) = self.rest.take() else { return Ok(None) };
+        let mut range = Range::all(span.clone()).limit(self.limit);
+        range.revision = self.revision;
+        let reply = store::range(self.kv, range).await?;
+        self.revision.get_or_insert(reply.revision);
+        if let Some(last) = reply.pairs.last().filter(|_| reply.more) {
+            self.rest = Some(span.after(&last.key));
+            let bytes: usize =
+                reply.pairs.iter().map(|pair| pair.value.len() + pair.key.as_bytes().len()).sum();
+            let average = (bytes / reply.pairs.len()).max(1);
+            self.limit = (PAGE_BYTES / average).clamp(1, PAGE_PAIRS_MAX);
+        }
+        Ok(Some(reply.pairs))
+    }
+}
+
+/// Warnings, of which the first hundred are spelled out.
+#[derive(Default)]
+struct Warnings {
+    said: Vec<String>,
+    unsaid: usize,
+}
+
+impl Warnings {
+    /// Most warnings in one answer: enough to mend them a screenful at a time, few enough for the page's size not to matter.
+    const SAID_MAX: usize = 100;
+
+    fn push(&mut self, warning: String) {
+        if self.said.len() < Self::SAID_MAX {
+            self.said.push(warning);
+        } else {
+            self.unsaid += 1;
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if self.unsaid > 0 {
+            self.said.push(format!("and {} more such warnings", self.unsaid));
+        }
+        self.said
+    }
+}

@@ -1,0 +1,183 @@
+//! `POST /job/save`: stores a job, and with it the time from which its fires count (design P7).
+
+use common::api::errno::Kind;
+use common::clock::{Clock, Stopwatch, Timestamp};
+use common::domain::job::{Fault, Job, Submitted};
+use common::domain::mark::Mark;
+use common::keys;
+use common::kv::{Compare, Kv, Op, OpReply, Pair, Txn};
+use lambda_http::Request;
+use serde_json::Value;
+
+use super::CONFLICTS_MAX;
+use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
+use crate::store;
+
+/// The methods that it takes.
+pub const METHODS: &[&str] = WRITE;
+
+/// Serves `POST /job/save`.
+pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Response {
+    answer(METHODS, request, async |call| save(kv, clock, &call).await).await
+}
+
+async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
+    let since = Stopwatch::start();
+    let submitted = Job::from_submitted(submitted_value(call)?).map_err(|faults| refusal(&faults))?;
+    if submitted.schedule.next_after(clock.now()).is_none() {
+        let never = "never fires after now: give a time that is still to come";
+        return Err(refusal(&[Fault::new("cronExpr", never)]));
+    }
+    let mut stored = Stored::of(store::read(kv, look(&submitted.job)).await?.replies);
+    for _ in 0..CONFLICTS_MAX {
+        let plan = Plan::make(&submitted, &stored, clock.now())?;
+        let written = store::write(kv, &plan.txn(&submitted.job, &stored), &since, "the save").await?;
+        if written.reply.succeeded {
+            return Ok(plan.reply(submitted, call));
+        }
+        let found = Stored::of(written.reply.replies);
+        // The first try may have been applied and only its answer lost: then what stands there now is what we put.
+        if written.doubted && plan.stands_in(&found, &stored) {
+            return Ok(plan.reply(submitted, call));
+        }
+        stored = found;
+    }
+    let message = format!(
+        "the job {:?} is being changed by others again and again, nothing was saved: send it again",
+        submitted.job.name.as_str()
+    );
+    Err(Refusal::new(Kind::Conflict, message))
+}
+
+/// The job in the form field `job`, or as the JSON body itself.
+fn submitted_value(call: &Call) -> Result<Value, Refusal> {
+    match call.payload()? {
+        Payload::Json(value) => Ok(value),
+        Payload::Form(fields) => {
+            fields.only(&["job"])?;
+            let job = fields.get("job").ok_or_else(|| {
+                Refusal::bad("job: is missing: send the form field job={…}, or the job as a JSON body")
+            })?;
+            serde_json::from_str(job).map_err(|e| Refusal::bad(format!("job: is not valid JSON: {e}")))
+        }
+    }
+}
+
+fn refusal(faults: &[Fault]) -> Refusal {
+    let said: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    Refusal::bad(said.join("; "))
+}
+
+/// Reads what a save is decided from: the job and its mark, at one revision.
+fn look(job: &Job) -> Txn {
+    Txn { then: reads(job), ..Txn::default() }
+}
+
+fn reads(job: &Job) -> Vec<Op> {
+    vec![Op::get(keys::job(&job.name)), Op::get(keys::fired(&job.name))]
+}
+
+/// What is stored of the job before the save.
+struct Stored {
+    job: Option<Pair>,
+    mark: Option<Pair>,
+}
+
+impl Stored {
+    /// From the replies to [`reads`].
+    fn of(replies: Vec<OpReply>) -> Self {
+        let mut pairs = replies.into_iter().map(|reply| reply.first().cloned());
+        Self { job: pairs.next().flatten(), mark: pairs.next().flatten() }
+    }
+}
+
+fn revision(pair: Option<&Pair>) -> i64 {
+    pair.map_or(0, |pair| pair.mod_revision)
+}
+
+/// What a save is going to write, and what it will say.
+struct Plan {
+    job: Vec<u8>,
+    mark: Option<Mark>,
+    previous: Option<Job>,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    fn make(submitted: &Submitted, stored: &Stored, now: Timestamp) -> Result<Self, Refusal> {
+        let (job, hash) = (&submitted.job, submitted.job.schedule_hash());
+        let mut warnings = Vec::new();
+        let mark = match stored.mark.as_ref().map(|pair| Mark::decode(&pair.value)) {
+            None => None,
+            Some(Ok(mark)) => Some(mark),
+            // Written over, it would forget which fires were claimed; so it is left to whoever can read it.
+            Some(Err(why)) => {
+                let message = format!(
+                    "how far {:?} has fired is {why}, nothing was saved: bring the functions up to the workers' version",
+                    job.name.as_str()
+                );
+                return Err(Refusal::new(Kind::Conflict, message));
+            }
+        };
+        let previous = match stored.job.as_ref().map(|pair| Job::from_stored(job.name.as_str(), &pair.value))
+        {
+            None => None,
+            Some(Ok(previous)) => Some(previous),
+            Some(Err(fault)) => {
+                warnings.push(format!("what stood there before was not a job and is replaced: {fault}"));
+                None
+            }
+        };
+        for option in previous.iter().flat_map(|previous| previous.extra.keys()) {
+            if !job.extra.contains_key(option) {
+                warnings.push(format!("the previous definition had the option {option:?}: it is gone"));
+            }
+        }
+        if let Some(mark) = mark.as_ref().filter(|mark| mark.plan_time > now && mark.run_id.is_some()) {
+            warnings.push(format!(
+                "the fire at {} was already claimed: this one may still run the old definition",
+                mark.plan_time
+            ));
+        }
+        // An edit that leaves the fire times alone must not move the base: it would swallow the fires missed before it.
+        let same_times = previous.as_ref().is_some_and(|previous| previous.schedule_hash() == hash)
+            && mark.as_ref().is_some_and(|mark| mark.hash == hash);
+        let mark = (!same_times).then(|| Mark::based(mark.as_ref(), now, hash));
+        let job = job.to_value().to_string().into_bytes();
+        Ok(Self { job, mark, previous, warnings })
+    }
+
+    fn txn(&self, job: &Job, stored: &Stored) -> Txn {
+        let (job_key, mark_key) = (keys::job(&job.name), keys::fired(&job.name));
+        let mut then = vec![Op::put(job_key.as_str(), self.job.clone())];
+        then.extend(self.mark.as_ref().map(|mark| Op::put(mark_key.as_str(), mark.encode())));
+        Txn {
+            when: vec![
+                Compare::unchanged(job_key, revision(stored.job.as_ref())),
+                Compare::unchanged(mark_key, revision(stored.mark.as_ref())),
+            ],
+            then,
+            otherwise: reads(job),
+        }
+    }
+
+    /// Whether `found` is what this plan puts when applied to `before`. A claim may have moved the mark since, which keeps base and hash.
+    fn stands_in(&self, found: &Stored, before: &Stored) -> bool {
+        let job_put = found
+            .job
+            .as_ref()
+            .is_some_and(|pair| pair.value == self.job && pair.mod_revision > revision(before.job.as_ref()));
+        let mark_put = self.mark.as_ref().is_none_or(|ours| {
+            let found = found.mark.as_ref().and_then(|pair| Mark::decode(&pair.value).ok());
+            found.is_some_and(|found| found.base == ours.base && found.hash == ours.hash)
+        });
+        job_put && mark_put
+    }
+
+    fn reply(self, submitted: Submitted, call: &Call) -> Reply {
+        let mut warnings = submitted.warnings;
+        warnings.extend(self.warnings);
+        warnings.extend(call.query_warnings());
+        Reply::new(self.previous.map_or(Value::Null, |previous| previous.to_value()), warnings)
+    }
+}

@@ -1,0 +1,133 @@
+//! What the endpoints ask of the two stores: writes whose lost answer is settled, and the sentences that a client sees when a store
+//! fails. A connection that died while the function was frozen is replaced by the ports themselves.
+
+use std::time::Duration;
+
+use common::api::errno::Kind;
+use common::clock::{self, Stopwatch};
+use common::domain::record::Record;
+use common::ids::backoff;
+use common::kv::{self, Kv, Range, RangeReply, Txn, TxnReply};
+use common::run_log::{self, RecordQuery, RunLog};
+
+use crate::http::Refusal;
+
+/// A write in doubt is sent again until so long after the start, so that the last try (3 s) ends before the handler's time does.
+const RESEND_UNTIL: Duration = Duration::from_secs(6);
+/// First pause before a write in doubt is sent again.
+const PAUSE_MS: u64 = 50;
+/// Longest such pause.
+const PAUSE_MS_MAX: u64 = 800;
+
+/// What a write answered.
+pub(crate) struct Written {
+    /// The answer to the last try.
+    pub(crate) reply: TxnReply,
+    /// An earlier try went without an answer: where this one failed its compares, the earlier one may be why.
+    pub(crate) doubted: bool,
+}
+
+/// Sends a transaction that is idempotent under its compares, again and identical while it is in doubt (design P2).
+pub(crate) async fn write(kv: &dyn Kv, txn: &Txn, since: &Stopwatch, what: &str) -> Result<Written, Refusal> {
+    let mut doubted = false;
+    for attempt in 0.. {
+        let error = match kv.txn(txn.clone()).await {
+            Ok(reply) => return Ok(Written { reply, doubted }),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, what, attempt, "write failed");
+        doubted |= matches!(error, kv::Error::Indeterminate(_));
+        if !doubted {
+            return Err(kv_refusal(&error));
+        }
+        let worth_a_try = matches!(error, kv::Error::Indeterminate(_) | kv::Error::Unavailable(_));
+        if !worth_a_try || since.elapsed() >= RESEND_UNTIL {
+            break;
+        }
+        clock::sleep(backoff(attempt, PAUSE_MS, PAUSE_MS_MAX)).await;
+    }
+    Err(in_doubt(what))
+}
+
+fn in_doubt(what: &str) -> Refusal {
+    let message = format!(
+        "the store of jobs (etcd) did not confirm in time: {what} may or may not have happened; look, and send it again if it is missing"
+    );
+    Refusal::new(Kind::Unavailable, message)
+}
+
+/// A transaction that only reads.
+pub(crate) async fn read(kv: &dyn Kv, txn: Txn) -> Result<TxnReply, Refusal> {
+    kv.txn(txn).await.map_err(reported)
+}
+
+/// Reads a range.
+pub(crate) async fn range(kv: &dyn Kv, range: Range) -> Result<RangeReply, Refusal> {
+    match kv.range(range.clone()).await {
+        // Somebody compacted between two pages: the rest is read as it is now, each job still whole.
+        Err(kv::Error::Compacted(_)) => kv.range(Range { revision: None, ..range }).await,
+        answered => answered,
+    }
+    .map_err(reported)
+}
+
+/// A new lease. One that was granted without our knowing holds no key and goes by itself.
+pub(crate) async fn grant(kv: &dyn Kv, ttl: Duration) -> Result<kv::LeaseId, Refusal> {
+    kv.grant(ttl).await.map_err(reported)
+}
+
+/// Lists records.
+pub(crate) async fn list(run_log: &dyn RunLog, query: &RecordQuery) -> Result<Vec<Record>, Refusal> {
+    run_log.list(query).await.map_err(|error| {
+        tracing::warn!(%error, "record store failed");
+        run_log_refusal(&error)
+    })
+}
+
+fn reported(error: kv::Error) -> Refusal {
+    tracing::warn!(%error, "store of jobs failed");
+    kv_refusal(&error)
+}
+
+fn kv_refusal(error: &kv::Error) -> Refusal {
+    let (kind, message) = match error {
+        kv::Error::Unavailable(_) | kv::Error::Indeterminate(_) => (
+            Kind::Unavailable,
+            "the store of jobs (etcd) does not answer, nothing was changed: try again in a moment",
+        ),
+        kv::Error::Denied(_) => (
+            Kind::Unavailable,
+            "the store of jobs (etcd) refuses this function's credentials: see CRON_ETCD_USERNAME, _PASSWORD, _CERT and _KEY",
+        ),
+        kv::Error::Compacted(_) | kv::Error::LeaseGone => {
+            (Kind::Unavailable, "the store of jobs (etcd) moved on meanwhile, nothing was changed: try again")
+        }
+        kv::Error::Internal(_) => (
+            Kind::Unavailable,
+            "the store of jobs (etcd) is full or broken, nothing was changed: tell whoever runs it",
+        ),
+        kv::Error::Invalid(_) => {
+            (Kind::Internal, "this is a bug of Fleetcron, nothing was changed: the function's log says more")
+        }
+    };
+    Refusal::new(kind, message)
+}
+
+fn run_log_refusal(error: &run_log::Error) -> Refusal {
+    let (kind, message) = match error {
+        run_log::Error::Unavailable(_) => {
+            (Kind::Unavailable, "the store of records (MongoDB) does not answer: try again in a moment")
+        }
+        run_log::Error::Denied(_) => (
+            Kind::Unavailable,
+            "the store of records (MongoDB) refuses this function's credentials: see CRON_MONGODB_URI",
+        ),
+        run_log::Error::Internal(_) => {
+            (Kind::Unavailable, "the store of records (MongoDB) is full or broken: tell whoever runs it")
+        }
+        run_log::Error::Invalid(_) => {
+            (Kind::Internal, "this is a bug of Fleetcron: the function's log says more")
+        }
+    };
+    Refusal::new(kind, message)
+}
