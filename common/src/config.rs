@@ -295,6 +295,13 @@ pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CRON_"))
 }
 
+/// Where this user's programs keep state: `$XDG_STATE_HOME`, or `~/.local/state`.
+#[must_use]
+pub fn state_home() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))
+}
+
 /// `PATH` of this process.
 #[must_use]
 pub fn search_path() -> Vec<PathBuf> {

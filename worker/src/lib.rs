@@ -1,1 +1,12 @@
-//! x
+//! The worker: claims fires in the store, runs them, writes their records. A library, since local-dev and the tests run
+//! it in their own process too.
+
+mod claims;
+pub mod data_dir;
+mod exec;
+mod follow;
+pub mod identity;
+pub mod scheduler;
+mod session;
+mod sink;
+mod sweep;

@@ -1,0 +1,217 @@
+//! The record sink: gathers records into batches (the seed's `LogBatch`), stores them, and only then settles their open runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::clock;
+use common::domain::record::Record;
+use common::domain::worker::Sid;
+use common::ids::backoff;
+use common::kv::Kv;
+use common::run_log::RunLog;
+use tokio::sync::{mpsc, watch};
+
+use crate::claims::settle;
+
+/// Records waiting in memory: beyond so many bytes nothing more is claimed until the store takes some. Half of what a small
+/// container has.
+const WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What a record weighs beside its texts.
+const RECORD_OVERHEAD_BYTES: usize = 1024;
+/// Bytes of one batch: a record with full output is 1 MiB, and MongoDB takes 48 MB in one message.
+const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Pauses between attempts double from the first to the second, in ms.
+const RETRY_MIN_MS: u64 = 100;
+const RETRY_MAX_MS: u64 = 5_000;
+
+/// Pause before settling again what could not be settled.
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A record and the open key that it settles.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) record: Box<Record>,
+    pub(crate) settles: Option<(Sid, u64)>,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.record.output.len() + self.record.command.len() + RECORD_OVERHEAD_BYTES
+    }
+}
+
+/// How much waits, seen from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waiting {
+    /// Records not yet stored.
+    pub(crate) fn records(&self) -> usize {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// There is no room for more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes() >= WAITING_BYTES_MAX
+    }
+
+    fn add(&self, entry: &Entry) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(entry.bytes(), Ordering::Relaxed);
+    }
+
+    fn subtract(&self, entries: &[Entry]) {
+        self.records.fetch_sub(entries.len(), Ordering::Relaxed);
+        self.bytes.fetch_sub(entries.iter().map(Entry::bytes).sum(), Ordering::Relaxed);
+    }
+}
+
+/// The handle that takes records.
+#[derive(Clone, Debug)]
+pub(crate) struct Sink {
+    queue: mpsc::Sender<Entry>,
+    waiting: Arc<Waiting>,
+    stored: watch::Receiver<u64>,
+}
+
+/// When a batch is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchSettings {
+    pub(crate) size: usize,
+    pub(crate) timeout: Duration,
+}
+
+/// Records that may be on their way to the task; its own queue is bounded by bytes.
+const QUEUE: usize = 1024;
+
+impl Sink {
+    /// Starts the task that stores; it ends once the last handle is gone and everything is stored.
+    pub(crate) fn start(kv: Arc<dyn Kv>, run_log: Arc<dyn RunLog>, settings: BatchSettings) -> Self {
+        let (queue, entries) = mpsc::channel(QUEUE);
+        let waiting = Arc::new(Waiting::default());
+        let (told, stored) = watch::channel(0);
+        tokio::spawn(store_all(kv, run_log, settings, entries, Arc::clone(&waiting), told));
+        Self { queue, waiting, stored }
+    }
+
+    /// Hands a record on. Waits only while the queue is full, which it is for as long as the store takes nothing and the scheduler has been
+    /// told to claim no more.
+    pub(crate) async fn put(&self, entry: Entry) {
+        self.waiting.add(&entry);
+        if self.queue.send(entry).await.is_err() {
+            tracing::error!("the record sink is gone; the open run will end as lost");
+        }
+    }
+
+    /// How much waits.
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
+    }
+
+    /// Returns whenever a batch was stored.
+    pub(crate) async fn stored_some(&mut self) {
+        let _closed = self.stored.changed().await;
+    }
+}
+
+async fn store_all(
+    kv: Arc<dyn Kv>,
+    run_log: Arc<dyn RunLog>,
+    settings: BatchSettings,
+    mut entries: mpsc::Receiver<Entry>,
+    waiting: Arc<Waiting>,
+    told: watch::Sender<u64>,
+) {
+    let mut prepared = false;
+    let mut unsettled: Vec<(Sid, u64)> = Vec::new();
+    loop {
+        let first = if unsettled.is_empty() {
+            entries.recv().await
+        } else {
+            // Open runs that could not be settled are tried again also when no record comes.
+            match clock::timeout(SETTLE_AGAIN, entries.recv()).await {
+                Ok(first) => first,
+                Err(_elapsed) => {
+                    settle_all(kv.as_ref(), &mut unsettled).await;
+                    continue;
+                }
+            }
+        };
+        let Some(first) = first else { break };
+        let batch = gather(first, &mut entries, settings).await;
+        if !prepared {
+            match run_log.prepare().await {
+                Ok(()) => prepared = true,
+                Err(why) => {
+                    tracing::warn!(%why, "record store not prepared (indexes); trying again with the next batch")
+                }
+            }
+        }
+        store(run_log.as_ref(), &batch).await;
+        // If this process dies here, a survivor inserts `lost` for the open runs, which the stored records refuse, and settles them.
+        unsettled.extend(batch.iter().filter_map(|entry| entry.settles));
+        settle_all(kv.as_ref(), &mut unsettled).await;
+        waiting.subtract(&batch);
+        told.send_modify(|batches| *batches += 1);
+    }
+}
+
+/// The batch that begins with `first`: full, or as old as the commit timeout.
+async fn gather(first: Entry, entries: &mut mpsc::Receiver<Entry>, settings: BatchSettings) -> Vec<Entry> {
+    let mut bytes = first.bytes();
+    let mut batch = vec![first];
+    let started = clock::Stopwatch::start();
+    while batch.len() < settings.size && bytes < BATCH_BYTES_MAX {
+        let left = settings.timeout.saturating_sub(started.elapsed());
+        match clock::timeout(left, entries.recv()).await {
+            Ok(Some(entry)) => {
+                bytes += entry.bytes();
+                batch.push(entry);
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    batch
+}
+
+/// Stores a batch, trying until it is stored.
+async fn store(run_log: &dyn RunLog, batch: &[Entry]) {
+    let records: Vec<Record> = batch.iter().map(|entry| (*entry.record).clone()).collect();
+    let mut failures = 0;
+    loop {
+        match run_log.append(&records).await {
+            Ok(appended) => {
+                for conflict in &appended.conflicts {
+                    tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
+                }
+                if failures > 0 {
+                    tracing::info!(failures, "record store takes records again");
+                }
+                return;
+            }
+            Err(why) => {
+                failures += 1;
+                tracing::warn!(%why, failures, waiting = records.len(), "records not stored; trying again");
+                clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+            }
+        }
+    }
+}
+
+/// Settles open runs whose records are stored; what fails stays in the list. Should this process die first, they are swept with
+/// their session, harmlessly.
+async fn settle_all(kv: &dyn Kv, unsettled: &mut Vec<(Sid, u64)>) {
+    match settle(kv, unsettled).await {
+        Ok(()) => unsettled.clear(),
+        Err(why) => tracing::warn!(%why, open = unsettled.len(), "open runs not settled; trying again"),
+    }
+}
