@@ -316,7 +316,8 @@ impl Driver {
         }
         self.heartbeat = Stopwatch::start();
         let now = self.ports.clock.now();
-        self.status.note_oldest_due(self.scheduler.oldest_due_unclaimed(now).map_or(0, |due| now.ms_since(due)));
+        self.status
+            .note_oldest_due(self.scheduler.oldest_due_unclaimed(now).map_or(0, |due| now.ms_since(due)));
         if self.all_marks_read.elapsed() >= READ_ALL_MARKS_EVERY {
             self.all_marks_read = Stopwatch::start();
             self.perform(Action::ReadMarks { slots: crate::scheduler::Slots::All, serializable: true }).await;

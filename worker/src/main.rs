@@ -61,7 +61,9 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
     let data_dir = DataDir::open(settings.data_dir.as_deref())?;
     let ports = Ports {
         kv: Arc::new(EtcdKv::new(&settings.etcd, CALL_LIMIT).context("CRON_ETCD_*")?),
-        run_log: Arc::new(MongoRunLog::new(settings.mongodb_uri_or_default(), CALL_LIMIT).context("CRON_MONGODB_URI")?),
+        run_log: Arc::new(
+            MongoRunLog::new(settings.mongodb_uri_or_default(), CALL_LIMIT).context("CRON_MONGODB_URI")?,
+        ),
         clock: Arc::new(SystemClock),
     };
     let identity = identity::identity(settings, data_dir.instance.clone(), SystemClock.now());
@@ -105,7 +107,9 @@ async fn listen(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
             tracing::info!(%address, "health and metrics");
             Ok(Some(listener))
         }
-        Err(why) if settings.worker_listen_given => Err(why).with_context(|| format!("CRON_WORKER_LISTEN: {address} cannot be listened on")),
+        Err(why) if settings.worker_listen_given => {
+            Err(why).with_context(|| format!("CRON_WORKER_LISTEN: {address} cannot be listened on"))
+        }
         Err(why) => {
             tracing::warn!(%address, %why, "no health and metrics: set CRON_WORKER_LISTEN to a free address");
             Ok(None)

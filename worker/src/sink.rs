@@ -129,7 +129,8 @@ impl Sink {
     pub(crate) fn start(kv: Arc<dyn Kv>, run_log: Arc<dyn RunLog>, settings: BatchSettings) -> Self {
         let (queue, waiting) = (Arc::<Queue>::default(), Arc::<Waiting>::default());
         let (told, stored) = watch::channel(0);
-        let task = tokio::spawn(store_all(kv, run_log, settings, Arc::clone(&queue), Arc::clone(&waiting), told));
+        let task =
+            tokio::spawn(store_all(kv, run_log, settings, Arc::clone(&queue), Arc::clone(&waiting), told));
         Self { queue, waiting, stored, task }
     }
 
