@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
@@ -288,6 +289,25 @@ pub fn load(program: &str) -> Result<Invocation, Error> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
     parse(program, environment, std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()))
+}
+
+/// The settings of a program with a command line; anything else that it was called for, and what is wrong, is said here.
+///
+/// # Errors
+/// The code to exit with.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "answers on the command line")]
+pub fn settings_or_exit(program: &str) -> Result<Box<Settings>, ExitCode> {
+    match load(program) {
+        Ok(Invocation::Run(settings)) => return Ok(settings),
+        Ok(Invocation::CheckConfig) => println!("the configuration is good"),
+        Ok(Invocation::Version) => println!("{program} {}", env!("CARGO_PKG_VERSION")),
+        Ok(Invocation::Help(text)) => print!("{text}"),
+        Err(why) => {
+            eprintln!("{program}: the configuration is not usable:\n{why}");
+            return Err(ExitCode::from(2));
+        }
+    }
+    Err(ExitCode::SUCCESS)
 }
 
 /// The environment variables of this process that a job must not inherit: our settings, among them passwords.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use common::clock::{Clock as _, SystemClock};
-use common::config::{self, Invocation, Settings};
+use common::config::{self, Settings};
 use common::kv::etcd::EtcdKv;
 use common::run_log::mongo::MongoRunLog;
 use tokio::net::TcpListener;
@@ -17,26 +17,11 @@ use worker::{Ports, Worker, health, identity};
 /// A call to a store is given up after this; it is tried again where that is safe.
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "answers on the command line")]
+#[expect(clippy::print_stderr, reason = "answers on the command line")]
 fn main() -> ExitCode {
-    let settings = match config::load("worker") {
-        Ok(Invocation::Run(settings)) => settings,
-        Ok(Invocation::CheckConfig) => {
-            println!("the configuration is good");
-            return ExitCode::SUCCESS;
-        }
-        Ok(Invocation::Version) => {
-            println!("worker {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
-        }
-        Ok(Invocation::Help(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            eprintln!("worker: the configuration is not usable:\n{why}");
-            return ExitCode::from(2);
-        }
+    let settings = match config::settings_or_exit("worker") {
+        Ok(settings) => settings,
+        Err(code) => return code,
     };
     if let Some(word) = settings.words.first() {
         eprintln!("worker: {word:?} is no flag: see worker --help");
