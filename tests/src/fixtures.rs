@@ -125,7 +125,7 @@ impl Fleet {
             skip(test, "no etcd in target/servers");
             return None;
         }
-        if !provision::ferretdb_path().exists() && !provision::mongod_path().exists() {
+        if !provision::mongo_path().exists() {
             skip(test, "no MongoDB-protocol server in target/servers");
             return None;
         }

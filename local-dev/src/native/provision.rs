@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -75,16 +76,10 @@ pub fn etcd_path() -> PathBuf {
     target().join("servers/etcd")
 }
 
-/// Where the tests look for a MongoDB-protocol server of our own making.
+/// Where the tests look for a server of MongoDB's protocol: FerretDB, or a script that starts the installed `mongod` by the same flags.
 #[must_use]
-pub fn ferretdb_path() -> PathBuf {
+pub fn mongo_path() -> PathBuf {
     target().join("servers/ferretdb")
-}
-
-/// Where a link to an installed `mongod` is put, which is then used in place of [`ferretdb_path`].
-#[must_use]
-pub fn mongod_path() -> PathBuf {
-    target().join("servers/mongod")
 }
 
 /// An etcd server, at [`etcd_path`].
@@ -105,12 +100,27 @@ pub fn etcd() -> Result<Found, Missing> {
 /// What is missing for it.
 pub fn mongo() -> Result<Found, Missing> {
     if let Some((program, version)) = installed("mongod", "--version", Version(0, 0, 0)) {
-        link(&program, &mongod_path())?;
-        return Ok(Found { program: mongod_path(), origin: format!("installed mongod {version}") });
+        wrap_mongod(&program, &mongo_path()).map_err(|e| Missing {
+            what: format!("{} could not be written: {e}", mongo_path().display()),
+            how_to_get: "make target/ writable".to_owned(),
+        })?;
+        return Ok(Found { program: mongo_path(), origin: format!("installed mongod {version}") });
     }
-    // A link to a mongod that has been uninstalled since would be taken for one.
-    let _absent = fs::remove_file(mongod_path());
-    go_build("mongo", &ferretdb_path())
+    go_build("mongo", &mongo_path())
+}
+
+/// Writes a script that takes the flags of `tests/servers/mongo` and becomes the given `mongod`.
+fn wrap_mongod(mongod: &Path, script: &Path) -> std::io::Result<()> {
+    let text = format!(
+        "#!/bin/sh\n# Usage: -listen HOST:PORT -data DIR\nexec '{}' --bind_ip \"${{2%:*}}\" --port \"${{2##*:}}\" --dbpath \"$4\"\n",
+        mongod.display()
+    );
+    fs::create_dir_all(script.parent().unwrap_or(script))?;
+    // What was built before is built again when mongod goes: its stamp goes with it.
+    let _absent = fs::remove_file(script.with_extension("stamp"));
+    let _absent = fs::remove_file(script);
+    fs::write(script, text)?;
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755))
 }
 
 /// The program `cargo-lambda`.

@@ -175,17 +175,8 @@ impl Mongo {
     }
 
     async fn spawn(site: &Site, address: SocketAddr) -> anyhow::Result<Process> {
-        let mongod = provision::mongod_path();
-        let command = if mongod.exists() {
-            let mut command = Command::new(mongod);
-            command.args(["--bind_ip", "127.0.0.1", "--port", &address.port().to_string(), "--dbpath"]);
-            command.arg(site.data("mongo")?);
-            command
-        } else {
-            let mut command = Command::new(provision::ferretdb_path());
-            command.args(["-listen", &address.to_string(), "-data"]).arg(site.data("mongo")?);
-            command
-        };
+        let mut command = Command::new(provision::mongo_path());
+        command.args(["-listen", &address.to_string(), "-data"]).arg(site.data("mongo")?);
         let mut process = Process::start("mongo", command, &site.log("mongo"), site.guard.as_ref())?;
         process.ready(async || TcpStream::connect(address).await.is_ok()).await?;
         Ok(process)
