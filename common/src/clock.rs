@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -115,20 +115,30 @@ pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output,
     tokio::time::timeout(limit, future).await.map_err(|_elapsed| Elapsed(limit))
 }
 
-/// A point on the monotonic clock, for measuring how long something takes.
+/// A point on the monotonic clock, for measuring how long something takes; on Linux the one that goes on while the machine is
+/// suspended, as a lease does.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch(Duration);
 
 impl Stopwatch {
     /// Starts counting.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self(monotonic())
     }
 
     /// Time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+        monotonic().saturating_sub(self.0)
     }
+}
+
+fn monotonic() -> Duration {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

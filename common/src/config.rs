@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
@@ -290,9 +291,35 @@ pub fn load(program: &str) -> Result<Invocation, Error> {
     parse(program, environment, std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()))
 }
 
+/// The settings of a program with a command line; anything else that it was called for, and what is wrong, is said here.
+///
+/// # Errors
+/// The code to exit with.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "answers on the command line")]
+pub fn settings_or_exit(program: &str) -> Result<Box<Settings>, ExitCode> {
+    match load(program) {
+        Ok(Invocation::Run(settings)) => return Ok(settings),
+        Ok(Invocation::CheckConfig) => println!("the configuration is good"),
+        Ok(Invocation::Version) => println!("{program} {}", env!("CARGO_PKG_VERSION")),
+        Ok(Invocation::Help(text)) => print!("{text}"),
+        Err(why) => {
+            eprintln!("{program}: the configuration is not usable:\n{why}");
+            return Err(ExitCode::from(2));
+        }
+    }
+    Err(ExitCode::SUCCESS)
+}
+
 /// The environment variables of this process that a job must not inherit: our settings, among them passwords.
 pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CRON_"))
+}
+
+/// Where this user's programs keep state: `$XDG_STATE_HOME`, or `~/.local/state`.
+#[must_use]
+pub fn state_home() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))
 }
 
 /// `PATH` of this process.

@@ -1,3 +1,5 @@
-//! Fleetcron in one process: the API server for those who have no Lambda.
+//! What the `local-dev` program is made of; the end-to-end tests use its native stack too.
 
 pub mod api_server;
+pub mod native;
+pub mod samples;

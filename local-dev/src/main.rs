@@ -1,1 +1,178 @@
-fn main() {}
+//! `local-dev`: API, console and worker in one process; `local-dev stack`: the native stack of real parts.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use common::clock::{self, Clock as _, SystemClock};
+use common::config::{self, Settings};
+use common::kv::Kv;
+use common::kv::embedded::EmbeddedKv;
+use common::run_log::RunLog;
+use common::run_log::embedded::EmbeddedRunLog;
+use functions::ports;
+use local_dev::native::{guard, stack};
+use local_dev::{api_server, samples};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use worker::data_dir::{self, DataDir};
+use worker::{Options, Worker, identity};
+
+/// Runs get so long to end by themselves after Ctrl-C; then they are killed.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    if std::env::args().skip(1).eq([guard::WORD]) {
+        return exit(guard::run().context("guard"));
+    }
+    let settings = match config::settings_or_exit("local-dev") {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    common::logging::init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    exit(runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings))))
+}
+
+#[expect(clippy::print_stderr, reason = "this is what the command says to whoever typed it")]
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("local-dev: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: &Settings) -> anyhow::Result<()> {
+    match settings.words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => one_process(settings).await,
+        ["stack"] => stack::run(settings).await,
+        words => bail!("{:?} is no command: leave it out, or say `stack`", words.join(" ")),
+    }
+}
+
+/// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
+async fn one_process(settings: &Settings) -> anyhow::Result<()> {
+    if !settings.listen.ip().is_loopback() {
+        bail!(
+            "{}: this version has no authentication, and whoever reaches the API runs commands here: listen on 127.0.0.1",
+            settings.listen
+        );
+    }
+    let mut stop = Stop::listen()?;
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!(
+            "{} cannot be listened on: end what listens there, or set CRON_LISTEN to another address",
+            settings.listen
+        )
+    })?;
+    let address = listener.local_addr().context("no address")?;
+    let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from(".fleetcron"));
+    let own = match DataDir::open(Some(&dir)) {
+        Err(data_dir::Error::InUse(dir)) => {
+            bail!(
+                "another local-dev is using {}: end it, or set CRON_DATA_DIR to another directory",
+                dir.display()
+            )
+        }
+        opened => opened?,
+    };
+    let stores = open_stores(settings, &own.path)?;
+    if settings.etcd.endpoints.is_none() {
+        samples::make_once(stores.kv.as_ref(), &own.path).await?;
+    }
+    let mut workers = Vec::new();
+    for number in 1..=settings.workers {
+        let dir = DataDir::open(Some(&own.path.join(format!("worker-{number}"))))?;
+        let identity = identity::identity(settings, dir.instance.clone(), SystemClock.now());
+        let ports = worker::Ports {
+            kv: Arc::clone(&stores.kv),
+            run_log: Arc::clone(&stores.run_log),
+            clock: Arc::new(SystemClock),
+        };
+        workers.push((Worker::start(ports, Options::new(settings, identity)), dir));
+    }
+    say_where(address, settings, &own.path);
+    let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut serving = tokio::spawn(api_server::serve(listener, stores, async {
+        let _asked_or_gone = stopped.await;
+    }));
+    tokio::select! {
+        () = stop.asked() => {}
+        served = &mut serving => return served.context("the API broke")?,
+    }
+    tracing::info!("ending; what runs gets {} seconds, Ctrl-C once more does not wait", GOODBYE.as_secs());
+    let _already_gone = stop_serving.send(());
+    end_workers(&mut workers, &mut stop).await;
+    serving.await.context("the API broke")?
+}
+
+async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) {
+    for (worker, _) in workers.iter() {
+        worker.drain().await;
+    }
+    let mut patient = true;
+    for (worker, _) in workers.iter_mut() {
+        if patient {
+            patient = tokio::select! {
+                () = worker.left() => continue,
+                () = clock::sleep(GOODBYE) => false,
+                () = stop.asked() => false,
+            };
+        }
+        worker.kill_runs().await;
+        worker.left().await;
+    }
+}
+
+fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Ports> {
+    let kv: Arc<dyn Kv> = match &settings.etcd.endpoints {
+        Some(_) => ports::kv(settings).map_err(anyhow::Error::msg)?,
+        None => Arc::new(EmbeddedKv::open(dir).with_context(|| format!("the store in {}", dir.display()))?),
+    };
+    let run_log: Arc<dyn RunLog> = match &settings.mongodb_uri {
+        Some(_) => ports::run_log(settings).map_err(anyhow::Error::msg)?,
+        None => {
+            Arc::new(EmbeddedRunLog::open(dir).with_context(|| format!("the records in {}", dir.display()))?)
+        }
+    };
+    Ok(functions::Ports { kv, run_log, clock: Arc::new(SystemClock) })
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the command says to whoever typed it")]
+fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
+    let store = |set: bool, real: &str| {
+        if set { real.to_owned() } else { format!("the embedded store in {}", dir.display()) }
+    };
+    println!("\nFleetcron is running: open http://{address}/ in a browser");
+    println!("jobs:    {}", store(settings.etcd.endpoints.is_some(), "etcd (CRON_ETCD_ENDPOINTS)"));
+    println!("records: {}", store(settings.mongodb_uri.is_some(), "MongoDB (CRON_MONGODB_URI)"));
+    println!("workers: {} in this process. The API is open to every user of this machine.", settings.workers);
+    println!("Ctrl-C ends it; everything is kept.\n");
+}
+
+/// Ctrl-C or SIGTERM.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?,
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

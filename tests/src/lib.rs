@@ -1,4 +1,5 @@
-//! What the tests share: the exams of the two storage seams, and servers on loopback.
+//! What the tests share: the exams of the two storage seams, servers on loopback, and fleets of real parts.
 
 pub mod conformance;
+pub mod fixtures;
 pub mod mongo_server;

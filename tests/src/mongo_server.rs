@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use common::clock::{Stopwatch, sleep};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 /// What a test prints when there is no server.
@@ -80,6 +80,12 @@ impl MongoServer {
         format!("mongodb://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends it without notice; its data stays.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -93,7 +99,11 @@ impl MongoServer {
     /// # Errors
     /// When it does not run.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // Its threads stop one after the other; the news comes when the last one has.
+        let child = self.child.as_ref().context("the server does not run")?;
+        waitpid(Some(Pid::from_child(child)), WaitOptions::UNTRACED)?;
+        Ok(())
     }
 
     /// Lets it go on.

@@ -1,5 +1,6 @@
 //! Every store of records takes the same exam, and then what is its own.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use tests::conformance::run_log::{all, exam, new_job, record};
 use tests::mongo_server::{MongoServer, SKIPPED};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// Time limit where nothing is supposed to reach it.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -232,6 +236,57 @@ async fn mongodb_frozen_is_unavailable_and_then_back() {
     works_again(&log, &record(&job, 9000)).await;
     let listed = all(&log, &job).await;
     assert_eq!(listed.first().map(|r| r.start_time), Some(Timestamp::from_ms(9000)));
+}
+
+#[tokio::test]
+async fn mongodb_connections_that_died_in_silence_cost_one_call() {
+    let Some(server) = server().await else { return };
+    let line = Line::to(server.port()).await;
+    let uri = format!("mongodb://127.0.0.1:{}", line.port);
+    let limit = Duration::from_secs(2);
+    let log: Arc<dyn RunLog> = Arc::new(MongoRunLog::new(&uri, limit).unwrap());
+    let job = new_job("silence");
+    works_again(&log, &record(&job, 1000)).await;
+    // Several at once, so that there are several connections.
+    futures::future::join_all((0..8).map(|_| all(&log, &job))).await;
+
+    line.fall_silent();
+    unavailable_within(limit, log.append(&[record(&job, 2000)])).await;
+    log.append(&[record(&job, 2000)]).await.unwrap();
+    assert_eq!(all(&log, &job).await.len(), 2);
+}
+
+/// A line to the server, as through a gateway that may forget the connections it has.
+struct Line {
+    port: u16,
+    generation: watch::Sender<u32>,
+}
+
+impl Line {
+    async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (generation, _) = watch::channel(0);
+        let generations = generation.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut forgotten = generations.subscribe();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await.unwrap();
+                    tokio::select! {
+                        _ended = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = forgotten.changed() => std::future::pending::<()>().await, // open, and dead
+                    }
+                });
+            }
+        });
+        Self { port, generation }
+    }
+
+    /// Nothing passes any more on the connections there are; new ones are as good as ever.
+    fn fall_silent(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
 }
 
 #[tokio::test]

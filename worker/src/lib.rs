@@ -1,1 +1,18 @@
-//! x
+//! The worker: claims fires in the store, runs them, writes their records. A library, since local-dev and the tests run
+//! it in their own process too.
+
+mod claims;
+pub mod data_dir;
+mod driver;
+mod exec;
+mod follow;
+pub mod health;
+pub mod identity;
+pub mod scheduler;
+mod session;
+mod sink;
+pub mod status;
+mod sweep;
+mod watches;
+
+pub use driver::{Options, Ports, Worker};

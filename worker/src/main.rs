@@ -1,1 +1,103 @@
-fn main() {}
+//! The worker: settings, ports, signals.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use common::clock::{Clock as _, SystemClock};
+use common::config::{self, Settings};
+use common::kv::etcd::EtcdKv;
+use common::run_log::mongo::MongoRunLog;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use worker::data_dir::DataDir;
+use worker::{Ports, Worker, health, identity};
+
+/// A call to a store is given up after this; it is tried again where that is safe.
+const CALL_LIMIT: Duration = Duration::from_secs(3);
+
+#[expect(clippy::print_stderr, reason = "answers on the command line")]
+fn main() -> ExitCode {
+    let settings = match config::settings_or_exit("worker") {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    if let Some(word) = settings.words.first() {
+        eprintln!("worker: {word:?} is no flag: see worker --help");
+        return ExitCode::from(2);
+    }
+    common::logging::init();
+    match run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("worker: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: &Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(work(settings))
+}
+
+async fn work(settings: &Settings) -> anyhow::Result<()> {
+    let data_dir = DataDir::open(settings.data_dir.as_deref())?;
+    let ports = Ports {
+        kv: Arc::new(EtcdKv::new(&settings.etcd, CALL_LIMIT).context("CRON_ETCD_*")?),
+        run_log: Arc::new(
+            MongoRunLog::new(settings.mongodb_uri_or_default(), CALL_LIMIT).context("CRON_MONGODB_URI")?,
+        ),
+        clock: Arc::new(SystemClock),
+    };
+    let identity = identity::identity(settings, data_dir.instance.clone(), SystemClock.now());
+    let options = worker::Options::new(settings, identity);
+    let health = listen(settings).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        worker_id = %options.worker_id,
+        data_dir = %data_dir.path.display(),
+        etcd = ?settings.etcd.endpoints_or_default(),
+        max_runs = options.identity.max_runs,
+        "worker starting"
+    );
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let mut worker = Worker::start(ports, options);
+    if let Some(listener) = health {
+        tokio::spawn(health::serve(listener, worker.status()));
+    }
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            () = worker.left() => return Ok(()),
+            _ = terminate.recv() => asked += 1,
+            _ = interrupt.recv() => asked += 1,
+        }
+        worker.drain().await;
+        if asked > 1 {
+            tracing::warn!("asked a second time: killing what still runs");
+            worker.kill_runs().await;
+        }
+    }
+}
+
+/// The address for health and metrics. The default one may be taken by another worker on this machine: then this one does without.
+async fn listen(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
+    let address = settings.worker_listen;
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            let address = listener.local_addr().context("no address")?;
+            tracing::info!(%address, "health and metrics");
+            Ok(Some(listener))
+        }
+        Err(why) if settings.worker_listen_given => {
+            Err(why).with_context(|| format!("CRON_WORKER_LISTEN: {address} cannot be listened on"))
+        }
+        Err(why) => {
+            tracing::warn!(%address, %why, "no health and metrics: set CRON_WORKER_LISTEN to a free address");
+            Ok(None)
+        }
+    }
+}

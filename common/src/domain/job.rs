@@ -268,3 +268,191 @@ fn unknown_option(field: &str) -> String {
         None => "unknown field: a job has name, command and cronExpr".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn submitted(value: Value) -> Result<Submitted, Vec<String>> {
+        Job::from_submitted(value).map_err(|faults| {
+            faults.iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect()
+        })
+    }
+
+    fn good(extra: &Value) -> Value {
+        let mut job = json!({"name": "backup", "command": "true", "cronExpr": "*/5 * * * *"});
+        let fields = job.as_object_mut().unwrap();
+        fields.extend(extra.as_object().unwrap().clone());
+        job
+    }
+
+    /// The fields at fault, in order, and what each message has to say.
+    fn refused(value: Value, expected: &[(&str, &str)]) {
+        let shown = value.to_string();
+        let faults = Job::from_submitted(value).expect_err(&shown);
+        let fields: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        let expected_fields: Vec<_> = expected.iter().map(|(field, _)| *field).collect();
+        assert_eq!(fields, expected_fields, "{shown}: {faults:?}");
+        for (fault, (_, says)) in faults.iter().zip(expected) {
+            assert!(fault.message.contains(says), "{shown}: {:?} does not say {says:?}", fault.message);
+        }
+    }
+
+    #[test]
+    fn a_good_job_is_taken_as_it_is() {
+        let taken = submitted(good(&json!({}))).unwrap();
+        assert_eq!((taken.job.name.as_str(), taken.job.command.as_str()), ("backup", "true"));
+        assert_eq!(taken.job.cron_expr, "*/5 * * * *");
+        assert!(taken.job.extra.is_empty() && taken.warnings.is_empty());
+        // The seed's page sends what was typed; the command is the author's, blanks and all.
+        let taken = submitted(good(&json!({"command": "  echo a\n echo 好 "}))).unwrap();
+        assert_eq!(taken.job.command, "  echo a\n echo 好 ");
+    }
+
+    #[test]
+    fn six_fields_are_taken_with_a_warning() {
+        let taken = submitted(good(&json!({"cronExpr": "*/5 * * * * *"}))).unwrap();
+        assert_eq!(taken.warnings.len(), 1);
+        assert!(taken.warnings[0].contains("seconds first"), "{:?}", taken.warnings);
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        refused(
+            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "retry": {}}),
+            &[
+                ("command", "not a string"),
+                ("name", "\"/\""),
+                ("cronExpr", "minute: \"61\" at character 1"),
+                ("comand", "did you mean \"command\""),
+                ("retry", "not built yet"),
+            ],
+        );
+        refused(json!({}), &[("name", "missing"), ("command", "missing"), ("cronExpr", "missing")]);
+        refused(
+            json!({"name": null, "command": " ", "cronExpr": ""}),
+            &[("name", "missing"), ("command", "missing"), ("cronExpr", "missing")],
+        );
+        for not_an_object in [json!([]), json!("x"), json!(null), json!(3)] {
+            refused(not_an_object, &[("", "not a JSON object")]);
+        }
+    }
+
+    #[test]
+    fn names_are_checked() {
+        for good_name in ["a", "a b", "备份", "a.b-c_d:e", "..", &"x".repeat(255)] {
+            assert_eq!(JobName::parse(good_name).unwrap().as_str(), good_name);
+        }
+        for (bad, says) in [
+            ("", "no name"),
+            ("a/b", "contains '/'"),
+            ("a\nb", "contains '\\n'"),
+            ("a\0", "contains '\\0'"),
+            ("\u{85}", "control characters"),
+            (&"x".repeat(256), "256 bytes"),
+            (&"备".repeat(86), "258 bytes"),
+        ] {
+            let why = JobName::parse(bad).unwrap_err();
+            assert!(why.contains(says), "{bad:?}: {why:?} does not say {says:?}");
+        }
+        assert!(serde_json::from_str::<JobName>("\"a/b\"").is_err());
+        assert_eq!(serde_json::to_string(&JobName::parse("a").unwrap()).unwrap(), "\"a\"");
+    }
+
+    #[test]
+    fn commands_are_checked() {
+        submitted(good(&json!({"command": "x".repeat(COMMAND_BYTES_MAX)}))).unwrap();
+        refused(good(&json!({"command": "x".repeat(COMMAND_BYTES_MAX + 1)})), &[("command", "65537 bytes")]);
+        refused(good(&json!({"command": "a\0b"})), &[("command", "NUL")]);
+    }
+
+    #[test]
+    fn schedules_that_do_not_parse_or_never_fire_are_refused() {
+        refused(good(&json!({"cronExpr": "* * * *"})), &[("cronExpr", "has 4 fields")]);
+        refused(good(&json!({"cronExpr": "0 0 30 2 *"})), &[("cronExpr", "never fire")]);
+        refused(good(&json!({"cronExpr": "@reboot"})), &[("cronExpr", "no single boot")]);
+        refused(good(&json!({"cronExpr": 5})), &[("cronExpr", "not a string")]);
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_with_the_nearest() {
+        for (field, says) in [
+            ("nmae", "\"name\""),
+            ("Command", "\"command\""),
+            ("cronexpr", "\"cronExpr\""),
+            ("cron_expr", "\"cronExpr\""),
+            ("schedule", "a job has name, command and cronExpr"),
+        ] {
+            refused(good(&json!({field: 1})), &[(field, says)]);
+        }
+    }
+
+    #[test]
+    fn options_of_later_versions_are_refused_by_name() {
+        for option in PLANNED_OPTIONS.into_iter().chain(["fence"]) {
+            refused(good(&json!({option: true})), &[(option, "not built yet in this version")]);
+        }
+    }
+
+    #[test]
+    fn stored_values_of_other_hands_are_read() {
+        let seed = br#"{"name":"x","command":"echo hi","cronExpr":"*/2 * * * * * *"}"#;
+        let job = Job::from_stored("x", seed).unwrap();
+        assert_eq!((job.command.as_str(), job.cron_expr.as_str()), ("echo hi", "*/2 * * * * * *"));
+        assert!(job.options_not_understood().is_empty());
+        // The key has the name; the seed's worker asked no more of the value than that it be JSON.
+        let job = Job::from_stored("x", b"{}").unwrap();
+        assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
+        // Options of a newer version are kept, and keep the job from being run here.
+        let newer = br#"{"fence":true,"name":"x","command":"c","cronExpr":"@daily","retry":{"attempts":3}}"#;
+        let job = Job::from_stored("x", newer).unwrap();
+        assert_eq!(job.options_not_understood(), ["fence", "retry"]);
+        assert_eq!(job.to_value()["retry"], json!({"attempts": 3}));
+    }
+
+    #[test]
+    fn bad_stored_values_are_faults_and_nothing_worse() {
+        for (key, value, field, says) in [
+            ("x", &b""[..], "", "not JSON"),
+            ("x", b"{", "", "not JSON"),
+            ("x", b"\xff\xfe", "", "not JSON"),
+            ("x", b"[]", "", "not a JSON object"),
+            ("x", b"null", "", "not a JSON object"),
+            ("x", br#"{"command":5}"#, "command", "not a string"),
+            ("x", br#"{"name":null}"#, "name", "not a string"),
+            ("x", br#"{"name":"y"}"#, "name", "\"y\", but the key says \"x\""),
+            ("a/b", b"{}", "name", "\"/\""),
+            ("", b"{}", "name", "no name"),
+        ] {
+            let shown = format!("{key:?} {:?}", String::from_utf8_lossy(value));
+            let fault = Job::from_stored(key, value).expect_err(&shown);
+            assert_eq!(fault.field, field, "{shown}: {fault}");
+            assert!(fault.to_string().contains(says), "{shown}: {fault} does not say {says:?}");
+        }
+    }
+
+    #[test]
+    fn the_seeds_fields_come_first_and_in_its_order() {
+        let stored = br#"{"zone":1,"cronExpr":"@daily","command":"c","alpha":2,"name":"x"}"#;
+        let text = Job::from_stored("x", stored).unwrap().to_value().to_string();
+        assert_eq!(text, r#"{"name":"x","command":"c","cronExpr":"@daily","zone":1,"alpha":2}"#);
+    }
+
+    #[test]
+    fn the_schedule_hash_is_the_same_in_every_version() {
+        let job = |name: &str, command: &str, cron_expr: &str| Job {
+            name: JobName::parse(name).unwrap(),
+            command: command.to_owned(),
+            cron_expr: cron_expr.to_owned(),
+            extra: Map::new(),
+        };
+        let hash = job("x", "c", "@daily").schedule_hash();
+        // It stands in marks that outlive this version: another number here would move every job's catch-up base.
+        assert_eq!(hash, "42aeae407b2e0878");
+        assert_eq!(job("x", "c", "").schedule_hash(), "2d06800538d394c2");
+        assert_eq!(job("y", "other", "@daily").schedule_hash(), hash);
+        assert_ne!(job("x", "c", "@hourly").schedule_hash(), hash);
+    }
+}

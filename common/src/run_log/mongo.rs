@@ -514,3 +514,49 @@ fn by_code(code: i32, text: String) -> Error {
         _ => Error::Internal(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::record::RecordId;
+
+    fn record(text: &str) -> Record {
+        let document = doc! { "_id": "job/1000/1", "jobName": "job", "output": text };
+        mongodb::bson::deserialize_from_document(document).unwrap()
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_are_listed_with_marks() {
+        let raw = mongodb::bson::serialize_to_raw_document_buf(&record("grün?")).unwrap();
+        let bytes = raw.as_bytes().iter().map(|&byte| if byte == b'?' { 0xff } else { byte }).collect();
+        let raw = RawDocumentBuf::from_bytes(bytes).unwrap();
+        assert_eq!(listed(&raw), Some(record("grün\u{fffd}")));
+    }
+
+    #[test]
+    fn other_ids_are_listed_as_text() {
+        let raw = mongodb::bson::rawdoc! { "_id": 7, "jobName": "job" };
+        assert_eq!(listed(&raw).unwrap().id, RecordId::from_text("7"));
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_is_cut_between_characters() {
+        let raw = document(&record(&"複".repeat(6 << 20))).unwrap();
+        let cut: Record = mongodb::bson::deserialize_from_slice(raw.as_bytes()).unwrap();
+        assert_eq!(cut.output, "複".repeat((1 << 20) / 3));
+        assert!(cut.output_truncated);
+
+        let whole = document(&record(&"複".repeat(4 << 20))).unwrap();
+        let whole: Record = mongodb::bson::deserialize_from_slice(whole.as_bytes()).unwrap();
+        assert_eq!(whole.output.len(), 12 << 20);
+        assert!(!whole.output_truncated);
+    }
+
+    #[test]
+    fn errors_are_sorted_by_what_to_do_next() {
+        assert!(matches!(by_code(13, String::new()), Error::Denied(_)));
+        assert!(matches!(by_code(18, String::new()), Error::Denied(_)));
+        assert!(matches!(by_code(10_107, String::new()), Error::Unavailable(_)));
+        assert!(matches!(by_code(14_031, String::new()), Error::Internal(_)));
+    }
+}

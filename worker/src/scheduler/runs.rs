@@ -1,0 +1,224 @@
+//! Runs from the claim to the freed lock.
+
+use common::clock::Timestamp;
+use common::domain::job::JobName;
+use common::domain::record::{Ending, Record, SkipReason, Skipped, Status};
+use common::domain::run::{OpenRun, RunId};
+use common::domain::worker::Sid;
+use common::kv::Revision;
+
+use super::event::{Action, MoveAnswer, Report};
+use super::{SEED_LOCK_HOLD_MS, START_DEADLINE_MS, Scheduler};
+
+/// How far a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Its time has not come.
+    Claimed,
+    /// Its command is started.
+    Running,
+    /// Its record is handed on, and its lock is being freed.
+    Ended,
+}
+
+/// A claimed run: the seed's `JobExecuteInfo`.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) open: OpenRun,
+    pub(super) sid: Sid,
+    pub(super) seq: u64,
+    /// The definition that it was claimed from.
+    pub(super) job_revision: Revision,
+    /// Of its lock; `None` when it holds none any more.
+    pub(super) lock_revision: Option<Revision>,
+    pub(super) stage: Stage,
+    pub(super) kill_asked: bool,
+    /// It is on its way to a new session.
+    pub(super) moving: bool,
+    /// Its record, when it ended on that way.
+    pub(super) record: Option<Box<Record>>,
+}
+
+impl Scheduler {
+    pub(super) fn start_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while let Some((at, run_id)) = self.starts.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.starts.remove(&(at, run_id.clone()));
+            self.start(now, &run_id, out);
+        }
+    }
+
+    /// Starts a claimed run whose time has come, unless the job was edited or deleted meanwhile (P15).
+    fn start(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        let plan_time = run.open.plan_time;
+        let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
+        let command = match definition {
+            None => Err(SkipReason::Deleted),
+            Some(new) if new.mod_revision == run.job_revision => Ok(new.command.to_string()),
+            Some(new) => match &new.runnable {
+                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
+                    Ok(new.command.to_string())
+                }
+                _ => Err(SkipReason::Superseded),
+            },
+        };
+        let too_late = now.ms_since(plan_time) > START_DEADLINE_MS;
+        match command {
+            Ok(_) if too_late => {
+                out.push(Action::Report(Report::TooLate(run.open.clone())));
+                self.let_go(now, run_id, SkipReason::Misfire, out);
+            }
+            Ok(command) => {
+                run.stage = Stage::Running;
+                run.open.command = OpenRun::cut_command(&command);
+                out.push(Action::Start { open: run.open.clone(), command });
+            }
+            Err(reason) => self.let_go(now, run_id, reason, out),
+        }
+    }
+
+    /// Ends a claimed run without starting it.
+    fn let_go(&mut self, now: Timestamp, run_id: &RunId, reason: SkipReason, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get(run_id) else { return };
+        let at = run.open.plan_time;
+        let record = Record::skipped(&run.open, Skipped { from: at, to: at, count: 1, more: false, reason });
+        self.finish(now, run_id, record, out);
+    }
+
+    pub(super) fn on_run_ended(&mut self, run_id: &RunId, mut ending: Ending, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get(run_id) else { return };
+        if run.kill_asked && ending.signal.is_some() {
+            ending.status = Status::Killed;
+        }
+        let now = ending.end_time;
+        let record = Record::ended(&run.open, ending);
+        self.finish(now, run_id, record, out);
+    }
+
+    fn finish(&mut self, now: Timestamp, run_id: &RunId, record: Record, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        run.stage = Stage::Ended;
+        if run.moving {
+            run.record = Some(Box::new(record)); // which open key it settles is not known yet
+            return;
+        }
+        out.push(Action::Record { record: Box::new(record), settles: Some((run.sid, run.seq)) });
+        // If this process dies here, the record may be lost with it, but the open run is still in the store: the fire ends as `lost`.
+        let hold =
+            if self.members.seeds.is_empty() { now } else { run.open.plan_time.plus_ms(SEED_LOCK_HOLD_MS) };
+        match run.lock_revision.take() {
+            Some(lock_revision) if self.session == Some(run.sid) => out.push(Action::Release {
+                run_id: run_id.clone(),
+                job: run.open.job.clone(),
+                lock_revision,
+                not_before: hold,
+            }),
+            _ => self.forget_run(run_id), // the lock went with its session
+        }
+    }
+
+    pub(super) fn on_released(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(name) = self.runs.get(run_id).map(|run| run.open.job.clone()) else { return };
+        self.forget_run(run_id);
+        self.look_at(&name, now, out);
+        for waiting in std::mem::take(&mut self.waiting_for_room) {
+            self.look_at(&waiting, now, out);
+        }
+        self.forget_job_if_done(&name);
+    }
+
+    pub(super) fn forget_run(&mut self, run_id: &RunId) {
+        let Some(run) = self.runs.remove(run_id) else { return };
+        self.starts.remove(&(run.open.plan_time, run_id.clone()));
+        let name = run.open.job;
+        if let Some(state) = self.jobs.get_mut(&name)
+            && state.run.as_ref() == Some(run_id)
+        {
+            state.run = None;
+        }
+        self.forget_job_if_done(&name);
+    }
+
+    pub(super) fn on_move_answered(
+        &mut self,
+        run_id: &RunId,
+        sid: Sid,
+        seq: u64,
+        answer: MoveAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        run.moving = false;
+        match answer {
+            MoveAnswer::Done(revision) => {
+                (run.sid, run.seq) = (sid, seq);
+                run.lock_revision = Some(revision);
+            }
+            MoveAnswer::Refused => {
+                run.lock_revision = None;
+                run.kill_asked = true;
+                if run.stage == Stage::Running {
+                    out.push(Action::Report(Report::ClosedAsLost(run_id.clone())));
+                    out.push(Action::Kill(run_id.clone()));
+                }
+            }
+        }
+        if let Some(record) = run.record.take() {
+            let now = record.end_time;
+            self.finish(now, run_id, *record, out);
+        }
+    }
+
+    pub(super) fn on_kill_asked(
+        &mut self,
+        now: Timestamp,
+        job: &JobName,
+        run_ids: Option<&[RunId]>,
+        revision: Revision,
+        out: &mut Vec<Action>,
+    ) {
+        let meant = |run: &Run| match run_ids {
+            Some(run_ids) => run_ids.contains(&run.open.run_id),
+            None => run.lock_revision.is_none_or(|claimed| claimed < revision),
+        };
+        let targets: Vec<RunId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.open.job == *job && meant(run))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for run_id in targets {
+            self.kill_run(now, &run_id, out);
+        }
+    }
+
+    pub(super) fn kill_run(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        match run.stage {
+            Stage::Ended => {}
+            Stage::Running => {
+                run.kill_asked = true;
+                out.push(Action::Kill(run_id.clone()));
+            }
+            Stage::Claimed => {
+                self.starts.remove(&(run.open.plan_time, run_id.clone()));
+                let ending = Ending {
+                    status: Status::Killed,
+                    err: "killed before its start".to_owned(),
+                    command: run.open.command.clone(),
+                    output: String::new(),
+                    output_truncated: false,
+                    start_time: now,
+                    end_time: now,
+                    exit_code: None,
+                    signal: None,
+                };
+                let record = Record::ended(&run.open, ending);
+                self.finish(now, run_id, record, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The worker's session: its lease, what hangs on it, and its registration.
+
+use std::time::Duration;
+
+use common::clock::{self, Clock, Stopwatch};
+use common::domain::worker::{Identity, Registration, Sid};
+use common::ids::backoff;
+use common::keys;
+use common::kv::{self, Compare, Kv, Op, Range, Txn};
+
+/// Workers of one id on different machines, or several on one, become `id`, `id~2`, … up to this.
+const SUFFIX_MAX: usize = 64;
+/// Pauses between attempts to get a session double from the first to the second, in ms.
+const RETRY_MIN_MS: u64 = 100;
+const RETRY_MAX_MS: u64 = 5_000;
+
+/// A session that was established.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) sid: Sid,
+    /// The name under which the worker is registered.
+    pub(crate) worker_id: String,
+    /// Since when the lease is counted: before it was asked for.
+    pub(crate) since: Stopwatch,
+}
+
+/// Gets a session, trying until it succeeds.
+pub(crate) async fn establish(
+    kv: &dyn Kv,
+    clock: &dyn Clock,
+    identity: &Identity,
+    id: &str,
+    ttl: Duration,
+) -> Session {
+    let mut failures = 0;
+    loop {
+        match try_establish(kv, clock, identity, id, ttl).await {
+            Ok(session) => return session,
+            Err(why) => {
+                failures += 1;
+                tracing::warn!(%why, failures, "no session yet; trying again");
+                clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+            }
+        }
+    }
+}
+
+async fn try_establish(
+    kv: &dyn Kv,
+    clock: &dyn Clock,
+    identity: &Identity,
+    id: &str,
+    ttl: Duration,
+) -> Result<Session, kv::Error> {
+    let since = Stopwatch::start();
+    let sid = Sid::of(kv.grant(ttl).await?);
+    // If this process dies here, the lease expires without any key.
+    let opened = kv
+        .txn(Txn {
+            when: vec![Compare::absent(keys::session(sid))],
+            then: vec![Op::put_leased(keys::session(sid), b"{\"v\":1}".as_slice(), sid.lease())],
+            otherwise: Vec::new(),
+        })
+        .await?;
+    debug_assert!(opened.succeeded, "the store never gives a lease id twice");
+    let registration = Registration::new(identity, sid, clock.now());
+    let worker_id = register(kv, &registration, id).await?;
+    Ok(Session { sid, worker_id, since })
+}
+
+/// Registers under `id`, or `id~2`, … when others hold that. The registration that this very instance left behind is taken over at
+/// once, with its session: its data directory is locked, so that its process is gone (design P4).
+async fn register(kv: &dyn Kv, registration: &Registration, id: &str) -> Result<String, kv::Error> {
+    for number in 1..=SUFFIX_MAX {
+        let name = if number == 1 { id.to_owned() } else { format!("{id}~{number}") };
+        if try_register(kv, registration, &name).await? {
+            return Ok(name);
+        }
+    }
+    Err(kv::Error::Internal(format!(
+        "{SUFFIX_MAX} workers are registered as {id} already: set CRON_WORKER_ID"
+    )))
+}
+
+async fn try_register(kv: &dyn Kv, registration: &Registration, name: &str) -> Result<bool, kv::Error> {
+    let key = keys::worker(name);
+    let lease = registration.sid.lease();
+    loop {
+        let held = kv.range(Range::key(key.clone())).await?.pairs.into_iter().next();
+        let revision = held.as_ref().map_or(0, |pair| pair.mod_revision);
+        if let Some(pair) = held {
+            match Registration::decode(&pair.value) {
+                Ok(Some(old)) if old.sid == registration.sid => return Ok(true), // an earlier sending committed
+                Ok(Some(old)) if old.instance == registration.instance && old.host == registration.host => {
+                    match kv.revoke(old.sid.lease()).await {
+                        Ok(()) | Err(kv::Error::LeaseGone) => {}
+                        Err(why) => return Err(why),
+                    }
+                    // Its registration may hang on no lease any more: put ours over it if it is still there.
+                    let left = kv.range(Range::key(key.clone())).await?.pairs;
+                    if left.iter().any(|pair| pair.mod_revision != revision) {
+                        continue;
+                    }
+                    let revision = left.first().map_or(0, |pair| pair.mod_revision);
+                    if put_registration(kv, &key, revision, registration).await? {
+                        return Ok(true);
+                    }
+                    continue;
+                }
+                // Another instance's, a seed worker's (an empty value), or unreadable: left alone.
+                _ => return Ok(false),
+            }
+        }
+        if put_registration(kv, &key, revision, registration).await? {
+            return Ok(true);
+        }
+        tracing::debug!(%key, ?lease, "registered by another at the same time; looking again");
+    }
+}
+
+async fn put_registration(
+    kv: &dyn Kv,
+    key: &str,
+    revision: kv::Revision,
+    registration: &Registration,
+) -> Result<bool, kv::Error> {
+    let txn = Txn {
+        when: vec![Compare::exists(keys::session(registration.sid)), Compare::unchanged(key, revision)],
+        then: vec![Op::put_leased(key, registration.encode(), registration.sid.lease())],
+        otherwise: vec![Op::get(keys::session(registration.sid))],
+    };
+    let reply = kv.txn(txn).await?;
+    if !reply.succeeded && reply.pair(0).is_none() {
+        return Err(kv::Error::LeaseGone);
+    }
+    Ok(reply.succeeded)
+}
+
+/// Takes this worker's registration away, so that others own its slots, while the session goes on (design P19).
+pub(crate) async fn deregister(kv: &dyn Kv, session: &Session) -> Result<(), kv::Error> {
+    let key = keys::worker(&session.worker_id);
+    let txn = Txn {
+        when: vec![Compare::Lease(key.clone().into(), Some(session.sid.lease()))],
+        then: vec![Op::delete(key)],
+        otherwise: Vec::new(),
+    };
+    kv.txn(txn).await.map(|_deleted_or_not_ours| ())
+}

@@ -1,0 +1,84 @@
+//! Records for runs whose session is gone: `lost`, written by whoever lives (design P3, P4).
+
+use std::collections::BTreeSet;
+
+use common::clock::Clock;
+use common::domain::record::Record;
+use common::domain::run::OpenRuns;
+use common::domain::worker::Sid;
+use common::keys;
+use common::kv::{self, Compare, Kv, Op, Pair, Range, Txn};
+use common::run_log::{self, RunLog};
+
+use crate::claims::read_pages;
+
+/// Records of one insert.
+const BATCH: usize = 100;
+
+/// Why a sweep stopped; the next one goes on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Kv(#[from] kv::Error),
+    #[error(transparent)]
+    RunLog(#[from] run_log::Error),
+}
+
+/// Closes the open runs of every session that is gone, except those in `spared` (this worker's own, still to be decided).
+/// Answers how many runs were closed.
+pub(crate) async fn sweep(
+    kv: &dyn Kv,
+    run_log: &dyn RunLog,
+    clock: &dyn Clock,
+    spared: &BTreeSet<Sid>,
+) -> Result<usize, Error> {
+    // Open runs first, sessions after: a session with an open run existed by then, so that its absence afterwards means its end.
+    let (open, _) = read_pages(kv, Range::prefix(keys::RUNS)).await?;
+    let with_runs: BTreeSet<Sid> = open.iter().filter_map(|pair| keys::parse_runs(&pair.key)).collect();
+    if with_runs.is_empty() {
+        return Ok(0);
+    }
+    let (sessions, _) = read_pages(kv, Range::prefix(keys::SESSIONS)).await?;
+    let alive: BTreeSet<Sid> = sessions.iter().filter_map(|pair| keys::parse_session(&pair.key)).collect();
+    let mut closed = 0;
+    for sid in with_runs.difference(&alive).filter(|sid| !spared.contains(sid)) {
+        // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
+        let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(*sid))).await?;
+        for batch in left.chunks(BATCH) {
+            closed += close(kv, run_log, clock, batch).await?;
+        }
+    }
+    Ok(closed)
+}
+
+async fn close(kv: &dyn Kv, run_log: &dyn RunLog, clock: &dyn Clock, batch: &[Pair]) -> Result<usize, Error> {
+    let now = clock.now();
+    let mut records = Vec::new();
+    let mut read = Vec::new();
+    for pair in batch {
+        match OpenRuns::decode(&pair.value) {
+            Ok(open) => {
+                records.extend(open.runs.iter().map(|run| Record::left_behind(run, now)));
+                read.push(pair);
+            }
+            Err(why) => tracing::error!(key = %pair.key, %why, "open run cannot be read: left alone"),
+        }
+    }
+    let appended = run_log.append(&records).await?;
+    for conflict in &appended.conflicts {
+        tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
+    }
+    // If this process dies here, the next sweep inserts the same records again, which is harmless, and deletes.
+    for pair in &read {
+        let txn = Txn {
+            when: vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)],
+            then: vec![Op::delete(pair.key.clone())],
+            otherwise: Vec::new(),
+        };
+        kv.txn(txn).await?; // refused: taken over by its own worker, or deleted by another survivor
+    }
+    for record in &records {
+        tracing::warn!(record = %record.id, claim = ?record.claim, worker = ?record.worker, err = %record.err, "closed a run left behind");
+    }
+    Ok(records.len())
+}
