@@ -1,1 +1,4 @@
-//! x
+//! What the tests share.
+
+pub mod conformance;
+pub mod etcd_server;

@@ -1,0 +1,3 @@
+//! One exam for each storage port; every implementation takes it.
+
+pub mod kv;
