@@ -258,4 +258,69 @@ mod etcd {
         put(&kv, "k", "3").await.unwrap();
         assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("3"));
     }
+
+    #[tokio::test]
+    async fn users_are_told_apart_and_tokens_renewed() {
+        let Some(server) = EtcdServer::start(&["--auth-token-ttl", "2"]).await else { return };
+        enable_users(&server).await;
+        let user = |name: &str, password: &str| EtcdSettings {
+            username: Some(name.to_owned()),
+            password: Some(password.to_owned()),
+            ..server.settings()
+        };
+        for refused in [server.settings(), user("root", "wrong"), user("nobody", "secret")] {
+            let kv = EtcdKv::new(&refused, LIMIT).unwrap();
+            for denied in [get(&kv, "k").await.err(), put(&kv, "k", "").await.err()] {
+                assert!(matches!(denied, Some(Error::Denied(_))), "{refused:?}: {denied:?}");
+            }
+            let watch = kv.watch(common::kv::Span::key("k"), 0).await.err();
+            assert!(matches!(watch, Some(Error::Denied(_))), "{refused:?}: {watch:?}");
+        }
+
+        let kv = EtcdKv::new(&user("limited", "secret"), LIMIT).unwrap();
+        put(&kv, "ours/k", "1").await.unwrap();
+        assert!(matches!(put(&kv, "theirs/k", "1").await, Err(Error::Denied(_))));
+        let watch = kv.watch(common::kv::Span::prefix("theirs/"), 0).await.err();
+        assert!(matches!(watch, Some(Error::Denied(_))), "{watch:?}");
+        let mut early = kv.watch(common::kv::Span::prefix("ours/"), 0).await.unwrap();
+        // Longer than a token lives unused; the first call of each kind after it renews it.
+        let expire = || sleep(Duration::from_secs(5));
+        expire().await;
+        let mut late = kv.watch(common::kv::Span::prefix("ours/"), 0).await.unwrap();
+        expire().await;
+        // Idle for long enough besides that the connection is tried with a read that this user has no right to.
+        expire().await;
+        put(&kv, "ours/k", "2").await.unwrap();
+        for watch in [&mut early, &mut late] {
+            let told = timeout(
+                LIMIT,
+                watch
+                    .filter(|batch| {
+                        let changed = batch.as_ref().is_ok_and(|batch| !batch.changes.is_empty());
+                        futures::future::ready(changed || batch.is_err())
+                    })
+                    .next(),
+            )
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+            assert_eq!(told.changes[0].pair.value, b"2");
+        }
+        expire().await;
+        assert_eq!(get(&kv, "ours/k").await.unwrap().as_deref(), Some("2"));
+    }
+
+    async fn enable_users(server: &EtcdServer) {
+        use etcd_client::{Client, Permission};
+        let mut client = Client::connect(server.settings().endpoints_or_default(), None).await.unwrap();
+        for name in ["root", "limited"] {
+            client.user_add(name, "secret", None).await.unwrap();
+            client.role_add(name).await.unwrap();
+            client.user_grant_role(name, name).await.unwrap();
+        }
+        let ours = Permission::read_write("ours/").with_range_end("ours0");
+        client.role_grant_permission("limited", ours).await.unwrap();
+        client.auth_enable().await.unwrap();
+    }
 }
