@@ -1,3 +1,4 @@
-//! One exam per port: every implementation takes the same.
+//! One exam for each storage port; every implementation takes it.
 
+pub mod kv;
 pub mod run_log;
