@@ -543,8 +543,13 @@ async fn the_native_stack_is_one_command_and_ends_as_one() {
 
 /// The processes that a process has started, and those that they have.
 fn descendants(pid: u32) -> Vec<u32> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let mut found: Vec<u32> = list.split_whitespace().filter_map(|child| child.parse().ok()).collect();
+    // Each thread has a list of those that it started.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let lists =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let mut found: Vec<u32> = lists
+        .flat_map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>())
+        .collect();
     for child in found.clone() {
         found.extend(descendants(child));
     }
