@@ -10,7 +10,7 @@ use common::domain::record::Record;
 use common::domain::worker::Sid;
 use common::ids::backoff;
 use common::kv::Kv;
-use common::run_log::RunLog;
+use common::run_log::{self, RunLog};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -213,9 +213,25 @@ async fn gather(first: Entry, queue: &Queue, settings: BatchSettings) -> Vec<Ent
 /// Stores a batch, trying until it is stored.
 async fn store(run_log: &dyn RunLog, batch: &[Entry]) {
     let records: Vec<Record> = batch.iter().map(|entry| (*entry.record).clone()).collect();
+    let Err(why) = append(run_log, &records).await else { return };
+    // The store refuses one of them, whatever is done: the others must not wait for it.
+    tracing::error!(%why, "the record store refuses a record; storing them one by one");
+    for mut record in records {
+        let Err(why) = append(run_log, std::slice::from_ref(&record)).await else { continue };
+        tracing::error!(record = %record.id, %why, "record refused: stored without its output and command");
+        record.err = format!("{} (the record store refused output and command: {why})", record.err);
+        (record.output, record.command, record.output_truncated) = (String::new(), String::new(), true);
+        if let Err(why) = append(run_log, std::slice::from_ref(&record)).await {
+            tracing::error!(record = %record.id, %why, "record refused even so: it is lost");
+        }
+    }
+}
+
+/// Sends a batch until the store answers; the error is that it refuses the batch as such.
+async fn append(run_log: &dyn RunLog, records: &[Record]) -> Result<(), run_log::Error> {
     let mut failures = 0;
     loop {
-        match run_log.append(&records).await {
+        match run_log.append(records).await {
             Ok(appended) => {
                 for conflict in &appended.conflicts {
                     tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
@@ -223,8 +239,9 @@ async fn store(run_log: &dyn RunLog, batch: &[Entry]) {
                 if failures > 0 {
                     tracing::info!(failures, "record store takes records again");
                 }
-                return;
+                return Ok(());
             }
+            Err(why @ run_log::Error::Invalid(_)) => return Err(why),
             Err(why) => {
                 failures += 1;
                 tracing::warn!(%why, failures, waiting = records.len(), "records not stored; trying again");
