@@ -71,6 +71,8 @@ impl Report {
     }
 }
 
+/// Lines that tell what failed; the rest is in the log.
+const FAILURES_SHOWN_MAX: usize = 40;
 /// What a test prints when it cannot run, with what is missing behind it.
 const SKIPPED: &str = "SKIPPED: ";
 
@@ -114,14 +116,16 @@ pub fn skips(text: &str) -> Option<String> {
 /// What to show of a failed step: the failed tests by name, and the end of the log.
 pub fn failure(text: &str, tail_lines: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let failed: Vec<&str> = lines
-        .iter()
-        .copied()
-        .filter(|line| {
-            line.contains("panicked at") || (line.starts_with("test ") && line.ends_with("FAILED"))
-        })
-        .take(20)
-        .collect();
+    // A panic's message stands on the line below the place.
+    let telling = |at: usize| {
+        let line = lines[at];
+        line.contains("panicked at")
+            || at.checked_sub(1).is_some_and(|above| lines[above].contains("panicked at"))
+            || (line.starts_with("test ") && line.ends_with("FAILED"))
+            || line.starts_with("error")
+    };
+    let failed: Vec<&str> =
+        (0..lines.len()).filter(|at| telling(*at)).map(|at| lines[at]).take(FAILURES_SHOWN_MAX).collect();
     format!("{}\n...\n{}", failed.join("\n"), lines[lines.len().saturating_sub(tail_lines)..].join("\n"))
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::sleep;
+use local_dev::native::{process, servers};
 use mongodb::bson::Document;
 use serde_json::{Value, json};
 use tests::fixtures::{Counting, Fleet, SOON, http, now_ms, number, processes_of, status, wait_for};
@@ -491,4 +492,66 @@ async fn the_api_says_503_while_a_store_is_away_and_works_again_afterwards() {
     answer(log(), 503).await;
     fleet.mongo.thaw();
     answer(log(), 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_native_stack_is_one_command_and_ends_as_one() {
+    let fleet = fleet!("stack");
+    let port = process::free_port().unwrap();
+    servers::build(&["--workspace", "--bin", "local-dev"]).await.unwrap();
+    let mut command = std::process::Command::new(local_dev::native::programs().unwrap().join("local-dev"));
+    command
+        .arg("stack")
+        .env("CRON_LISTEN", format!("127.0.0.1:{port}"))
+        .env("CRON_DATA_DIR", fleet.dir.path())
+        .current_dir(fleet.dir.path());
+    let mut stack =
+        process::Process::start("stack", command, &fleet.dir.path().join("stack.log"), None).unwrap();
+    let url = format!("http://127.0.0.1:{port}");
+    wait_for("two workers", Duration::from_secs(300), async || {
+        if let Some(status) = stack.ended() {
+            panic!("the stack ended ({status}): {}", stack.tail());
+        }
+        let answer = http().get(format!("{url}/worker/list")).send().await.ok()?;
+        let body: Value = answer.json().await.ok()?;
+        (body["data"] == json!(["worker-1", "worker-2"])).then_some(())
+    })
+    .await;
+    let out = fleet.dir.path().join("out");
+    let job = json!({"name": "j", "command": format!("echo x >> '{}'", out.display()), "cronExpr": "* * * * * * *"});
+    answer(save(&url, &job), 200).await;
+    wait_for("a run", SOON, async || out.exists().then_some(())).await;
+    // Busy now: the second one says so in one line.
+    let second = std::process::Command::new(local_dev::native::programs().unwrap().join("local-dev"))
+        .arg("stack")
+        .env("CRON_LISTEN", format!("127.0.0.1:{port}"))
+        .current_dir(fleet.dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.trim().lines().count() == 1 && said.contains("busy"), "{said}");
+
+    let family = descendants(stack.pid());
+    assert!(family.len() >= 6, "guard, etcd, mongo, watch and two workers: {family:?}");
+    stack.signal(rustix::process::Signal::INT);
+    let ended = stack.wait(Duration::from_secs(60)).await.unwrap();
+    assert!(ended.success(), "{ended}: {}", stack.tail());
+    for pid in family {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} was left behind");
+    }
+}
+
+/// The processes that a process has started, and those that they have.
+fn descendants(pid: u32) -> Vec<u32> {
+    // Each thread has a list of those that it started.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let lists =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let mut found: Vec<u32> = lists
+        .flat_map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    for child in found.clone() {
+        found.extend(descendants(child));
+    }
+    found
 }

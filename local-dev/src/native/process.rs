@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 
 use super::guard::{Guard, kill_tree};
 
+/// Tells the servers of `tests/servers` (nobody else knows it) to end with their standard input, and so with this process.
+pub const EXIT_ON_STDIN_EOF: (&str, &str) = ("FLEETCRON_EXIT_ON_STDIN_EOF", "1");
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of a server's log that an error shows.
@@ -27,7 +29,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 pub struct Process {
     name: String,
     child: Child,
-    /// Held open and never written: the Go servers of `tests/servers` end when it closes.
+    /// Held open and never written: a server that was told [`EXIT_ON_STDIN_EOF`] ends when it closes.
     _stdin: Option<ChildStdin>,
     log: PathBuf,
     guard: Option<Guard>,
@@ -54,12 +56,7 @@ impl Process {
             .open(log)
             .with_context(|| format!("open {}", log.display()))?;
         writeln!(output, "--- {:?}", command.get_program())?;
-        command
-            .env("FLEETCRON_EXIT_ON_STDIN_EOF", "1")
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0);
+        command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output).process_group(0);
         // Our own settings are not the child's: it gets just those that its command names.
         let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
         for private in common::config::private_variables().filter(|name| !given.contains(name)) {

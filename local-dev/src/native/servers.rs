@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use super::guard::Guard;
-use super::process::{Process, free_port, get};
+use super::process::{EXIT_ON_STDIN_EOF, Process, free_port, get};
 use super::{provision, workspace};
 
 /// How long a server may take to end by itself.
@@ -90,6 +90,7 @@ impl Etcd {
     async fn spawn(site: &Site, client: SocketAddr, peer: SocketAddr) -> anyhow::Result<Process> {
         let mut command = Command::new(provision::etcd_path());
         command
+            .env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1)
             .args(["--name", "default", "--log-level", "warn", "--data-dir"])
             .arg(site.data("etcd")?)
             .args(["--listen-client-urls", &format!("http://{client}")])
@@ -176,6 +177,7 @@ impl Mongo {
 
     async fn spawn(site: &Site, address: SocketAddr) -> anyhow::Result<Process> {
         let mut command = Command::new(provision::mongo_path());
+        command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
         command.args(["-listen", &address.to_string(), "-data"]).arg(site.data("mongo")?);
         let mut process = Process::start("mongo", command, &site.log("mongo"), site.guard.as_ref())?;
         process.ready(async || TcpStream::connect(address).await.is_ok()).await?;

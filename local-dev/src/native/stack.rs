@@ -34,6 +34,12 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// A busy port, a missing tool, a server that does not start or ends by itself.
 pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
+    if !settings.listen.ip().is_loopback() {
+        bail!(
+            "{}: this version has no authentication, and whoever reaches the API runs commands here: listen on 127.0.0.1",
+            settings.listen
+        );
+    }
     if !is_free(settings.listen) {
         bail!("{} is busy: end what listens there, or set CRON_LISTEN to another address", settings.listen);
     }
