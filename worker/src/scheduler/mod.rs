@@ -46,7 +46,7 @@ const SEED_LOCK_HOLD_MS: i64 = 1_500;
 /// Marks that could not be read, and claims that were not applied, are tried again after this, in ms.
 const RETRY_MS: i64 = 200;
 /// Longest pause between two sendings of a claim whose answer does not come, in ms.
-const RESEND_MAX_MS: i64 = 3_200;
+const RESEND_MAX_MS: i64 = 800;
 /// A definition found stale by a claim is looked at again after this, in ms, should the watch not have brought the new one.
 const STALE_RETRY_MS: i64 = 1_000;
 
