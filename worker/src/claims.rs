@@ -68,7 +68,8 @@ pub(crate) async fn claim(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
         // The lease is gone, so the session's key is going: nothing was applied, and keep-alive will find out.
         Err(kv::Error::LeaseGone) => ClaimAnswer::NotApplied,
         Err(why) => {
-            tracing::warn!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
+            // The watches and the session say aloud that the store is away; this would be a line for every job.
+            tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
             if matches!(why, kv::Error::Indeterminate(_)) {
                 ClaimAnswer::Unknown
             } else {

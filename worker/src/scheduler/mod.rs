@@ -521,14 +521,21 @@ impl Scheduler {
             if run.stage == Stage::Ended {
                 return None; // the lock is being freed: look again when it is
             }
-            let fires = schedule.fires_between(after, now, SKIP_COUNT_MAX)?;
-            let skipped = Skipped {
-                from: fires.first,
-                to: fires.last,
-                count: fires.count,
-                more: fires.more,
-                reason: SkipReason::Overlap,
+            let goes_since = run.started_at.unwrap_or(due);
+            let (until, reason) = if due < goes_since {
+                // The run before was late itself, and was not going at this fire's time: the fire waits for its end, within the limit of
+                // every late start.
+                let too_late = due.plus_ms(LATE_START_MAX_MS + 1);
+                if now < too_late {
+                    return Some(too_late);
+                }
+                (now.plus_ms(-LATE_START_MAX_MS - 1).min(goes_since.plus_ms(-1)), SkipReason::Misfire)
+            } else {
+                (now, SkipReason::Overlap)
             };
+            let fires = schedule.fires_between(after, until, SKIP_COUNT_MAX)?;
+            let skipped =
+                Skipped { from: fires.first, to: fires.last, count: fires.count, more: fires.more, reason };
             self.skip(name, skipped, &mark, mark_revision, now, out);
             return None;
         }
@@ -719,6 +726,7 @@ impl Scheduler {
                     stage: Stage::Claimed,
                     kill_asked: false,
                     moving: false,
+                    started_at: None,
                     record: None,
                     open: claim.open,
                 };

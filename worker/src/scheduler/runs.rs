@@ -33,6 +33,8 @@ pub(super) struct Run {
     pub(super) lock_revision: Option<Revision>,
     pub(super) stage: Stage,
     pub(super) kill_asked: bool,
+    /// When its command was started.
+    pub(super) started_at: Option<Timestamp>,
     /// It is on its way to a new session.
     pub(super) moving: bool,
     /// Its record, when it ended on that way.
@@ -73,6 +75,7 @@ impl Scheduler {
             }
             Ok(command) => {
                 run.stage = Stage::Running;
+                run.started_at = Some(now);
                 run.open.command = OpenRun::cut_command(&command);
                 out.push(Action::Start { open: run.open.clone(), command });
             }
