@@ -671,3 +671,39 @@ fn by_message(code: Code, message: &str) -> Failure {
 fn is_definite(code: Code) -> bool {
     matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::NotFound)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etcds_words_mean_what_the_caller_does_next() {
+        let refused = |error| Failure::Refused(error);
+        let text = |words: &str| words.trim_start_matches("etcdserver: ").to_owned();
+        let check = |code, words: &str, expected| assert_eq!(by_message(code, words), expected, "{words}");
+        let lease = "etcdserver: requested lease not found";
+        check(Code::NotFound, lease, refused(Error::LeaseGone));
+        let compacted = "etcdserver: mvcc: required revision has been compacted";
+        check(Code::OutOfRange, compacted, refused(Error::Compacted(0)));
+        for words in ["etcdserver: mvcc: database space exceeded", "etcdserver: too many requests"] {
+            check(Code::ResourceExhausted, words, refused(Error::Internal(text(words))));
+        }
+        for words in ["etcdserver: permission denied", "etcdserver: user name is empty"] {
+            check(Code::PermissionDenied, words, refused(Error::Denied(text(words))));
+        }
+        for words in ["etcdserver: duplicate key given in txn request", "etcdserver: request is too large"] {
+            check(Code::InvalidArgument, words, refused(Error::Invalid(text(words))));
+        }
+        check(Code::Unavailable, "etcdserver: no leader", Failure::NotDone("no leader".to_owned()));
+        // The server took these in and may still do them, or did.
+        for (code, words) in [
+            (Code::Unavailable, "etcdserver: request timed out"),
+            (Code::Unavailable, "etcdserver: leader changed"),
+            (Code::Unavailable, "etcdserver: server stopped"),
+            (Code::OutOfRange, "Error, decoded message length too large"),
+            (Code::Unknown, "h2 protocol error"),
+        ] {
+            assert!(matches!(by_message(code, words), Failure::NoAnswer(_)), "{words}");
+        }
+    }
+}
