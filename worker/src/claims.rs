@@ -172,11 +172,14 @@ pub(crate) async fn move_run(
             Op::put(keys::runs(to.0, to.1), OpenRuns::new(vec![open.clone()]).encode()),
             Op::put_leased(keys::lock(&open.job), holder.encode(), to.0.lease()),
         ],
-        otherwise: vec![Op::get(keys::lock(&open.job))],
+        otherwise: vec![Op::get(keys::lock(&open.job)), Op::get(keys::session(to.0))],
     };
     let reply = kv.txn(txn).await?;
     if reply.succeeded {
         return Ok(MoveAnswer::Done(reply.revision));
+    }
+    if reply.pair(1).is_none() {
+        return Err(kv::Error::LeaseGone); // says nothing about the run: the next session asks again
     }
     // An earlier sending of the same request may have committed: then the lock is already ours.
     let ours = reply.pair(0).filter(|pair| LockHolder::decode(&pair.value) == Ok(Some(holder)));
