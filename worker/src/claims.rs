@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
+use common::domain::pause::Base;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
@@ -241,12 +242,14 @@ pub(crate) async fn read_pages(kv: &dyn Kv, range: Range) -> Result<(Vec<Pair>, 
     }
 }
 
-/// The time in `/cron/base`: milliseconds in decimal.
+/// The time in `/cron/base`; one that cannot be read counts as absent.
 pub(crate) fn parse_base(pair: Option<&Pair>) -> Timestamp {
     let Some(pair) = pair else { return Timestamp::ZERO };
-    let text = String::from_utf8_lossy(&pair.value);
-    text.trim().parse().map(Timestamp::from_ms).unwrap_or_else(|_unreadable| {
-        tracing::error!(key = %pair.key, value = %text, "not a time in milliseconds: taken as absent");
-        Timestamp::ZERO
-    })
+    Base::decode(&pair.value).map_or_else(
+        |why| {
+            tracing::error!(key = %pair.key, %why, "catch-up base cannot be read: taken as absent");
+            Timestamp::ZERO
+        },
+        |base| base.at,
+    )
 }

@@ -90,6 +90,11 @@ enum Command {
     KillRuns,
 }
 
+/// The worker's loop panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker's loop broke")]
+pub struct LoopBroke(#[source] tokio::task::JoinError);
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -119,10 +124,11 @@ impl Worker {
     }
 
     /// Returns once the worker has left.
-    pub async fn left(&mut self) {
-        if let Err(why) = (&mut self.task).await {
-            tracing::error!(%why, "the worker's loop broke");
-        }
+    ///
+    /// # Errors
+    /// Its loop broke, which is a bug: start the process anew.
+    pub async fn left(&mut self) -> Result<(), LoopBroke> {
+        (&mut self.task).await.map_err(LoopBroke)
     }
 
     /// How it is doing.
