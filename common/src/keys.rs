@@ -24,9 +24,10 @@ pub const SESSIONS: &str = "/cron/sessions/";
 pub const FIRED: &str = "/cron/fired/";
 /// `/cron/runs/{sid}/{seq}`: written by claims; the open runs; lives until their records are stored.
 pub const RUNS: &str = "/cron/runs/";
-/// `/cron/paused`: present = nobody claims.
+/// `/cron/paused`: written by operators; any value; lives until deleted; present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
-/// `/cron/base`: when pausing last ended, in ms: nothing before it is caught up on.
+/// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on; absent = the fleet
+/// was never paused.
 pub const BASE: &str = "/cron/base";
 
 /// Number of slots: many more than workers, so that they spread evenly; few enough to list.

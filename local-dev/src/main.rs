@@ -107,11 +107,11 @@ async fn one_process(settings: &Settings) -> anyhow::Result<()> {
     }
     tracing::info!("ending; what runs gets {} seconds, Ctrl-C once more does not wait", GOODBYE.as_secs());
     let _already_gone = stop_serving.send(());
-    end_workers(&mut workers, &mut stop).await;
+    end_workers(&mut workers, &mut stop).await?;
     serving.await.context("the API broke")?
 }
 
-async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) {
+async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyhow::Result<()> {
     for (worker, _) in workers.iter() {
         worker.drain().await;
     }
@@ -119,14 +119,18 @@ async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) {
     for (worker, _) in workers.iter_mut() {
         if patient {
             patient = tokio::select! {
-                () = worker.left() => continue,
+                left = worker.left() => {
+                    left?;
+                    continue;
+                }
                 () = clock::sleep(GOODBYE) => false,
                 () = stop.asked() => false,
             };
         }
         worker.kill_runs().await;
-        worker.left().await;
+        worker.left().await?;
     }
+    Ok(())
 }
 
 fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Ports> {

@@ -323,4 +323,66 @@ mod etcd {
         client.role_grant_permission("limited", ours).await.unwrap();
         client.auth_enable().await.unwrap();
     }
+
+    /// Stands between a client and a server; what it has taken can be cut off without a word, as by a NAT that forgot it.
+    struct Middle {
+        port: u16,
+        era: tokio::sync::watch::Sender<u32>,
+    }
+
+    impl Middle {
+        async fn before(server: &EtcdServer) -> Self {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let address = server.settings().endpoints_or_default()[0].replace("http://", "");
+            let (era, eras) = tokio::sync::watch::channel(0);
+            tokio::spawn(async move {
+                while let Ok((mut inside, _)) = listener.accept().await {
+                    let (address, mut eras) = (address.clone(), eras.clone());
+                    eras.mark_unchanged();
+                    tokio::spawn(async move {
+                        let mut outside = tokio::net::TcpStream::connect(address).await.unwrap();
+                        tokio::select! {
+                            _ended = tokio::io::copy_bidirectional(&mut inside, &mut outside) => {}
+                            // Both ends stay open, and nothing passes.
+                            _cut = eras.changed() => std::future::pending().await,
+                        }
+                    });
+                }
+            });
+            Self { port, era }
+        }
+
+        fn cut(&self) {
+            self.era.send_modify(|era| *era += 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_connection_is_replaced() {
+        let Some(server) = EtcdServer::start(&[]).await else { return };
+        let middle = Middle::before(&server).await;
+        let endpoints = Some(vec![format!("http://127.0.0.1:{}", middle.port)]);
+        let kv = EtcdKv::new(&EtcdSettings { endpoints, ..EtcdSettings::default() }, LIMIT).unwrap();
+        put(&kv, "k", "1").await.unwrap();
+        let mut watch = kv.watch(common::kv::Span::key("k"), 0).await.unwrap();
+        // A read does not show it.
+        middle.cut();
+        assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("1"));
+        let started = Stopwatch::start();
+        let ended =
+            timeout(Duration::from_secs(30), watch.next()).await.expect("not silent for ever").unwrap();
+        assert!(matches!(ended, Err(Error::Unavailable(_))), "{ended:?}");
+        println!("the watch ended after {:?}: {ended:?}", started.elapsed());
+        // Nor does a write after a while: a thawed Lambda.
+        put(&kv, "k", "2").await.unwrap();
+        sleep(Duration::from_secs(11)).await;
+        middle.cut();
+        put(&kv, "k", "3").await.unwrap();
+        // At once it cannot be told from a slow server.
+        middle.cut();
+        let write = put(&kv, "k", "4").await;
+        assert!(matches!(write, Err(Error::Indeterminate(_))), "{write:?}");
+        put(&kv, "k", "5").await.unwrap();
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
+use common::domain::pause::Base;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
@@ -68,7 +69,8 @@ pub(crate) async fn claim(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
         // The lease is gone, so the session's key is going: nothing was applied, and keep-alive will find out.
         Err(kv::Error::LeaseGone) => ClaimAnswer::NotApplied,
         Err(why) => {
-            tracing::warn!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
+            // The watches and the session say aloud that the store is away; this would be a line for every job.
+            tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
             if matches!(why, kv::Error::Indeterminate(_)) {
                 ClaimAnswer::Unknown
             } else {
@@ -171,11 +173,14 @@ pub(crate) async fn move_run(
             Op::put(keys::runs(to.0, to.1), OpenRuns::new(vec![open.clone()]).encode()),
             Op::put_leased(keys::lock(&open.job), holder.encode(), to.0.lease()),
         ],
-        otherwise: vec![Op::get(keys::lock(&open.job))],
+        otherwise: vec![Op::get(keys::lock(&open.job)), Op::get(keys::session(to.0))],
     };
     let reply = kv.txn(txn).await?;
     if reply.succeeded {
         return Ok(MoveAnswer::Done(reply.revision));
+    }
+    if reply.pair(1).is_none() {
+        return Err(kv::Error::LeaseGone); // says nothing about the run: the next session asks again
     }
     // An earlier sending of the same request may have committed: then the lock is already ours.
     let ours = reply.pair(0).filter(|pair| LockHolder::decode(&pair.value) == Ok(Some(holder)));
@@ -237,12 +242,14 @@ pub(crate) async fn read_pages(kv: &dyn Kv, range: Range) -> Result<(Vec<Pair>, 
     }
 }
 
-/// The time in `/cron/base`: milliseconds in decimal.
+/// The time in `/cron/base`; one that cannot be read counts as absent.
 pub(crate) fn parse_base(pair: Option<&Pair>) -> Timestamp {
     let Some(pair) = pair else { return Timestamp::ZERO };
-    let text = String::from_utf8_lossy(&pair.value);
-    text.trim().parse().map(Timestamp::from_ms).unwrap_or_else(|_unreadable| {
-        tracing::error!(key = %pair.key, value = %text, "not a time in milliseconds: taken as absent");
-        Timestamp::ZERO
-    })
+    Base::decode(&pair.value).map_or_else(
+        |why| {
+            tracing::error!(key = %pair.key, %why, "catch-up base cannot be read: taken as absent");
+            Timestamp::ZERO
+        },
+        |base| base.at,
+    )
 }

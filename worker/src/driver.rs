@@ -90,6 +90,11 @@ enum Command {
     KillRuns,
 }
 
+/// The worker's loop panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker's loop broke")]
+pub struct LoopBroke(#[source] tokio::task::JoinError);
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -119,10 +124,11 @@ impl Worker {
     }
 
     /// Returns once the worker has left.
-    pub async fn left(&mut self) {
-        if let Err(why) = (&mut self.task).await {
-            tracing::error!(%why, "the worker's loop broke");
-        }
+    ///
+    /// # Errors
+    /// Its loop broke, which is a bug: start the process anew.
+    pub async fn left(&mut self) -> Result<(), LoopBroke> {
+        (&mut self.task).await.map_err(LoopBroke)
     }
 
     /// How it is doing.
@@ -231,13 +237,17 @@ impl Driver {
                 tracing::info!(open_runs = self.scheduler.open_runs(), "draining: nothing more is claimed");
                 self.draining = true;
                 self.step(Event::DrainRequested).await;
-                if let Some(session) = &self.session
-                    && let Err(why) = session::deregister(self.ports.kv.as_ref(), session).await
-                {
-                    tracing::warn!(%why, "registration not taken away; it goes with the session");
-                }
+                self.deregister().await;
             }
             Command::KillRuns => self.step(Event::KillAllRequested).await,
+        }
+    }
+
+    async fn deregister(&self) {
+        if let Some(session) = &self.session
+            && let Err(why) = session::deregister(self.ports.kv.as_ref(), session).await
+        {
+            tracing::warn!(%why, "registration not taken away; it goes with the session");
         }
     }
 
@@ -246,6 +256,9 @@ impl Driver {
             Input::Event(event) => {
                 // An event that waited behind others may come after the session's end: that goes first.
                 self.look_after_session().await;
+                if let Event::RunEnded(run_id, _) = &event {
+                    self.kills.remove(run_id);
+                }
                 self.step(event).await;
             }
             Input::Workers(registered) => self.take_workers(&registered).await,
@@ -258,6 +271,9 @@ impl Driver {
                 self.all_marks_read = Stopwatch::start();
                 self.step(Event::SessionGained(sid, worker_id)).await;
                 self.sweeper.notify_one();
+                if self.draining {
+                    self.deregister().await; // it was sought before
+                }
             }
             Input::KeptAlive { sid, sent } => {
                 if self.session.as_ref().is_some_and(|session| session.sid == sid) {

@@ -46,7 +46,7 @@ where
                 }
                 Err(why) => {
                     failures += 1;
-                    tracing::warn!(from = %span.from, %why, failures, "cannot list; trying again");
+                    say(&span, &why, failures, "cannot list; trying again");
                     clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
                     continue;
                 }
@@ -60,10 +60,17 @@ where
             }
             Err(why) => {
                 failures = if known == Some(revision) { failures + 1 } else { 1 };
-                tracing::warn!(from = %span.from, %why, failures, "watch ended; watching again from where it was");
+                say(&span, &why, failures, "watch ended; watching again from where it was");
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
             }
         }
+    }
+}
+
+/// Says that something failed: the first time, and then ever more rarely.
+fn say(span: &Span, why: &kv::Error, failures: u32, what: &str) {
+    if failures.is_power_of_two() {
+        tracing::warn!(from = %span.from, %why, failures, "{what}");
     }
 }
 

@@ -15,4 +15,4 @@ pub mod status;
 mod sweep;
 mod watches;
 
-pub use driver::{Options, Ports, Worker};
+pub use driver::{LoopBroke, Options, Ports, Worker};

@@ -71,7 +71,7 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
     let mut asked = 0;
     loop {
         tokio::select! {
-            () = worker.left() => return Ok(()),
+            left = worker.left() => return left.map_err(anyhow::Error::from),
             _ = terminate.recv() => asked += 1,
             _ = interrupt.recv() => asked += 1,
         }

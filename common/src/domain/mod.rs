@@ -3,6 +3,7 @@
 pub mod job;
 pub mod kill;
 pub mod mark;
+pub mod pause;
 pub mod record;
 pub mod run;
 pub mod stored;

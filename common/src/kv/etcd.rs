@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,6 @@ use etcd_client::{
     WatchRequestSender, WatchResponse, WatchResponseStream,
 };
 use futures::StreamExt;
-use tokio::sync::Mutex;
 use tonic::Code;
 
 use super::{
@@ -30,8 +30,8 @@ const PING_ANSWER: Duration = Duration::from_secs(5);
 const WATCH_SILENCE: Duration = Duration::from_secs(5);
 /// A watch that then hears nothing for so long ends with an error.
 const WATCH_ANSWER: Duration = Duration::from_secs(10);
-/// Before a write, a connection that was idle for so long is tried with a read: a thawed Lambda's connection may be dead without
-/// knowing it, and a write that is lost on it would be in doubt.
+/// Before a write, a connection that is new or was idle for so long is tried with a read: a thawed Lambda's may be dead without
+/// knowing it, a new one may not pass etcd's check of certificates, and a write that is lost on either would be in doubt.
 const IDLE_MS: i64 = 10_000;
 /// Largest answer. etcd sends what a range or a watch asks for, however large; gRPC's default of 4 MB is less than ten thousand jobs.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
@@ -46,6 +46,8 @@ pub struct EtcdKv {
     endpoints: Vec<(String, ConnectOptions)>,
     call_limit: Duration,
     current: Mutex<Current>,
+    /// Held while connecting, so that callers who find no connection make one and not many.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 /// The connection in use, and whose turn it is when another one is needed.
@@ -107,7 +109,12 @@ impl EtcdKv {
             (endpoint, options)
         });
         let current = Current { connection: None, connected: 0, answered: Timestamp::ZERO };
-        Ok(Self { endpoints: endpoints.collect(), call_limit, current: Mutex::new(current) })
+        Ok(Self {
+            endpoints: endpoints.collect(),
+            call_limit,
+            current: Mutex::new(current),
+            connecting: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Does one request: anew over another connection when an attempt failed and that is safe, within the limit.
@@ -120,7 +127,7 @@ impl EtcdKv {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let started = Stopwatch::start();
-        if repeat == Repeat::Never && self.was_idle().await {
+        if repeat == Repeat::Never && self.is_unproven() {
             self.attempts(started, Repeat::Allowed, |client| async move {
                 client.kv_client().get([0], Some(GetOptions::new().with_count_only())).await
             })
@@ -165,7 +172,7 @@ impl EtcdKv {
             let limit = if repeat == Repeat::Allowed { left.min(step) } else { left };
             let failure = match timeout(limit, Box::pin(request(connection.client))).await {
                 Ok(Ok(answer)) => {
-                    self.answered().await;
+                    self.answered();
                     return Ok(answer);
                 }
                 Ok(Err(e)) => failure(e),
@@ -173,15 +180,15 @@ impl EtcdKv {
             };
             match failure {
                 Failure::Refused(e) => {
-                    self.answered().await;
+                    self.answered();
                     return Err(e);
                 }
                 Failure::NoAnswer(w) if repeat == Repeat::Never => {
-                    self.discard(connection.number).await;
+                    self.discard(connection.number);
                     return Err(Error::Indeterminate(w));
                 }
                 Failure::NotDone(w) | Failure::NoAnswer(w) => {
-                    self.discard(connection.number).await;
+                    self.discard(connection.number);
                     why = w;
                 }
             }
@@ -191,36 +198,47 @@ impl EtcdKv {
 
     /// The connection in use, or a new one to the next endpoint.
     async fn connection(&self) -> Result<Connection, Failure> {
-        let mut current = self.current.lock().await;
-        if let Some(connection) = &current.connection {
+        if let Some(connection) = &self.current().connection {
             return Ok(connection.clone());
         }
-        let number = current.connected;
-        let (endpoint, options) = &self.endpoints[number % self.endpoints.len()];
-        // Counted before the attempt: should it fail or be given up, then the next one goes elsewhere.
-        current.connected += 1;
+        let _turn = self.connecting.lock().await;
+        let number = {
+            let mut current = self.current();
+            if let Some(connection) = &current.connection {
+                return Ok(connection.clone());
+            }
+            // Counted before the attempt: should it fail or be given up, then the next one goes elsewhere.
+            current.connected += 1;
+            current.connected
+        };
+        let (endpoint, options) = &self.endpoints[(number - 1) % self.endpoints.len()];
         let connecting = Box::pin(Client::connect([endpoint], Some(options.clone())));
-        let client = connecting.await.map_err(failure)?;
-        let connection = Connection { client, number };
-        current.connection = Some(connection.clone());
+        let connection = Connection { client: connecting.await.map_err(failure)?, number };
+        self.current().connection = Some(connection.clone());
         Ok(connection)
     }
 
-    async fn discard(&self, number: usize) {
-        let mut current = self.current.lock().await;
+    fn current(&self) -> MutexGuard<'_, Current> {
+        // No step of a change to it can panic.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn discard(&self, number: usize) {
+        let mut current = self.current();
         if current.connection.as_ref().is_some_and(|c| c.number == number) {
             current.connection = None;
         }
     }
 
-    async fn answered(&self) {
-        self.current.lock().await.answered = SystemClock.now();
+    fn answered(&self) {
+        self.current().answered = SystemClock.now();
     }
 
-    /// By the wall clock, in either direction: the monotonic clock may stand still while a Lambda is frozen.
-    async fn was_idle(&self) -> bool {
-        let current = self.current.lock().await;
-        current.connection.is_some() && SystemClock.now().ms_since(current.answered).abs() > IDLE_MS
+    /// Whether nothing has come over the connection for a while, or ever. By the wall clock, in either direction: the monotonic clock may
+    /// stand still while a Lambda is frozen.
+    fn is_unproven(&self) -> bool {
+        let current = self.current();
+        current.connection.is_none() || SystemClock.now().ms_since(current.answered).abs() > IDLE_MS
     }
 }
 
@@ -568,7 +586,14 @@ fn failure(error: etcd_client::Error) -> Failure {
             match never_sent(&status) {
                 // Before the message: that does not say where it went wrong.
                 Some(why) => Failure::NotDone(why),
-                None => by_message(status.code(), status.message()),
+                None => {
+                    match (by_message(status.code(), status.message()), std::error::Error::source(&status)) {
+                        (Failure::NoAnswer(why), Some(cause)) => {
+                            Failure::NoAnswer(format!("{why}: {}", chain(cause)))
+                        }
+                        (failure, _) => failure,
+                    }
+                }
             }
         }
         etcd_client::Error::LeaseKeepAliveError(why) if why.contains("not found") => {
@@ -585,12 +610,15 @@ fn failure(error: etcd_client::Error) -> Failure {
     }
 }
 
-/// The whole story of a failure to connect: then no request can have been sent.
+/// The whole story, when there was no connection or it ended before the request was written to it.
 fn never_sent(status: &tonic::Status) -> Option<String> {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if let Some(connect) = error.downcast_ref::<tonic::ConnectError>() {
             return Some(format!("connecting: {}", chain(connect)));
+        }
+        if let Some(transport) = error.downcast_ref::<hyper::Error>().filter(|e| e.is_canceled()) {
+            return Some(format!("the connection was closed: {}", chain(transport)));
         }
         cause = error.source();
     }
@@ -642,4 +670,40 @@ fn by_message(code: Code, message: &str) -> Failure {
 /// Codes by which etcd (but not gRPC on our side, which uses some of them too) says that it did not do it.
 fn is_definite(code: Code) -> bool {
     matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etcds_words_mean_what_the_caller_does_next() {
+        let refused = |error| Failure::Refused(error);
+        let text = |words: &str| words.trim_start_matches("etcdserver: ").to_owned();
+        let check = |code, words: &str, expected| assert_eq!(by_message(code, words), expected, "{words}");
+        let lease = "etcdserver: requested lease not found";
+        check(Code::NotFound, lease, refused(Error::LeaseGone));
+        let compacted = "etcdserver: mvcc: required revision has been compacted";
+        check(Code::OutOfRange, compacted, refused(Error::Compacted(0)));
+        for words in ["etcdserver: mvcc: database space exceeded", "etcdserver: too many requests"] {
+            check(Code::ResourceExhausted, words, refused(Error::Internal(text(words))));
+        }
+        for words in ["etcdserver: permission denied", "etcdserver: user name is empty"] {
+            check(Code::PermissionDenied, words, refused(Error::Denied(text(words))));
+        }
+        for words in ["etcdserver: duplicate key given in txn request", "etcdserver: request is too large"] {
+            check(Code::InvalidArgument, words, refused(Error::Invalid(text(words))));
+        }
+        check(Code::Unavailable, "etcdserver: no leader", Failure::NotDone("no leader".to_owned()));
+        // The server took these in and may still do them, or did.
+        for (code, words) in [
+            (Code::Unavailable, "etcdserver: request timed out"),
+            (Code::Unavailable, "etcdserver: leader changed"),
+            (Code::Unavailable, "etcdserver: server stopped"),
+            (Code::OutOfRange, "Error, decoded message length too large"),
+            (Code::Unknown, "h2 protocol error"),
+        ] {
+            assert!(matches!(by_message(code, words), Failure::NoAnswer(_)), "{words}");
+        }
+    }
 }

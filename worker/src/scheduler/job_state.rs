@@ -115,6 +115,8 @@ pub(super) struct JobState {
     pub(super) pending: Pending,
     /// The run that holds its lock here.
     pub(super) run: Option<RunId>,
+    /// A kill request that came while a claim was in flight: the claim may have committed before it.
+    pub(super) kill_seen: Option<(Option<Vec<RunId>>, Revision)>,
     pub(super) streak: Option<Streak>,
     /// The definition was found stale: wait for the watch until then.
     pub(super) stale_until: Option<Timestamp>,
@@ -134,6 +136,7 @@ impl JobState {
             reading: false,
             pending: Pending::None,
             run: None,
+            kill_seen: None,
             streak: None,
             stale_until: None,
             timer: None,

@@ -7,6 +7,8 @@ mod event;
 mod job_state;
 mod ownership;
 mod runs;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,12 +66,16 @@ pub struct Scheduler {
     base: Timestamp,
     sink_full: bool,
     draining: bool,
+    /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
+    killing: bool,
     jobs: BTreeMap<JobName, JobState>,
     runs: BTreeMap<RunId, Run>,
     /// When to look at which job.
     timers: BTreeSet<(Timestamp, JobName)>,
     /// When to start which claimed run.
     starts: BTreeSet<(Timestamp, RunId)>,
+    /// Jobs whose claim of a run is in flight: each will need room.
+    claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
     waiting_for_room: BTreeSet<JobName>,
     /// Slots whose marks are to be read, by whether a stale answer will do.
@@ -92,10 +98,12 @@ impl Scheduler {
             base: Timestamp::ZERO,
             sink_full: false,
             draining: false,
+            killing: false,
             jobs: BTreeMap::new(),
             runs: BTreeMap::new(),
             timers: BTreeSet::new(),
             starts: BTreeSet::new(),
+            claiming: BTreeSet::new(),
             waiting_for_room: BTreeSet::new(),
             wanted: BTreeMap::new(),
         }
@@ -107,7 +115,7 @@ impl Scheduler {
         match event {
             Event::Woke => {}
             Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
-            Event::SessionLost => self.on_session_lost(),
+            Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::JobsListed(jobs) => self.on_jobs_listed(now, jobs, &mut out),
             Event::JobPut(job) => self.on_job_put(now, job, &mut out),
             Event::JobDeleted(name) => self.on_job_deleted(&name, &mut out),
@@ -128,10 +136,10 @@ impl Scheduler {
                 self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
             }
             Event::AdoptAnswered(job, answer) => self.on_adopt_answered(now, &job, answer, &mut out),
-            Event::RunEnded(run_id, ending) => self.on_run_ended(&run_id, ending, &mut out),
+            Event::RunEnded(run_id, ending) => self.on_run_ended(now, &run_id, ending, &mut out),
             Event::Released(run_id) => self.on_released(now, &run_id, &mut out),
             Event::MoveAnswered(run_id, sid, seq, answer) => {
-                self.on_move_answered(&run_id, sid, seq, answer, &mut out)
+                self.on_move_answered(now, &run_id, sid, seq, answer, &mut out)
             }
             Event::KillAsked(job, run_ids, revision) => {
                 self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
@@ -145,6 +153,7 @@ impl Scheduler {
                 self.end_all_streaks(&mut out);
             }
             Event::KillAllRequested => {
+                self.killing = true;
                 for run_id in self.runs.keys().cloned().collect::<Vec<_>>() {
                     self.kill_run(now, &run_id, &mut out);
                 }
@@ -152,6 +161,7 @@ impl Scheduler {
         }
         self.start_due(now, &mut out);
         self.look_at_due(now, &mut out);
+        self.offer_room(now, &mut out);
         for (serializable, slots) in std::mem::take(&mut self.wanted) {
             out.push(Action::ReadMarks { slots: Slots::Some(slots), serializable });
         }
@@ -218,13 +228,20 @@ impl Scheduler {
         self.look_at_all(now, out);
     }
 
-    fn on_session_lost(&mut self) {
+    fn on_session_lost(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.session = None;
+        // Moves to that session may stay without an answer. A record that waited for one goes on under the old open key: if the move
+        // was made after all, the new key is swept with its session, and that `lost` gives way to this record.
+        let moving: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| run.moving).map(|(id, _)| id.clone()).collect();
+        for run_id in moving {
+            self.stop_moving(now, &run_id, out);
+        }
         // What was claimed and not started is not trusted any more: its record is `lost`, written by whoever sweeps.
         let unstarted: Vec<RunId> = self
             .runs
             .iter()
-            .filter(|(_, run)| run.stage != Stage::Running && run.record.is_none())
+            .filter(|(_, run)| run.stage != Stage::Running)
             .map(|(id, _)| id.clone())
             .collect();
         for run_id in unstarted {
@@ -241,6 +258,8 @@ impl Scheduler {
         }
         self.starts.clear();
         self.timers.clear();
+        self.claiming.clear();
+        self.waiting_for_room.clear();
         self.jobs.retain(|_, state| state.definition.is_some() || state.run.is_some());
     }
 
@@ -297,6 +316,7 @@ impl Scheduler {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
         state.definition = Some(definition);
+        state.stale_until = None; // this is what was waited for
         if state.pending == Pending::None {
             state.mark = MarkView::Unknown; // the save may have written it too
         }
@@ -421,6 +441,29 @@ impl Scheduler {
             }
             self.set_timer(&name, None);
             self.look_at(&name, now, out);
+            self.forget_job_if_done(&name);
+        }
+    }
+
+    /// Looks at jobs that waited for room, while there is some.
+    fn offer_room(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while self.has_room()
+            && let Some(name) = self.waiting_for_room.pop_first()
+        {
+            self.look_at(&name, now, out);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.runs.len() + self.claiming.len() < self.runs_max
+    }
+
+    fn note_claiming(&mut self, name: &JobName) {
+        let claims_run = |state: &JobState| matches!(&state.pending, Pending::Claiming { claim, .. } if claim.kind == ClaimKind::Run);
+        if self.jobs.get(name).is_some_and(claims_run) {
+            self.claiming.insert(name.clone());
+        } else {
+            self.claiming.remove(name);
         }
     }
 
@@ -437,18 +480,20 @@ impl Scheduler {
     /// Decides what a job needs now, and when to look at it again.
     fn look_at(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
         let again = self.decide(name, now, out);
+        self.note_claiming(name);
         self.set_timer(name, again);
     }
 
     fn decide(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
         let sid = self.session?;
         let state = self.jobs.get_mut(name)?;
-        if let Pending::Claiming { claim, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
+        if let Pending::Claiming { claim, earlier, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
             if *at > now {
                 return Some(*at);
             }
-            if *ambiguous {
-                // Only writing decides: the identical request again (P2).
+            if *ambiguous || earlier.is_some() {
+                // Only writing decides: the identical request again (P2). So also when a claim that this one replaces may have committed:
+                // decided anew, nobody would know that run any more.
                 out.push(Action::Claim(claim.clone()));
                 if let Pending::Claiming { resend_at, .. } = &mut state.pending {
                     *resend_at = None;
@@ -521,14 +566,21 @@ impl Scheduler {
             if run.stage == Stage::Ended {
                 return None; // the lock is being freed: look again when it is
             }
-            let fires = schedule.fires_between(after, now, SKIP_COUNT_MAX)?;
-            let skipped = Skipped {
-                from: fires.first,
-                to: fires.last,
-                count: fires.count,
-                more: fires.more,
-                reason: SkipReason::Overlap,
+            let goes_since = run.started_at.unwrap_or(due);
+            let (until, reason) = if due < goes_since {
+                // The run before was late itself, and was not going at this fire's time: the fire waits for its end, within the limit of
+                // every late start.
+                let too_late = due.plus_ms(LATE_START_MAX_MS + 1);
+                if now < too_late {
+                    return Some(too_late);
+                }
+                (now.plus_ms(-LATE_START_MAX_MS - 1).min(goes_since.plus_ms(-1)), SkipReason::Misfire)
+            } else {
+                (now, SkipReason::Overlap)
             };
+            let fires = schedule.fires_between(after, until, SKIP_COUNT_MAX)?;
+            let skipped =
+                Skipped { from: fires.first, to: fires.last, count: fires.count, more: fires.more, reason };
             self.skip(name, skipped, &mark, mark_revision, now, out);
             return None;
         }
@@ -545,7 +597,7 @@ impl Scheduler {
             self.skip(name, skipped, &mark, mark_revision, now, out);
             return None;
         }
-        if self.runs.len() >= self.runs_max {
+        if !self.has_room() {
             self.waiting_for_room.insert(name.clone());
             return Some(due.plus_ms(LATE_START_MAX_MS + 1));
         }
@@ -684,6 +736,10 @@ impl Scheduler {
                 *resend_at = Some(now.plus_ms(pause));
                 self.set_timer(name, Some(now.plus_ms(pause)));
             }
+            ClaimAnswer::Refused(refusal) if !refusal.session_alive => {
+                // Also when the mark shows that it has committed: with its session it was closed as lost (P10). SessionLost follows.
+                out.push(Action::GiveUpSession(claim.sid));
+            }
             ClaimAnswer::Refused(refusal) => {
                 // A request of ours may have committed although its answer said otherwise, or never came: the mark tells (P2).
                 let committed =
@@ -694,6 +750,7 @@ impl Scheduler {
                 }
             }
         }
+        self.note_claiming(name);
         self.forget_job_if_done(name);
     }
 
@@ -704,6 +761,7 @@ impl Scheduler {
             state.mark = MarkView::Known(claim.mark.clone(), revision);
             state.mark_read_at = now;
         }
+        self.claiming.remove(&name);
         match claim.kind {
             ClaimKind::SeedRan => {}
             ClaimKind::Skip => self.on_skip_won(now, &claim, out),
@@ -715,18 +773,28 @@ impl Scheduler {
                     sid: claim.sid,
                     seq: claim.seq,
                     job_revision: claim.job_revision,
+                    claim_revision: revision,
                     lock_revision: Some(revision),
                     stage: Stage::Claimed,
                     kill_asked: false,
                     moving: false,
+                    started_at: None,
                     record: None,
                     open: claim.open,
                 };
                 self.runs.insert(run_id.clone(), run);
+                self.starts.insert((start_at, run_id.clone()));
+                let mut kill = None;
                 if let Some(state) = self.jobs.get_mut(&name) {
                     state.run = Some(run_id.clone());
+                    kill = state.kill_seen.take();
                 }
-                self.starts.insert((start_at, run_id));
+                if let Some((run_ids, revision)) = kill {
+                    self.on_kill_asked(now, &name, run_ids.as_deref(), revision, out);
+                }
+                if self.killing {
+                    self.kill_run(now, &run_id, out);
+                }
                 self.start_due(now, out);
             }
         }
@@ -742,10 +810,6 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let name = claim.open.job.clone();
-        if !refusal.session_alive {
-            out.push(Action::GiveUpSession(claim.sid));
-            return; // the session's end fences the claim; SessionLost follows
-        }
         let Some(state) = self.jobs.get_mut(&name) else { return };
         let mark_revision = refusal.mark.as_ref().map_or(0, |seen| seen.revision);
         if mark_revision != claim.mark_revision {
@@ -795,6 +859,13 @@ impl Scheduler {
         let name = claim.open.job.clone();
         let due = claim.open.plan_time;
         let Some(state) = self.jobs.get_mut(&name) else { return };
+        if state.definition.is_none() {
+            // Deleted since, but an earlier sending may have committed before that: the identical request tells.
+            if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
+                (*ambiguous, *resend_at) = (true, Some(now.plus_ms(RETRY_MS)));
+            }
+            return self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
+        }
         let MarkView::Known(mark, revision) = state.mark.clone() else {
             state.pending = Pending::None;
             return self.look_at(&name, now, out);
@@ -850,7 +921,10 @@ impl Scheduler {
         if first {
             out.push(Action::Report(Report::Skipped(streak.open.clone())));
         }
-        if first || now >= streak.recorded_at.plus_ms(STREAK_RECORD_EVERY_MS) {
+        let over = self.draining || state.definition.is_none();
+        if over {
+            self.end_streak(&claim.open.job, out);
+        } else if first || now >= streak.recorded_at.plus_ms(STREAK_RECORD_EVERY_MS) {
             streak.recorded_at = now;
             out.push(streak.record(false));
         }

@@ -8,6 +8,7 @@ use common::domain::worker::Sid;
 use common::kv::Revision;
 
 use super::event::{Action, MoveAnswer, Report};
+use super::job_state::Pending;
 use super::{SEED_LOCK_HOLD_MS, START_DEADLINE_MS, Scheduler};
 
 /// How far a run is.
@@ -29,10 +30,14 @@ pub(super) struct Run {
     pub(super) seq: u64,
     /// The definition that it was claimed from.
     pub(super) job_revision: Revision,
+    /// Of its claim.
+    pub(super) claim_revision: Revision,
     /// Of its lock; `None` when it holds none any more.
     pub(super) lock_revision: Option<Revision>,
     pub(super) stage: Stage,
     pub(super) kill_asked: bool,
+    /// When its command was started.
+    pub(super) started_at: Option<Timestamp>,
     /// It is on its way to a new session.
     pub(super) moving: bool,
     /// Its record, when it ended on that way.
@@ -73,6 +78,7 @@ impl Scheduler {
             }
             Ok(command) => {
                 run.stage = Stage::Running;
+                run.started_at = Some(now);
                 run.open.command = OpenRun::cut_command(&command);
                 out.push(Action::Start { open: run.open.clone(), command });
             }
@@ -88,12 +94,17 @@ impl Scheduler {
         self.finish(now, run_id, record, out);
     }
 
-    pub(super) fn on_run_ended(&mut self, run_id: &RunId, mut ending: Ending, out: &mut Vec<Action>) {
+    pub(super) fn on_run_ended(
+        &mut self,
+        now: Timestamp,
+        run_id: &RunId,
+        mut ending: Ending,
+        out: &mut Vec<Action>,
+    ) {
         let Some(run) = self.runs.get(run_id) else { return };
         if run.kill_asked && ending.signal.is_some() {
             ending.status = Status::Killed;
         }
-        let now = ending.end_time;
         let record = Record::ended(&run.open, ending);
         self.finish(now, run_id, record, out);
     }
@@ -116,7 +127,7 @@ impl Scheduler {
                 lock_revision,
                 not_before: hold,
             }),
-            _ => self.forget_run(run_id), // the lock went with its session
+            _ => self.on_released(now, run_id, out), // the lock went with its session
         }
     }
 
@@ -124,9 +135,6 @@ impl Scheduler {
         let Some(name) = self.runs.get(run_id).map(|run| run.open.job.clone()) else { return };
         self.forget_run(run_id);
         self.look_at(&name, now, out);
-        for waiting in std::mem::take(&mut self.waiting_for_room) {
-            self.look_at(&waiting, now, out);
-        }
         self.forget_job_if_done(&name);
     }
 
@@ -144,14 +152,17 @@ impl Scheduler {
 
     pub(super) fn on_move_answered(
         &mut self,
+        now: Timestamp,
         run_id: &RunId,
         sid: Sid,
         seq: u64,
         answer: MoveAnswer,
         out: &mut Vec<Action>,
     ) {
+        if answer == MoveAnswer::Refused && self.session != Some(sid) {
+            return; // that session is over itself; the move to the next one tells
+        }
         let Some(run) = self.runs.get_mut(run_id) else { return };
-        run.moving = false;
         match answer {
             MoveAnswer::Done(revision) => {
                 (run.sid, run.seq) = (sid, seq);
@@ -166,8 +177,14 @@ impl Scheduler {
                 }
             }
         }
+        self.stop_moving(now, run_id, out);
+    }
+
+    /// Its open key is decided: what waited for that goes on.
+    pub(super) fn stop_moving(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        run.moving = false;
         if let Some(record) = run.record.take() {
-            let now = record.end_time;
             self.finish(now, run_id, *record, out);
         }
     }
@@ -180,9 +197,14 @@ impl Scheduler {
         revision: Revision,
         out: &mut Vec<Action>,
     ) {
+        if let Some(state) = self.jobs.get_mut(job)
+            && matches!(state.pending, Pending::Claiming { .. })
+        {
+            state.kill_seen = Some((run_ids.map(<[RunId]>::to_vec), revision));
+        }
         let meant = |run: &Run| match run_ids {
             Some(run_ids) => run_ids.contains(&run.open.run_id),
-            None => run.lock_revision.is_none_or(|claimed| claimed < revision),
+            None => run.claim_revision < revision,
         };
         let targets: Vec<RunId> = self
             .runs

@@ -1,0 +1,937 @@
+//! The scheduler's rules, through `step` alone: what happens, and what is done about it.
+
+use super::*;
+use common::domain::job::Job;
+use common::domain::record::{Ending, Record, Status};
+use std::sync::Arc;
+
+/// Whole minutes since 1970; times in these tests are milliseconds from here.
+const START_MS: i64 = 1_800_000_000_000;
+/// More steps than any test needs: a scheduler that goes on without time passing is caught here.
+const STEPS_MAX: usize = 10_000;
+const NONE: [i64; 0] = [];
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_ms(START_MS + ms)
+}
+
+fn name(text: &str) -> JobName {
+    JobName::parse(text).unwrap()
+}
+
+/// A scheduler, and a store that answers its reads and adoptions at once.
+struct World {
+    scheduler: Scheduler,
+    now: i64,
+    revision: i64,
+    marks: BTreeMap<JobName, MarkSeen>,
+    actions: Vec<Action>,
+    /// Claims are won at once.
+    claims_win: bool,
+    /// Locks are freed at once.
+    releases: bool,
+}
+
+impl World {
+    /// A worker alone in the fleet, with room for `runs_max` runs, in session 1.
+    fn with_room(runs_max: usize) -> Self {
+        let mut world = Self {
+            scheduler: Scheduler::new(runs_max),
+            now: 0,
+            revision: 100,
+            marks: BTreeMap::new(),
+            actions: Vec::new(),
+            claims_win: true,
+            releases: true,
+        };
+        world.fleet(&["me"]);
+        world.feed(Event::JobsListed(Vec::new()));
+        world.gain(1);
+        world
+    }
+
+    fn new() -> Self {
+        Self::with_room(100)
+    }
+
+    fn fleet(&mut self, ids: &[&str]) {
+        let ours = ids.iter().map(ToString::to_string).collect();
+        self.feed(Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }));
+    }
+
+    fn gain(&mut self, sid: i64) {
+        self.feed(Event::SessionGained(Sid(sid), "me".to_owned()));
+    }
+
+    /// Feeds an event, and answers to what comes of it.
+    fn feed(&mut self, event: Event) {
+        let mut events = vec![event];
+        for _ in 0..STEPS_MAX {
+            let Some(event) = events.pop() else { return };
+            let actions = self.scheduler.step(at(self.now), event);
+            for action in actions.into_iter().rev() {
+                events.extend(self.answer_to(&action));
+                self.actions.push(action);
+            }
+        }
+        panic!("goes on for ever at {}", self.now);
+    }
+
+    fn answer_to(&mut self, action: &Action) -> Option<Event> {
+        match action {
+            Action::ReadMarks { .. } => {
+                let (slots, marks) = (Slots::All, self.marks.clone());
+                Some(Event::MarksRead { slots, marks, asked_at: at(self.now) })
+            }
+            Action::Adopt { job, mark, .. } => {
+                let revision = self.put_mark(job, mark.clone());
+                Some(Event::AdoptAnswered(job.clone(), AdoptAnswer::Done(mark.clone(), revision)))
+            }
+            Action::Claim(claim) if self.claims_win => {
+                let revision = self.put_mark(&claim.open.job, claim.mark.clone());
+                Some(answer(claim, ClaimAnswer::Won(revision)))
+            }
+            Action::Release { run_id, .. } if self.releases => Some(Event::Released(run_id.clone())),
+            _ => None,
+        }
+    }
+
+    fn put_mark(&mut self, job: &JobName, mark: Mark) -> i64 {
+        self.revision += 1;
+        let seen = MarkSeen { mark: Ok(mark), revision: self.revision, retired: false };
+        self.marks.insert(job.clone(), seen);
+        self.revision
+    }
+
+    /// Lets time pass, waking the scheduler whenever it asked for it.
+    fn run_to(&mut self, ms: i64) {
+        for _ in 0..STEPS_MAX {
+            match self.scheduler.wake_at() {
+                Some(wake) if wake <= at(ms) => {
+                    self.now = self.now.max(wake.ms() - START_MS);
+                    self.feed(Event::Woke);
+                    let again = self.scheduler.wake_at();
+                    assert!(again.is_none_or(|again| again > at(self.now)), "asks to be woken in the past");
+                }
+                _ => {
+                    self.now = ms;
+                    return self.feed(Event::Woke);
+                }
+            }
+        }
+        panic!("wakes for ever before {ms}");
+    }
+
+    /// A job as the `save` function puts it: with its mark, in one transaction.
+    fn save(&mut self, job: &str, cron: &str) -> JobSeen {
+        let seen = self.seen(job, cron, "true");
+        let Ok(definition) = &seen.job else { panic!("a good job") };
+        let before = self.marks.get(&seen.name).and_then(|seen| seen.mark.clone().ok());
+        let mark = Mark::based(before.as_ref(), at(self.now), definition.schedule_hash());
+        let revision = self.put_mark(&seen.name, mark);
+        JobSeen { create_revision: revision, mod_revision: revision, ..seen }
+    }
+
+    fn seen(&mut self, job: &str, cron: &str, command: &str) -> JobSeen {
+        self.revision += 1;
+        let json = serde_json::json!({ "name": job, "command": command, "cronExpr": cron });
+        JobSeen {
+            name: name(job),
+            job: Job::from_stored(job, json.to_string().as_bytes()).map(Arc::new),
+            create_revision: self.revision,
+            mod_revision: self.revision,
+        }
+    }
+
+    fn saved(&mut self, job: &str, cron: &str) {
+        let seen = self.save(job, cron);
+        self.feed(Event::JobPut(seen));
+    }
+
+    fn delete(&mut self, job: &str) {
+        self.feed(Event::JobDeleted(name(job)));
+    }
+
+    fn end(&mut self, open: &OpenRun, status: Status) {
+        let ending = ending(self.now, status);
+        self.feed(Event::RunEnded(open.run_id.clone(), ending));
+    }
+
+    fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let claim = |action: &Action| match action {
+            Action::Claim(claim) => Some((**claim).clone()),
+            _ => None,
+        };
+        self.actions.iter().filter_map(claim).collect()
+    }
+
+    fn last_claim(&self) -> Claim {
+        self.claims().pop().expect("a claim was sent")
+    }
+
+    fn starts(&self) -> Vec<OpenRun> {
+        let start = |action: &Action| match action {
+            Action::Start { open, .. } => Some(open.clone()),
+            _ => None,
+        };
+        self.actions.iter().filter_map(start).collect()
+    }
+
+    fn start_times(&self) -> Vec<i64> {
+        self.starts().iter().map(|open| open.plan_time.ms() - START_MS).collect()
+    }
+
+    fn records(&self) -> Vec<(Record, Option<(Sid, u64)>)> {
+        let record = |action: &Action| match action {
+            Action::Record { record, settles } => Some(((**record).clone(), *settles)),
+            _ => None,
+        };
+        self.actions.iter().filter_map(record).collect()
+    }
+
+    /// (from, to, count, reason) of the skips recorded.
+    fn skips(&self) -> Vec<(i64, i64, u64, SkipReason)> {
+        let skip = |(record, _): (Record, _)| {
+            let skipped = record.skipped?;
+            Some((skipped.from.ms() - START_MS, skipped.to.ms() - START_MS, skipped.count, skipped.reason))
+        };
+        self.records().into_iter().filter_map(skip).collect()
+    }
+
+    fn has(&self, wanted: &Action) -> bool {
+        self.actions.contains(wanted)
+    }
+
+    /// What a claim sees that is refused: everything as it decided from, but for `change`.
+    fn refusal(&self, claim: &Claim, change: impl FnOnce(&mut Refusal)) -> Event {
+        let mut refusal = Refusal {
+            session_alive: true,
+            paused: false,
+            job_revision: claim.job_revision,
+            mark: self.marks.get(&claim.open.job).cloned(),
+            lock: LockSeen::Free,
+        };
+        change(&mut refusal);
+        answer(claim, ClaimAnswer::Refused(refusal))
+    }
+
+    /// A job that runs every ten seconds, whose claim of the fire at 10 s is answered by nothing yet; the time is that fire's.
+    fn claiming() -> (Self, Claim) {
+        let mut world = Self::new();
+        world.saved("a", "*/10 * * * * *");
+        world.claims_win = false;
+        world.run_to(10_000);
+        let claim = world.last_claim();
+        assert_eq!((claim.kind.clone(), claim.open.plan_time), (ClaimKind::Run, at(10_000)));
+        (world, claim)
+    }
+
+    /// A job that runs every ten seconds, running since 10 s.
+    fn running() -> (Self, OpenRun) {
+        let mut world = Self::new();
+        world.saved("a", "*/10 * * * * *");
+        world.run_to(10_000);
+        let open = world.starts().pop().expect("it started");
+        (world, open)
+    }
+}
+
+fn answer(claim: &Claim, answer: ClaimAnswer) -> Event {
+    Event::ClaimAnswered(claim.open.run_id.clone(), claim.mark.plan_time, claim.open.job.clone(), answer)
+}
+
+/// The mark as another worker's claim of the same fire leaves it.
+fn theirs(claim: &Claim) -> Mark {
+    let mut mark = claim.mark.clone();
+    mark.run_id = Some(RunId::from_text("other-1"));
+    mark
+}
+
+fn ending(now: i64, status: Status) -> Ending {
+    Ending {
+        status,
+        err: String::new(),
+        command: "true".to_owned(),
+        output: String::new(),
+        output_truncated: false,
+        start_time: at(now),
+        end_time: at(now),
+        exit_code: Some(0),
+        signal: None,
+    }
+}
+
+// --- the usual -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_fire_is_claimed_before_its_time_and_started_at_it() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(10_000 - LEAD_MS - 1);
+    assert_eq!(world.claims(), []);
+    world.run_to(10_000 - LEAD_MS);
+    assert_eq!(world.claims().len(), 1);
+    world.run_to(9_999);
+    assert_eq!(world.start_times(), NONE);
+    world.run_to(10_000);
+    assert_eq!(world.start_times(), [10_000]);
+}
+
+#[test]
+fn every_fire_of_a_short_job_runs_once() {
+    let mut world = World::new();
+    world.saved("a", "* * * * * *");
+    for second in 1..=30 {
+        world.run_to(second * 1000);
+        let open = world.starts().pop().expect("it started");
+        world.now += 100;
+        world.end(&open, Status::Succeeded);
+    }
+    let seconds: Vec<i64> = (1..=30).map(|second| second * 1000).collect();
+    assert_eq!(world.start_times(), seconds);
+    assert_eq!(world.records().len(), 30);
+    assert_eq!(world.skips(), []);
+}
+
+#[test]
+fn a_job_put_by_other_hands_is_adopted_and_fires_from_when_it_was_seen() {
+    let mut world = World::new();
+    world.now = 12_345;
+    let seen = world.seen("a", "*/10 * * * * *", "true");
+    world.feed(Event::JobPut(seen));
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [20_000]);
+    assert_eq!(world.skips(), []);
+}
+
+#[test]
+fn an_edit_fires_nothing_by_itself() {
+    let mut world = World::new();
+    world.saved("a", "0 0 * * * *");
+    world.run_to(25_000);
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(29_000);
+    assert_eq!((world.start_times(), world.skips()), (vec![], vec![]));
+    world.run_to(30_000);
+    assert_eq!(world.start_times(), [30_000]);
+}
+
+#[test]
+fn fires_during_a_run_are_skipped_under_one_record() {
+    let (mut world, open) = World::running();
+    world.run_to(45_000);
+    world.end(&open, Status::Succeeded);
+    world.run_to(50_000);
+    assert_eq!(world.start_times(), [10_000, 50_000]);
+    assert_eq!(world.skips().last(), Some(&(20_000, 40_000, 3, SkipReason::Overlap)));
+    let claims: BTreeSet<_> = world
+        .records()
+        .into_iter()
+        .filter(|(record, _)| record.status == Some(Status::Skipped))
+        .map(|(record, _)| (record.id, record.claim))
+        .collect();
+    assert_eq!(claims.len(), 1, "one record of one claim");
+}
+
+#[test]
+fn a_clock_that_steps_forward_skips_what_it_jumped_over() {
+    let mut world = World::new();
+    world.saved("a", "0 * * * * *");
+    world.run_to(30_000);
+    world.now = 3_630_000;
+    world.feed(Event::Woke);
+    assert_eq!(world.start_times(), NONE);
+    assert_eq!(world.skips(), [(60_000, 3_600_000, 60, SkipReason::Misfire)]);
+    world.run_to(3_660_000);
+    assert_eq!(world.start_times(), [3_660_000]);
+}
+
+#[test]
+fn a_clock_that_steps_back_runs_nothing_twice() {
+    let mut world = World::new();
+    world.saved("a", "0 * * * * *");
+    for minute in 1..=3 {
+        world.run_to(minute * 60_000);
+        let open = world.starts().pop().unwrap();
+        world.end(&open, Status::Succeeded);
+    }
+    world.now = -3_600_000;
+    world.feed(Event::Woke);
+    world.run_to(240_000);
+    assert_eq!(world.start_times(), [60_000, 120_000, 180_000, 240_000]);
+}
+
+#[test]
+fn a_worker_that_is_late_by_seconds_still_starts_the_fire() {
+    let mut world = World::new();
+    world.saved("a", "0 * * * * *");
+    world.now = 60_000 + LATE_START_MAX_MS;
+    world.feed(Event::Woke);
+    assert_eq!(world.start_times(), [60_000]);
+}
+
+#[test]
+fn what_never_fires_or_cannot_be_read_is_left_alone() {
+    let mut world = World::new();
+    for (job, cron) in [("never", "0 0 0 30 2 *"), ("bad", "not cron"), ("past", "0 0 0 1 1 * 1999")] {
+        let seen = world.seen(job, cron, "true");
+        world.feed(Event::JobPut(seen));
+    }
+    world.run_to(120_000);
+    assert_eq!(world.claims(), []);
+}
+
+// --- edits and deletes in the lead (P15) -------------------------------------------------------------------------------
+
+#[test]
+fn a_job_deleted_between_claim_and_start_is_skipped() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(9_990);
+    world.delete("a");
+    world.run_to(10_000);
+    assert_eq!(world.start_times(), NONE);
+    assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Deleted)]);
+    assert!(world.scheduler.is_idle() && world.scheduler.jobs.is_empty());
+}
+
+#[test]
+fn a_job_edited_between_claim_and_start_runs_its_new_command_if_it_still_has_the_time() {
+    for (cron, starts, skips) in [
+        ("*/5 * * * * *", vec![10_000], vec![]),
+        ("30 * * * * *", vec![], vec![(10_000, 10_000, 1, SkipReason::Superseded)]),
+    ] {
+        let mut world = World::new();
+        world.saved("a", "*/10 * * * * *");
+        world.run_to(9_990);
+        let seen = world.seen("a", cron, "new command");
+        world.feed(Event::JobPut(seen));
+        world.run_to(10_000);
+        assert_eq!((world.start_times(), world.skips()), (starts, skips), "{cron}");
+    }
+}
+
+#[test]
+fn an_edit_that_overtakes_a_claim_costs_no_time() {
+    let (mut world, claim) = World::claiming();
+    let seen = world.save("a", "*/10 * * * * *");
+    let mod_revision = seen.mod_revision;
+    // As a save that leaves the fire times alone: the mark stays.
+    world.marks.insert(
+        name("a"),
+        MarkSeen { mark: Ok(claim.mark.clone()), revision: claim.mark_revision, retired: false },
+    );
+    let before = Mark::based(None, at(0), claim.mark.hash.clone());
+    world.marks.get_mut(&name("a")).unwrap().mark = Ok(before);
+    world.claims_win = true;
+    let refused = world.refusal(&claim, |refusal| refusal.job_revision = mod_revision);
+    world.feed(refused);
+    let seen = JobSeen { create_revision: claim.job_revision, ..seen };
+    world.feed(Event::JobPut(seen));
+    assert_eq!(world.start_times(), [10_000]);
+}
+
+// --- claims that are lost, refused or not answered (P2) -----------------------------------------------------------------
+
+#[test]
+fn a_claim_without_an_answer_is_sent_again_as_it_was() {
+    let (mut world, claim) = World::claiming();
+    world.take_actions();
+    world.feed(answer(&claim, ClaimAnswer::Unknown));
+    world.run_to(10_500);
+    assert_eq!(world.claims(), [claim.clone()]);
+    // The first sending had committed.
+    let revision = world.put_mark(&name("a"), claim.mark.clone());
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    assert_eq!(world.start_times(), [10_000]);
+    assert_eq!(world.scheduler.runs.values().next().unwrap().lock_revision, Some(revision));
+}
+
+#[test]
+fn a_claim_that_another_worker_won_is_let_go() {
+    let (mut world, claim) = World::claiming();
+    let theirs = theirs(&claim);
+    world.put_mark(&name("a"), theirs);
+    let refused = world.refusal(&claim, |_| {});
+    world.feed(refused);
+    world.claims_win = true;
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [20_000]);
+    assert_eq!(world.skips(), []);
+}
+
+#[test]
+fn a_lock_held_at_the_fires_time_makes_it_a_skip() {
+    let (mut world, claim) = World::claiming();
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    let skip = world.last_claim();
+    assert_eq!((skip.kind.clone(), skip.mark.plan_time), (ClaimKind::Skip, at(10_000)));
+    let revision = world.put_mark(&name("a"), skip.mark.clone());
+    world.feed(answer(&skip, ClaimAnswer::Won(revision)));
+    assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Overlap)]);
+}
+
+#[test]
+fn a_lock_held_before_the_fires_time_is_asked_for_again_at_it() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.claims_win = false;
+    world.run_to(9_960);
+    let claim = world.last_claim();
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    world.take_actions();
+    world.run_to(9_999);
+    assert_eq!(world.claims(), []);
+    world.claims_win = true;
+    world.run_to(10_000);
+    assert_eq!(world.claims(), [claim]);
+    assert_eq!(world.start_times(), [10_000]);
+}
+
+#[test]
+fn a_skip_that_replaces_an_unanswered_claim_finds_out_that_this_one_committed() {
+    for not_applied_first in [false, true] {
+        let (mut world, claim) = World::claiming();
+        world.feed(answer(&claim, ClaimAnswer::Unknown));
+        world.run_to(10_200);
+        let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+        world.feed(refused);
+        let skip = world.last_claim();
+        assert_eq!(skip.kind, ClaimKind::Skip);
+        if not_applied_first {
+            world.feed(answer(&skip, ClaimAnswer::NotApplied));
+            world.run_to(10_600);
+            assert_eq!(world.last_claim(), skip, "decided anew, it would forget the first claim");
+        }
+        world.put_mark(&name("a"), claim.mark.clone());
+        let refused = world.refusal(&skip, |refusal| refusal.lock = LockSeen::Held);
+        world.feed(refused);
+        assert_eq!(world.start_times(), [10_000]);
+    }
+}
+
+#[test]
+fn a_claim_that_was_certainly_not_applied_is_decided_anew() {
+    let (mut world, claim) = World::claiming();
+    world.feed(answer(&claim, ClaimAnswer::NotApplied));
+    world.claims_win = true;
+    world.run_to(10_200);
+    assert_eq!(world.start_times(), [10_000]);
+    assert_ne!(world.last_claim().open.run_id, claim.open.run_id);
+}
+
+#[test]
+fn a_job_deleted_while_its_claim_is_refused_does_not_stay_for_ever() {
+    let (mut world, claim) = World::claiming();
+    world.delete("a");
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    world.take_actions();
+    world.run_to(11_000);
+    assert_eq!(world.claims(), [claim.clone()], "an earlier sending may have committed before the delete");
+    let refused = world.refusal(&claim, |refusal| refusal.job_revision = 0);
+    world.feed(refused);
+    assert!(world.scheduler.is_idle() && world.scheduler.jobs.is_empty());
+}
+
+#[test]
+fn a_job_deleted_and_put_again_while_its_claim_is_refused_fires_on() {
+    let (mut world, claim) = World::claiming();
+    world.delete("a");
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    world.saved("a", "*/10 * * * * *");
+    world.claims_win = true;
+    world.run_to(10_100);
+    let refused = world.refusal(&claim, |refusal| refusal.job_revision = 0);
+    world.feed(refused);
+    world.run_to(20_000);
+    assert_eq!(world.start_times().last(), Some(&20_000));
+}
+
+#[test]
+fn a_deleted_job_whose_claim_was_not_applied_is_forgotten() {
+    let (mut world, claim) = World::claiming();
+    world.delete("a");
+    world.feed(answer(&claim, ClaimAnswer::NotApplied));
+    world.run_to(11_000);
+    assert!(world.scheduler.jobs.is_empty());
+}
+
+#[test]
+fn pausing_while_a_claim_is_unanswered_gives_the_fire_up_by_writing() {
+    let (mut world, claim) = World::claiming();
+    world.feed(answer(&claim, ClaimAnswer::Unknown));
+    world.feed(Event::Paused(true));
+    world.run_to(10_300);
+    let refused = world.refusal(&claim, |refusal| refusal.paused = true);
+    world.feed(refused);
+    assert_eq!(world.last_claim().kind, ClaimKind::Skip);
+}
+
+#[test]
+fn nothing_is_claimed_during_a_pause_nor_caught_up_on_after_it() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.feed(Event::Paused(true));
+    world.run_to(32_000);
+    assert_eq!(world.claims(), []);
+    world.feed(Event::Base(at(32_000)));
+    world.feed(Event::Paused(false));
+    world.run_to(40_000);
+    assert_eq!((world.start_times(), world.skips()), (vec![40_000], vec![]));
+}
+
+#[test]
+fn a_fire_that_a_seed_worker_took_is_left_to_it() {
+    let (mut world, claim) = World::claiming();
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::HeldBySeed);
+    world.feed(refused);
+    let left = world.last_claim();
+    assert_eq!((left.kind.clone(), left.mark.plan_time), (ClaimKind::SeedRan, at(10_000)));
+    let revision = world.put_mark(&name("a"), left.mark.clone());
+    world.feed(answer(&left, ClaimAnswer::Won(revision)));
+    world.claims_win = true;
+    world.run_to(20_000);
+    assert_eq!((world.start_times(), world.records()), (vec![20_000], vec![]));
+}
+
+#[test]
+fn an_answer_that_comes_after_the_start_deadline_ends_in_a_skip() {
+    let (mut world, claim) = World::claiming();
+    world.now = 10_000 + START_DEADLINE_MS + 1;
+    let revision = world.put_mark(&name("a"), claim.mark.clone());
+    world.claims_win = true;
+    world.feed(answer(&claim, ClaimAnswer::Won(revision)));
+    assert!(!world.start_times().contains(&10_000));
+    assert_eq!(world.skips().first(), Some(&(10_000, 10_000, 1, SkipReason::Misfire)));
+}
+
+// --- sessions (P3, P10) ------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_claim_that_committed_under_a_session_that_is_gone_is_not_started() {
+    let (mut world, claim) = World::claiming();
+    world.feed(answer(&claim, ClaimAnswer::Unknown));
+    world.run_to(10_300);
+    world.put_mark(&name("a"), claim.mark.clone());
+    let refused = world.refusal(&claim, |refusal| refusal.session_alive = false);
+    world.feed(refused);
+    assert_eq!(world.start_times(), NONE);
+    assert!(world.has(&Action::GiveUpSession(Sid(1))));
+}
+
+#[test]
+fn nothing_claimed_before_is_started_after_the_session_is_lost() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(9_970);
+    world.feed(Event::SessionLost);
+    world.run_to(10_500);
+    world.gain(2);
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [20_000]);
+}
+
+#[test]
+fn answers_that_come_after_the_session_is_lost_change_nothing() {
+    let (mut world, claim) = World::claiming();
+    world.feed(Event::SessionLost);
+    world.feed(answer(&claim, ClaimAnswer::Won(500)));
+    world.gain(2);
+    world.feed(answer(&claim, ClaimAnswer::Won(500)));
+    assert_eq!(world.start_times(), NONE);
+}
+
+/// A run whose session was lost, and the move to session 2 that was asked for.
+fn moving() -> (World, OpenRun, u64) {
+    let (mut world, open) = World::running();
+    world.feed(Event::SessionLost);
+    world.gain(2);
+    let moved = world.actions.iter().find_map(|action| match action {
+        Action::Move { to: (Sid(2), seq), .. } => Some(*seq),
+        _ => None,
+    });
+    (world, open, moved.expect("a move was asked for"))
+}
+
+#[test]
+fn a_run_that_moved_to_the_new_session_settles_there() {
+    let (mut world, open, seq) = moving();
+    world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Done(700)));
+    world.end(&open, Status::Succeeded);
+    assert_eq!(world.records().last().unwrap().1, Some((Sid(2), seq)));
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [10_000, 20_000]);
+}
+
+#[test]
+fn a_run_that_was_closed_as_lost_is_killed_and_its_job_fires_on() {
+    let (mut world, open, seq) = moving();
+    world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Refused));
+    assert!(world.has(&Action::Kill(open.run_id.clone())));
+    world.end(&open, Status::Failed);
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [10_000, 20_000]);
+}
+
+#[test]
+fn a_run_that_ends_while_it_is_moved_has_one_record_and_its_job_fires_on() {
+    for refused in [false, true] {
+        let (mut world, open, seq) = moving();
+        world.end(&open, Status::Succeeded);
+        assert_eq!(world.records().len(), 0, "which open key it settles is not known yet");
+        world.run_to(26_000);
+        let answer = if refused { MoveAnswer::Refused } else { MoveAnswer::Done(700) };
+        world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, answer));
+        let settled: Vec<_> =
+            world.records().into_iter().filter(|(r, _)| r.status == Some(Status::Succeeded)).collect();
+        assert_eq!(settled.len(), 1);
+        world.run_to(30_000);
+        assert_eq!(world.start_times().last(), Some(&30_000), "refused: {refused}");
+    }
+}
+
+#[test]
+fn a_move_to_a_session_that_is_over_says_nothing_about_the_run() {
+    let (mut world, open, seq) = moving();
+    world.feed(Event::SessionLost);
+    world.gain(3);
+    world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Refused));
+    assert!(!world.has(&Action::Kill(open.run_id)));
+}
+
+#[test]
+fn a_drain_ends_although_a_move_is_never_answered() {
+    let (mut world, open, _) = moving();
+    world.feed(Event::DrainRequested);
+    world.feed(Event::SessionLost);
+    world.end(&open, Status::Succeeded);
+    assert!(world.scheduler.is_idle());
+    assert_eq!(world.records().len(), 1);
+
+    let (mut world, open, _) = moving();
+    world.feed(Event::DrainRequested);
+    world.end(&open, Status::Succeeded);
+    world.feed(Event::SessionLost);
+    assert!(world.scheduler.is_idle());
+    assert_eq!(world.records().len(), 1);
+}
+
+#[test]
+fn timers_survive_a_lost_session() {
+    let mut world = World::new();
+    for job in ["a", "b", "c"] {
+        world.saved(job, "*/10 * * * * *");
+    }
+    for round in 0..5 {
+        world.run_to(round * 10_000 + 9_970);
+        world.feed(Event::SessionLost);
+        assert_eq!(world.scheduler.wake_at(), None);
+        world.gain(2 + round);
+        world.run_to(round * 10_000 + 9_980);
+    }
+    world.take_actions();
+    world.run_to(60_000);
+    assert_eq!(world.start_times(), [60_000; 3]);
+}
+
+// --- ranks (P18) -------------------------------------------------------------------------------------------------------
+
+/// A fleet of two in which this worker has the second rank for `a`.
+fn second_of_two() -> World {
+    let mut world = World::new();
+    let other = (0..100).map(|n| format!("other{n}")).find(|other| {
+        let fleet = [other.clone(), "me".to_owned()].into();
+        Ranks::of("me", &fleet).rank(keys::slot(&name("a"))) == Some(1)
+    });
+    world.fleet(&["me", &other.unwrap()]);
+    world
+}
+
+#[test]
+fn the_second_worker_takes_a_fire_over_that_the_owner_left() {
+    let mut world = second_of_two();
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(10_000 + LOOK_AFTER_MS[0] - 1);
+    assert_eq!(world.claims(), []);
+    world.run_to(10_000 + LOOK_AFTER_MS[0]);
+    assert_eq!(world.start_times(), [10_000]);
+}
+
+#[test]
+fn the_second_worker_leaves_alone_what_the_owner_claimed() {
+    let mut world = second_of_two();
+    world.saved("a", "*/10 * * * * *");
+    for fire in 1..=5 {
+        world.run_to(fire * 10_000);
+        let mark = world.marks.get(&name("a")).unwrap().mark.clone().unwrap();
+        let theirs = mark.claimed(at(fire * 10_000), RunId::from_text("theirs"), Sid(9));
+        world.put_mark(&name("a"), theirs);
+    }
+    world.run_to(58_000);
+    assert_eq!(world.claims(), []);
+}
+
+#[test]
+fn a_worker_that_becomes_owner_with_a_claim_in_flight_goes_on_with_it() {
+    let mut world = second_of_two();
+    world.saved("a", "*/10 * * * * *");
+    world.claims_win = false;
+    world.run_to(13_000);
+    let claim = world.last_claim();
+    world.fleet(&["me"]);
+    let revision = world.put_mark(&name("a"), claim.mark.clone());
+    world.claims_win = true;
+    world.feed(answer(&claim, ClaimAnswer::Won(revision)));
+    world.run_to(14_000);
+    assert_eq!(world.start_times(), [10_000]);
+}
+
+#[test]
+fn a_worker_that_loses_its_rank_still_decides_its_unanswered_claim() {
+    let (mut world, claim) = World::claiming();
+    world.feed(answer(&claim, ClaimAnswer::Unknown));
+    world.fleet(&["x", "y", "z"]);
+    world.take_actions();
+    world.run_to(11_000);
+    assert_eq!(world.claims(), [claim]);
+}
+
+// --- room ----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn no_more_is_claimed_than_there_is_room_for() {
+    let mut world = World::with_room(2);
+    world.claims_win = false;
+    for job in ["a", "b", "c", "d"] {
+        world.saved(job, "*/10 * * * * *");
+    }
+    world.run_to(10_000);
+    let claims = world.claims();
+    assert_eq!(claims.len(), 2, "claims in flight count");
+    world.claims_win = true;
+    for claim in &claims {
+        let revision = world.put_mark(&claim.open.job, claim.mark.clone());
+        world.feed(answer(claim, ClaimAnswer::Won(revision)));
+    }
+    assert_eq!(world.starts().len(), 2);
+    world.run_to(11_000);
+    let first = world.starts()[0].clone();
+    world.end(&first, Status::Succeeded);
+    assert_eq!(world.starts().len(), 3, "room goes to who waits for it");
+    world.run_to(16_000);
+    assert_eq!(world.skips().len(), 1, "who got none in time has a record");
+}
+
+#[test]
+fn a_claim_that_is_lost_gives_its_room_to_who_waits() {
+    let mut world = World::with_room(1);
+    world.claims_win = false;
+    world.saved("a", "*/10 * * * * *");
+    world.saved("b", "*/10 * * * * *");
+    world.run_to(10_000);
+    let claim = world.last_claim();
+    let theirs = theirs(&claim);
+    world.put_mark(&claim.open.job, theirs);
+    world.claims_win = true;
+    let refused = world.refusal(&claim, |_| {});
+    world.feed(refused);
+    assert_eq!(world.start_times(), [10_000]);
+}
+
+// --- kills ---------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_kill_reaches_a_run_and_not_a_later_one() {
+    let (mut world, open) = World::running();
+    let claimed = world.scheduler.runs.values().next().unwrap().claim_revision;
+    world.feed(Event::KillAsked(name("a"), None, claimed - 1));
+    world.feed(Event::KillAsked(name("a"), Some(vec![RunId::from_text("another")]), claimed + 1));
+    assert!(!world.has(&Action::Kill(open.run_id.clone())));
+    world.feed(Event::KillAsked(name("a"), None, claimed + 1));
+    assert!(world.has(&Action::Kill(open.run_id)));
+}
+
+#[test]
+fn a_kill_from_before_a_move_still_reaches_the_run() {
+    let (mut world, open, seq) = moving();
+    world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Done(700)));
+    world.feed(Event::KillAsked(name("a"), None, 650));
+    assert!(world.has(&Action::Kill(open.run_id)));
+}
+
+#[test]
+fn a_kill_that_overtakes_the_claims_answer_is_not_lost() {
+    for by_id in [true, false] {
+        let (mut world, claim) = World::claiming();
+        let revision = world.put_mark(&name("a"), claim.mark.clone());
+        let run_ids = by_id.then(|| vec![claim.open.run_id.clone()]);
+        world.feed(Event::KillAsked(name("a"), run_ids, revision + 1));
+        world.feed(answer(&claim, ClaimAnswer::Won(revision)));
+        assert_eq!(world.start_times(), NONE);
+        assert_eq!(world.records()[0].0.status, Some(Status::Killed));
+    }
+}
+
+#[test]
+fn a_claim_that_is_won_after_everything_was_killed_does_not_start() {
+    let (mut world, claim) = World::claiming();
+    world.feed(Event::DrainRequested);
+    world.feed(Event::KillAllRequested);
+    let revision = world.put_mark(&name("a"), claim.mark.clone());
+    world.feed(answer(&claim, ClaimAnswer::Won(revision)));
+    assert_eq!(world.start_times(), NONE);
+    assert!(world.scheduler.is_idle());
+}
+
+// --- draining (P19) ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_draining_worker_finishes_what_it_claimed_and_claims_no_more() {
+    let (mut world, claim) = World::claiming();
+    world.feed(Event::DrainRequested);
+    assert!(!world.scheduler.is_idle());
+    world.claims_win = true;
+    let revision = world.put_mark(&name("a"), claim.mark.clone());
+    world.feed(answer(&claim, ClaimAnswer::Won(revision)));
+    let open = world.starts().pop().unwrap();
+    world.run_to(35_000);
+    assert_eq!(world.claims().len(), 1);
+    world.end(&open, Status::Succeeded);
+    assert!(world.scheduler.is_idle());
+}
+
+#[test]
+fn a_range_of_skips_is_closed_by_a_drain_and_by_a_delete_even_with_a_skip_in_flight() {
+    for in_flight in [false, true] {
+        for drain in [false, true] {
+            let (mut world, open) = World::running();
+            world.run_to(20_000);
+            world.claims_win = !in_flight;
+            world.run_to(30_000);
+            if drain {
+                world.feed(Event::DrainRequested);
+            } else {
+                world.delete("a");
+            }
+            if in_flight {
+                let skip = world.last_claim();
+                let revision = world.put_mark(&name("a"), skip.mark.clone());
+                world.feed(answer(&skip, ClaimAnswer::Won(revision)));
+            }
+            let (last, settles) = world.records().pop().unwrap();
+            assert_eq!(last.skipped.unwrap().count, 2, "in flight: {in_flight}, drain: {drain}");
+            assert!(settles.is_some(), "in flight: {in_flight}, drain: {drain}");
+            world.end(&open, Status::Succeeded);
+            assert!(world.scheduler.is_idle());
+        }
+    }
+}

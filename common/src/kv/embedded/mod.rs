@@ -185,3 +185,44 @@ impl Watching {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Op;
+
+    #[tokio::test]
+    async fn a_panic_undoes_its_group_and_nothing_else() {
+        let kv = EmbeddedKv::in_memory().unwrap();
+        let put = |key: &str| Txn { then: vec![Op::put(key, "")], ..Txn::default() };
+        let revision = kv.txn(put("before")).await.unwrap().revision;
+        let half_done = put("half done");
+        let panicked: Result<(), Error> = kv
+            .ask(move |store| {
+                store.txn(&half_done)?;
+                panic!("a bug")
+            })
+            .await;
+        assert!(matches!(panicked, Err(Error::Unavailable(_))), "{panicked:?}");
+        assert_eq!(kv.txn(put("after")).await.unwrap().revision, revision + 1);
+        let pairs = kv.range(Range::prefix("")).await.unwrap().pairs;
+        assert_eq!(pairs.iter().map(|pair| pair.key.to_string()).collect::<Vec<_>>(), ["after", "before"]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_sqlite_undoes_the_group_and_is_told() {
+        let kv = EmbeddedKv::in_memory().unwrap();
+        let lease = kv.grant(Duration::from_secs(60)).await.unwrap();
+        let txn = Txn { then: vec![Op::put_leased("k", "", lease)], ..Txn::default() };
+        let failed: Result<(), Error> = kv
+            .ask(move |store| {
+                store.txn(&txn)?;
+                store.revoke(lease)?;
+                Err(Fault::Broken(rusqlite::Error::QueryReturnedNoRows))
+            })
+            .await;
+        assert!(matches!(failed, Err(Error::Internal(_))), "{failed:?}");
+        assert!(kv.range(Range::prefix("")).await.unwrap().pairs.is_empty());
+        assert_eq!(kv.lease_keys(lease).await.unwrap(), []);
+    }
+}

@@ -148,7 +148,11 @@ impl Store {
         }
         if self.looked.elapsed() >= COMPACT_EVERY {
             self.looked = Stopwatch::start();
-            let revision = self.compactable();
+            while self.ages.get(1).is_some_and(|(age, _)| age.elapsed() >= KEEP_TIME) {
+                self.ages.pop_front();
+            }
+            let old = self.ages.front().map(|(age, revision)| (age.elapsed(), *revision));
+            let revision = compactable(old, self.revision);
             if revision > self.oldest {
                 self.tables.compact(self.oldest, revision)?;
                 self.oldest = revision;
@@ -156,15 +160,6 @@ impl Store {
             self.ages.push_back((Stopwatch::start(), self.revision));
         }
         Ok(())
-    }
-
-    /// The newest revision that is old enough by both measures.
-    fn compactable(&mut self) -> Revision {
-        while self.ages.get(1).is_some_and(|(age, _)| age.elapsed() >= KEEP_TIME) {
-            self.ages.pop_front();
-        }
-        let by_time = self.ages.front().filter(|(age, _)| age.elapsed() >= KEEP_TIME);
-        by_time.map_or(0, |(_, revision)| *revision).min(self.revision - KEEP_REVISIONS)
     }
 
     pub(super) fn range(&self, range: &Range) -> Result<RangeReply, Fault> {
@@ -403,6 +398,14 @@ impl Store {
     }
 }
 
+/// The newest revision that may be the oldest to be kept; `old` is one of which the age is known.
+fn compactable(old: Option<(Duration, Revision)>, revision: Revision) -> Revision {
+    match old {
+        Some((age, old)) if age >= KEEP_TIME => old.min(revision - KEEP_REVISIONS),
+        _ => 0,
+    }
+}
+
 /// Which branch a transaction takes, and each nested one in it.
 struct Taken {
     succeeded: bool,
@@ -447,5 +450,20 @@ impl Is {
             Self::Greater => stored > asked,
             Self::Less => stored < asked,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compaction_by_itself_keeps_minutes_and_thousands() {
+        let check = |old, revision, expected| assert_eq!(compactable(old, revision), expected, "{old:?}");
+        check(None, 1_000_000, 0);
+        check(Some((KEEP_TIME / 2, 500_000)), 1_000_000, 0);
+        check(Some((KEEP_TIME, 500_000)), 1_000_000, 500_000);
+        check(Some((KEEP_TIME, 999_000)), 1_000_000, 1_000_000 - KEEP_REVISIONS);
+        assert!(compactable(Some((KEEP_TIME, 5)), 10) < 0, "nothing of a small store goes");
     }
 }
