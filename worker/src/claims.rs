@@ -29,6 +29,8 @@ const PAUSED: usize = 1;
 const JOB: usize = 2;
 const MARK: usize = 3;
 const LOCK: usize = 4;
+/// And from here on open runs.
+const OPEN: usize = 5;
 
 /// The transaction of a claim (design P1, P3). Every put is fenced by the session's own key.
 fn claim_txn(claim: &Claim) -> Txn {
@@ -51,13 +53,15 @@ fn claim_txn(claim: &Claim) -> Txn {
         let holder = LockHolder::new(claim.sid, claim.open.run_id.clone());
         then.push(Op::put_leased(keys::lock(name), holder.encode(), claim.sid.lease()));
     }
-    let otherwise = vec![
+    let mut otherwise = vec![
         Op::get(keys::session(claim.sid)),
         Op::get(keys::PAUSED),
         Op::get(keys::job(name)),
         Op::get(keys::fired(name)),
         Op::get(keys::lock(name)),
+        Op::get(keys::runs(claim.sid, claim.seq)),
     ];
+    otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
     Txn { when, then, otherwise }
 }
 
@@ -92,7 +96,14 @@ fn refusal(reply: &TxnReply) -> Refusal {
         job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
         mark: reply.pair(MARK).map(mark_seen),
         lock,
+        open: (OPEN..reply.replies.len()).filter_map(|index| open_seen(reply.pair(index)?)).collect(),
     }
+}
+
+/// The open run of a claim's own key. One that cannot be read is not this claim's.
+fn open_seen(pair: &Pair) -> Option<(OpenRun, Revision)> {
+    let open = OpenRuns::decode(&pair.value).ok()?.runs.into_iter().next()?;
+    Some((open, pair.mod_revision))
 }
 
 fn mark_seen(pair: &Pair) -> MarkSeen {

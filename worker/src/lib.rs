@@ -16,3 +16,6 @@ mod sweep;
 mod watches;
 
 pub use driver::{LoopBroke, Options, Ports, Worker};
+
+#[cfg(test)]
+mod simulation_tests;

@@ -93,6 +93,8 @@ pub struct Claim {
     pub mark_revision: Revision,
     /// The mark to put.
     pub mark: Mark,
+    /// Number of the open-run key of the claim that this one replaces, of which a sending may have committed.
+    pub replaces: Option<u64>,
 }
 
 /// What a refused claim saw.
@@ -108,12 +110,20 @@ pub struct Refusal {
     pub mark: Option<MarkSeen>,
     /// The lock.
     pub lock: LockSeen,
+    /// The open runs under the numbers of the claim and of the one that it replaces, each with the revision of its key.
+    pub open: Vec<(OpenRun, Revision)>,
 }
 
 impl Refusal {
-    /// The mark says that `claim` has committed.
+    /// At which revision `claim` has committed, as far as this shows. The mark alone does not tell: others may have moved it since, past
+    /// fires that overlap this very run. The open run stays until its record is stored.
     #[must_use]
-    pub fn shows(&self, claim: &Claim) -> bool {
+    pub fn shows(&self, claim: &Claim) -> Option<Revision> {
+        let open = self.open.iter().find(|(open, _)| *open == claim.open).map(|(_, revision)| *revision);
+        open.or_else(|| self.mark.as_ref().filter(|_| self.mark_is_of(claim)).map(|seen| seen.revision))
+    }
+
+    fn mark_is_of(&self, claim: &Claim) -> bool {
         matches!(&self.mark, Some(MarkSeen { mark: Ok(mark), .. })
             if mark.run_id.as_ref() == Some(&claim.open.run_id) && mark.plan_time == claim.mark.plan_time)
     }

@@ -334,6 +334,14 @@ impl Scheduler {
         self.forget_job_if_done(name);
     }
 
+    /// What may be over once no claim is in flight any more.
+    fn tidy(&mut self, name: &JobName, out: &mut Vec<Action>) {
+        if self.draining || self.jobs.get(name).is_some_and(|state| state.definition.is_none()) {
+            self.end_streak(name, out);
+        }
+        self.forget_job_if_done(name);
+    }
+
     fn forget_job_if_done(&mut self, name: &JobName) {
         let done = |state: &JobState| {
             state.definition.is_none() && state.run.is_none() && state.pending == Pending::None
@@ -441,7 +449,7 @@ impl Scheduler {
             }
             self.set_timer(&name, None);
             self.look_at(&name, now, out);
-            self.forget_job_if_done(&name);
+            self.tidy(&name, out);
         }
     }
 
@@ -581,7 +589,7 @@ impl Scheduler {
             let fires = schedule.fires_between(after, until, SKIP_COUNT_MAX)?;
             let skipped =
                 Skipped { from: fires.first, to: fires.last, count: fires.count, more: fires.more, reason };
-            self.skip(name, skipped, &mark, mark_revision, now, out);
+            self.skip(name, skipped, (&mark, mark_revision), None, now, out);
             return None;
         }
         if let Some(missed) =
@@ -594,7 +602,7 @@ impl Scheduler {
                 more: missed.more,
                 reason: SkipReason::Misfire,
             };
-            self.skip(name, skipped, &mark, mark_revision, now, out);
+            self.skip(name, skipped, (&mark, mark_revision), None, now, out);
             return None;
         }
         if !self.has_room() {
@@ -646,6 +654,7 @@ impl Scheduler {
             job_revision: definition.mod_revision,
             mark_revision,
             mark: mark.claimed(due, run_id, sid),
+            replaces: None,
         };
         state.send(claim, out);
     }
@@ -656,8 +665,8 @@ impl Scheduler {
         &mut self,
         name: &JobName,
         skipped: Skipped,
-        mark: &Mark,
-        mark_revision: i64,
+        (mark, mark_revision): (&Mark, i64),
+        replaced: Option<&Claim>,
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
@@ -706,8 +715,13 @@ impl Scheduler {
             mark_revision,
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
             open,
+            replaces: replaced.map(|claim| claim.seq),
         };
         state.send(claim, out);
+        // A sending of the replaced claim may still commit, just before this one: then the fire is taken after all.
+        if let (Some(replaced), Pending::Claiming { earlier, .. }) = (replaced, &mut state.pending) {
+            *earlier = Some(Box::new(replaced.clone()));
+        }
     }
 
     fn on_claim_answered(
@@ -728,7 +742,7 @@ impl Scheduler {
         }
         let (claim, earlier, was_ambiguous) = (claim.clone(), earlier.clone(), *ambiguous);
         match answer {
-            ClaimAnswer::Won(revision) => self.on_claim_won(now, *claim, revision, out),
+            ClaimAnswer::Won(revision) => self.on_claim_won(now, *claim, revision, None, out),
             ClaimAnswer::Unknown | ClaimAnswer::NotApplied => {
                 *ambiguous |= answer == ClaimAnswer::Unknown;
                 *sendings += 1;
@@ -742,24 +756,36 @@ impl Scheduler {
             }
             ClaimAnswer::Refused(refusal) => {
                 // A request of ours may have committed although its answer said otherwise, or never came: the mark tells (P2).
-                let committed =
-                    [Some(claim.clone()), earlier].into_iter().flatten().find(|ours| refusal.shows(ours));
-                match (committed, refusal.mark.as_ref().map(|seen| seen.revision)) {
-                    (Some(ours), Some(revision)) => self.on_claim_won(now, *ours, revision, out),
-                    _ => self.on_claim_refused(now, *claim, was_ambiguous, refusal, out),
+                let committed = [Some(claim.clone()), earlier]
+                    .into_iter()
+                    .flatten()
+                    .find_map(|ours| refusal.shows(&ours).map(|revision| (ours, revision)));
+                match committed {
+                    Some((ours, revision)) => self.on_claim_won(now, *ours, revision, refusal.mark, out),
+                    None => self.on_claim_refused(now, *claim, was_ambiguous, refusal, out),
                 }
             }
         }
         self.note_claiming(name);
-        self.forget_job_if_done(name);
+        self.tidy(name, out);
     }
 
-    fn on_claim_won(&mut self, now: Timestamp, claim: Claim, revision: i64, out: &mut Vec<Action>) {
+    fn on_claim_won(
+        &mut self,
+        now: Timestamp,
+        claim: Claim,
+        revision: i64,
+        seen: Option<MarkSeen>,
+        out: &mut Vec<Action>,
+    ) {
         let name = claim.open.job.clone();
         if let Some(state) = self.jobs.get_mut(&name) {
             state.pending = Pending::None;
             state.mark = MarkView::Known(claim.mark.clone(), revision);
             state.mark_read_at = now;
+            if seen.is_some() {
+                state.see_mark(seen, now); // others may have moved it on
+            }
         }
         self.claiming.remove(&name);
         match claim.kind {
@@ -873,21 +899,11 @@ impl Scheduler {
         self.skip(
             &name,
             Skipped { from: due, to: due, count: 1, more: false, reason },
-            &mark,
-            revision,
+            (&mark, revision),
+            Some(claim),
             now,
             out,
         );
-        self.remember_earlier(&name, claim);
-    }
-
-    /// A sending of `claim` may still commit, just before the claim that replaces it: then the fire is taken after all.
-    fn remember_earlier(&mut self, name: &JobName, claim: &Claim) {
-        if let Some(Pending::Claiming { earlier, .. }) =
-            self.jobs.get_mut(name).map(|state| &mut state.pending)
-        {
-            *earlier = Some(Box::new(claim.clone()));
-        }
     }
 
     /// A seed worker holds the lock at T: the fire counts as done by it (P17), and its record is the seed's.
@@ -900,10 +916,13 @@ impl Scheduler {
         left.seq = seq;
         left.mark.run_id = Some(run_id.clone());
         left.open.run_id = run_id;
+        left.replaces = Some(claim.seq);
         if let Some(state) = self.jobs.get_mut(&name) {
             state.send(left, out);
+            if let Pending::Claiming { earlier, .. } = &mut state.pending {
+                *earlier = Some(Box::new(claim)); // it may still commit before
+            }
         }
-        self.remember_earlier(&name, &claim);
     }
 
     // --- ranges of skipped fires ----------------------------------------------------------------------------------
@@ -930,9 +949,13 @@ impl Scheduler {
         }
     }
 
+    /// Not while a skip that goes on with the range is in flight: the settling could delete the open key that it puts, and with it the
+    /// only trace of its fires, should the session end before the answer comes.
     fn end_streak(&mut self, name: &JobName, out: &mut Vec<Action>) {
-        if let Some(streak) = self.jobs.get_mut(name).and_then(|state| state.streak.take()) {
-            out.push(streak.record(true));
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        let grows = |streak: &Streak| matches!(&state.pending, Pending::Claiming { claim, .. } if claim.seq == streak.seq);
+        if state.streak.as_ref().is_some_and(|streak| !grows(streak)) {
+            out.extend(state.streak.take().map(|streak| streak.record(true)));
         }
     }
 
