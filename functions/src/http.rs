@@ -57,7 +57,7 @@ impl Refusal {
     }
 }
 
-/// Serves a request to a route that answers in the envelope: checks the method, bounds the time, renders what `work` answers.
+/// Serves a request to a route that answers in the envelope: checks the method and where it comes from, bounds the time, renders what `work` answers.
 pub(crate) async fn answer<F, Work>(methods: &[&str], request: Request, work: Work) -> Response
 where
     F: Future<Output = Result<Reply, Refusal>>,
@@ -68,6 +68,9 @@ where
     }
     let head = request.method() == Method::HEAD;
     let writes = request.method() == Method::POST;
+    if writes && let Some(refused) = other_site(request.headers()) {
+        return refused;
+    }
     let answered = match clock::timeout(HANDLER_MAX, work(Call::of(request))).await {
         Ok(answered) => answered,
         Err(elapsed) => {
@@ -109,6 +112,19 @@ pub(crate) fn wrong_method(methods: &[&str], method: &Method) -> Option<Response
         response.headers_mut().insert(ALLOW, allowed);
     }
     Some(response)
+}
+
+/// 403 for what a page of another site sends. A form may be posted from any page to any address, also to one that only this browser reaches;
+/// without this, opening a web page could save a job, which is to run a command on the fleet. Only browsers send the header, and no page can
+/// change it; what has none (curl, the seed's page behind an old proxy) is not such a page.
+fn other_site(headers: &HeaderMap) -> Option<Response> {
+    let site = headers.get_all("sec-fetch-site").iter();
+    let foreign = site.map(HeaderValue::as_bytes).any(|site| site.eq_ignore_ascii_case(b"cross-site"));
+    foreign.then(|| {
+        let message = "this request comes from a page of another site (Sec-Fetch-Site: cross-site), and such a page may change \
+                       nothing here: send it from a page that is served from this address, or without a browser";
+        refuse(Kind::Forbidden, message)
+    })
 }
 
 /// A failure in the envelope, with the status of its kind.

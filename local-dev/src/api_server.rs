@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use functions::Ports;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::HOST;
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,6 +41,10 @@ const CONNECTION_MAX: Duration = Duration::from_secs(600);
 const GOODBYE_MAX: Duration = Duration::from_secs(12);
 /// Pause after the machine refused us a connection: it is out of files, and asking at once again would only keep it busy.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The answer to a request that was sent to some other host.
+const NOT_OURS: &str = "this server is for its own machine, and the request names another host: open it as http://localhost or \
+                        http://127.0.0.1, with its port; a proxy in front of it has to send that as Host, too";
 
 /// Serves all routes on `listener` until `shutdown` is done; then lets the requests that are being served end.
 ///
@@ -138,6 +146,7 @@ async fn respond(
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let response = match clock::timeout(BODY_MAX, collect(incoming)).await {
+        Ok(Ok(Some(_))) if !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
         Ok(Ok(Some(bytes))) => {
             let path = parts.uri.path().to_owned();
             let request = lambda_http::Request::from_parts(parts, body(bytes)).with_raw_http_path(path);
@@ -150,6 +159,22 @@ async fn respond(
         Err(elapsed) => refuse(Kind::BadRequest, format!("the body did not arrive in time: {elapsed}")),
     };
     Ok(sendable(response))
+}
+
+/// Whether a request was sent to an address or name that only this machine can have. Any other name is somebody's own: whoever owns a domain
+/// can let it point to 127.0.0.1 after a browser has loaded a page from it, and that page would then read and change everything here as
+/// its own (DNS rebinding). A request that gives no host is not a browser's.
+fn is_ours(parts: &Parts) -> bool {
+    let sent = parts.headers.get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
+    sent.chain(parts.uri.authority().cloned().map(Some))
+        .all(|authority| authority.is_some_and(|authority| is_local(authority.host())))
+}
+
+fn is_local(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    // 0.0.0.0 leads here too, but browsers do not call it local: they leave away what tells a page of another site.
+    address.map_or(name == "localhost" || name.ends_with(".localhost"), |address| !address.is_unspecified())
 }
 
 /// Reads the body; `None` when it is over the limit.
@@ -226,13 +251,14 @@ mod tests {
 
         async fn post(&self, path: &str, body: &str) -> String {
             let length = body.len();
-            let head =
-                format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}");
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}"
+            );
             self.talk(&format!("{head}\r\n\r\n{body}")).await
         }
 
         async fn get(&self, path: &str) -> String {
-            self.talk(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await
+            self.talk(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
         }
     }
 
@@ -258,6 +284,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_to_another_host_is_refused() {
+        let server = Server::start().await;
+        let rows = [
+            ("/job/list", "127.0.0.1:8070", 200),
+            ("/job/list", "[::1]:8070", 200),
+            ("/job/list", "localhost", 200),
+            ("/job/list", "Cron.LocalHost.:8070", 200),
+            ("/", "rebound.example:8070", 403),
+            ("/job/list", "rebound.example:8070", 403),
+            ("/job/list", "127.0.0.1.rebound.example", 403),
+            ("/job/list", "notlocalhost", 403),
+            ("/job/list", "localhost@rebound.example", 403),
+            ("/job/list", "0.0.0.0:8070", 403),
+            ("/job/list", "[::]:8070", 403),
+            ("/job/list", "", 403),
+            ("http://rebound.example/job/list", "localhost", 403),
+        ];
+        for (path, host, status) in rows {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let answer = server.talk(&request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} at {host:?}: {answer}");
+            assert!(status == 200 || answer.contains("names another host"), "{answer}");
+        }
+        let hostless = server.talk("GET /job/list HTTP/1.0\r\n\r\n").await;
+        assert!(hostless.starts_with("HTTP/1.0 200 "), "{hostless}");
+    }
+
+    #[tokio::test]
     async fn a_body_over_the_limit_is_413_and_not_a_broken_connection() {
         let server = Server::start().await;
         let answer = server.post("/job/save", &"a".repeat(BODY_BYTES_MAX + 1)).await;
@@ -268,7 +322,10 @@ mod tests {
     async fn a_head_over_the_limit_is_refused() {
         let server = Server::start().await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n\r\n", "a".repeat(2 * HEAD_BYTES_MAX));
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n",
+            "a".repeat(2 * HEAD_BYTES_MAX)
+        );
         // The server may close before it has read all of it.
         let _refused_early = stream.write_all(head.as_bytes()).await;
         let mut answer = Vec::new();
@@ -284,8 +341,7 @@ mod tests {
     async fn a_request_that_is_being_served_ends_before_the_server_does() {
         let server = Server::start().await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let head =
-            "POST /job/delete HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n";
+        let head = "POST /job/delete HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
         // The server asks for the body: the request is in its hands.
         let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];

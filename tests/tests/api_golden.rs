@@ -187,7 +187,10 @@ async fn golden(stage: &Stage, step: &Value) -> Map<String, Value> {
     };
     let content_type = text("contentType").or(step.get("json").map(|_| "application/json"));
     let before = stage.revision().await;
-    let request = request(text("method").unwrap_or("GET"), text("path").unwrap(), content_type, &sent);
+    let mut request = request(text("method").unwrap_or("GET"), text("path").unwrap(), content_type, &sent);
+    if let Some(site) = text("secFetchSite") {
+        request.headers_mut().insert("sec-fetch-site", site.parse().unwrap());
+    }
     let response = functions::handle(&stage.ports(), request).await;
     let status = response.status().as_u16();
     if status != 200 {
@@ -259,6 +262,20 @@ fn the_tables_have_good_and_bad_input_for_every_route() {
             "{} lacks bad input",
             route.path
         );
+    }
+}
+
+#[test]
+fn every_change_is_refused_to_a_page_of_another_site() {
+    let mut refused = BTreeSet::new();
+    for path in tables() {
+        let table = read_json(&path);
+        let steps = table["steps"].as_array().unwrap().iter();
+        let foreign = steps.filter(|step| step["secFetchSite"] == "cross-site" && step["status"] == 403);
+        refused.extend(foreign.map(|step| step["path"].as_str().unwrap().to_owned()));
+    }
+    for route in ROUTES.iter().filter(|route| route.methods.contains(&"POST")) {
+        assert!(refused.contains(route.path), "{} lacks a 403", route.path);
     }
 }
 

@@ -5,6 +5,8 @@
 pub enum Kind {
     /// The request is wrong; the message says where.
     BadRequest,
+    /// It was sent from where nobody may send it: a page of another site, or under a name that is not this server's.
+    Forbidden,
     /// No such route.
     NotFound,
     /// The route does not take this method.
@@ -27,6 +29,7 @@ impl Kind {
     pub const fn code(self) -> (u16, i32) {
         match self {
             Self::BadRequest => (400, -1),
+            Self::Forbidden => (403, -1),
             Self::NotFound => (404, -1),
             Self::MethodNotAllowed => (405, -1),
             Self::Conflict => (409, -1),
