@@ -272,7 +272,7 @@ async fn the_same_instance_takes_its_registration_over_and_another_gets_a_suffix
     assert!(get(&kv, keys::session(other.sid)).await.is_some());
     let registered = get(&kv, keys::worker("w")).await.unwrap();
     assert_eq!(Registration::decode(&registered.value).unwrap().unwrap().sid, again.sid);
-    assert_eq!(registered.lease, Some(again.sid.lease()));
+    assert_eq!((registered.lease, registered.mod_revision), (Some(again.sid.lease()), again.registered_at));
     session::deregister(&kv, &again).await.unwrap();
     assert_eq!(get(&kv, keys::worker("w")).await, None);
     assert!(get(&kv, keys::session(again.sid)).await.is_some(), "the session goes on");
