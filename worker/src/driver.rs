@@ -20,7 +20,7 @@ use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Schedul
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
-use crate::watches::{self, Input, Registered};
+use crate::watches::{self, Input, Registered, Registration};
 use crate::{claims, sweep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
@@ -284,9 +284,9 @@ impl Driver {
         }
     }
 
-    async fn take_workers(&mut self, registered: &BTreeMap<String, Registered>) {
+    async fn take_workers(&mut self, registered: &BTreeMap<String, Registration>) {
         let with = |kind: fn(&Registered) -> bool| -> BTreeSet<String> {
-            registered.iter().filter(|(_, r)| kind(r)).map(|(id, _)| id.clone()).collect()
+            registered.iter().filter(|(_, r)| kind(&r.who)).map(|(id, _)| id.clone()).collect()
         };
         let members = Members {
             ours: with(|r| matches!(r, Registered::Ours(_))),
@@ -297,7 +297,9 @@ impl Driver {
         if let Some(session) = &self.session
             && !self.draining
             && let Some(other) = registered.get(&session.worker_id)
-            && *other != Registered::Ours(session.sid)
+            && other.who != Registered::Ours(session.sid)
+            && other.revision > session.registered_at
+        // older: its own former one, told late
         {
             let sid = session.sid;
             tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; registering anew");

@@ -19,3 +19,5 @@ pub use driver::{LoopBroke, Options, Ports, Worker};
 
 #[cfg(test)]
 mod simulation_tests;
+#[cfg(test)]
+mod store_tests;

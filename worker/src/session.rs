@@ -20,6 +20,8 @@ pub(crate) struct Session {
     pub(crate) sid: Sid,
     /// The name under which the worker is registered.
     pub(crate) worker_id: String,
+    /// Revision of the registration.
+    pub(crate) registered_at: kv::Revision,
     /// Since when the lease is counted: before it was asked for.
     pub(crate) since: Stopwatch,
 }
@@ -64,17 +66,21 @@ async fn try_establish(
         .await?;
     debug_assert!(opened.succeeded, "the store never gives a lease id twice");
     let registration = Registration::new(identity, sid, clock.now());
-    let worker_id = register(kv, &registration, id).await?;
-    Ok(Session { sid, worker_id, since })
+    let (worker_id, registered_at) = register(kv, &registration, id).await?;
+    Ok(Session { sid, worker_id, registered_at, since })
 }
 
 /// Registers under `id`, or `id~2`, … when others hold that. The registration that this very instance left behind is taken over at
 /// once, with its session: its data directory is locked, so that its process is gone (design P4).
-async fn register(kv: &dyn Kv, registration: &Registration, id: &str) -> Result<String, kv::Error> {
+async fn register(
+    kv: &dyn Kv,
+    registration: &Registration,
+    id: &str,
+) -> Result<(String, kv::Revision), kv::Error> {
     for number in 1..=SUFFIX_MAX {
         let name = if number == 1 { id.to_owned() } else { format!("{id}~{number}") };
-        if try_register(kv, registration, &name).await? {
-            return Ok(name);
+        if let Some(revision) = try_register(kv, registration, &name).await? {
+            return Ok((name, revision));
         }
     }
     Err(kv::Error::Internal(format!(
@@ -82,7 +88,12 @@ async fn register(kv: &dyn Kv, registration: &Registration, id: &str) -> Result<
     )))
 }
 
-async fn try_register(kv: &dyn Kv, registration: &Registration, name: &str) -> Result<bool, kv::Error> {
+/// The revision of the registration; `None` when another holds the name.
+async fn try_register(
+    kv: &dyn Kv,
+    registration: &Registration,
+    name: &str,
+) -> Result<Option<kv::Revision>, kv::Error> {
     let key = keys::worker(name);
     let lease = registration.sid.lease();
     loop {
@@ -90,7 +101,7 @@ async fn try_register(kv: &dyn Kv, registration: &Registration, name: &str) -> R
         let revision = held.as_ref().map_or(0, |pair| pair.mod_revision);
         if let Some(pair) = held {
             match Registration::decode(&pair.value) {
-                Ok(Some(old)) if old.sid == registration.sid => return Ok(true), // an earlier sending committed
+                Ok(Some(old)) if old.sid == registration.sid => return Ok(Some(revision)), // an earlier sending committed
                 Ok(Some(old)) if old.instance == registration.instance && old.host == registration.host => {
                     match kv.revoke(old.sid.lease()).await {
                         Ok(()) | Err(kv::Error::LeaseGone) => {}
@@ -102,17 +113,17 @@ async fn try_register(kv: &dyn Kv, registration: &Registration, name: &str) -> R
                         continue;
                     }
                     let revision = left.first().map_or(0, |pair| pair.mod_revision);
-                    if put_registration(kv, &key, revision, registration).await? {
-                        return Ok(true);
+                    match put_registration(kv, &key, revision, registration).await? {
+                        Some(put) => return Ok(Some(put)),
+                        None => continue,
                     }
-                    continue;
                 }
                 // Another instance's, a seed worker's (an empty value), or unreadable: left alone.
-                _ => return Ok(false),
+                _ => return Ok(None),
             }
         }
-        if put_registration(kv, &key, revision, registration).await? {
-            return Ok(true);
+        if let Some(put) = put_registration(kv, &key, revision, registration).await? {
+            return Ok(Some(put));
         }
         tracing::debug!(%key, ?lease, "registered by another at the same time; looking again");
     }
@@ -123,7 +134,7 @@ async fn put_registration(
     key: &str,
     revision: kv::Revision,
     registration: &Registration,
-) -> Result<bool, kv::Error> {
+) -> Result<Option<kv::Revision>, kv::Error> {
     let txn = Txn {
         when: vec![Compare::exists(keys::session(registration.sid)), Compare::unchanged(key, revision)],
         then: vec![Op::put_leased(key, registration.encode(), registration.sid.lease())],
@@ -133,7 +144,7 @@ async fn put_registration(
     if !reply.succeeded && reply.pair(0).is_none() {
         return Err(kv::Error::LeaseGone);
     }
-    Ok(reply.succeeded)
+    Ok(reply.succeeded.then_some(reply.revision))
 }
 
 /// Takes this worker's registration away, so that others own its slots, while the session goes on (design P19).

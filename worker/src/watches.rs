@@ -6,9 +6,9 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
-use common::domain::worker::{Registration, Sid};
+use common::domain::worker::{self, Sid};
 use common::keys;
-use common::kv::{Kv, Pair, Range, Span};
+use common::kv::{Kv, Pair, Range, Revision, Span};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
@@ -23,7 +23,7 @@ pub(crate) enum Input {
     /// For the scheduler.
     Event(Event),
     /// All registrations, whenever one changes.
-    Workers(BTreeMap<String, Registered>),
+    Workers(BTreeMap<String, Registration>),
     /// Some session is over.
     SessionEnded,
     /// A session for this worker.
@@ -32,6 +32,14 @@ pub(crate) enum Input {
     KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
+}
+
+/// A registration as it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Registration {
+    pub(crate) who: Registered,
+    /// Of its key.
+    pub(crate) revision: Revision,
 }
 
 /// Who registered under an id.
@@ -130,15 +138,16 @@ fn worker_id(pair: &Pair) -> Option<String> {
     pair.key.strip_prefix(keys::WORKERS).map(str::to_owned)
 }
 
-fn registration(pair: &Pair) -> Registered {
-    match Registration::decode(&pair.value) {
+fn registration(pair: &Pair) -> Registration {
+    let who = match worker::Registration::decode(&pair.value) {
         Ok(Some(registration)) => Registered::Ours(registration.sid),
         Ok(None) => Registered::Seed,
         Err(why) => {
             tracing::error!(key = %pair.key, %why, "registration cannot be read: not counted as a worker");
             Registered::Unreadable
         }
-    }
+    };
+    Registration { who, revision: pair.mod_revision }
 }
 
 async fn follow_sessions(kv: Arc<dyn Kv>, to: Sender<Input>) {

@@ -69,6 +69,8 @@ pub struct Scheduler {
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
     killing: bool,
     jobs: BTreeMap<JobName, JobState>,
+    /// The same jobs by slot, so that what is read of a slot touches its jobs alone.
+    slots: BTreeMap<u16, BTreeSet<JobName>>,
     runs: BTreeMap<RunId, Run>,
     /// When to look at which job.
     timers: BTreeSet<(Timestamp, JobName)>,
@@ -100,6 +102,7 @@ impl Scheduler {
             draining: false,
             killing: false,
             jobs: BTreeMap::new(),
+            slots: BTreeMap::new(),
             runs: BTreeMap::new(),
             timers: BTreeSet::new(),
             starts: BTreeSet::new(),
@@ -260,7 +263,9 @@ impl Scheduler {
         self.timers.clear();
         self.claiming.clear();
         self.waiting_for_room.clear();
-        self.jobs.retain(|_, state| state.definition.is_some() || state.run.is_some());
+        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
+            self.forget_job_if_done(&name);
+        }
     }
 
     fn on_members(&mut self, now: Timestamp, members: Members, out: &mut Vec<Action>) {
@@ -307,6 +312,7 @@ impl Scheduler {
         let name = seen.name.clone();
         let slot = keys::slot(&name);
         let rank = self.ranks.rank(slot);
+        self.slots.entry(slot).or_default().insert(name.clone());
         let state = self.jobs.entry(name.clone()).or_insert_with(|| JobState::new(slot, rank));
         if state.definition.as_ref().is_some_and(|known| known.mod_revision == seen.mod_revision) {
             return; // listed again
@@ -350,6 +356,13 @@ impl Scheduler {
             self.set_timer(name, None);
             self.waiting_for_room.remove(name);
             self.jobs.remove(name);
+            let slot = keys::slot(name);
+            if let Some(others) = self.slots.get_mut(&slot) {
+                others.remove(name);
+                if others.is_empty() {
+                    self.slots.remove(&slot);
+                }
+            }
         }
     }
 
@@ -363,13 +376,7 @@ impl Scheduler {
         asked_at: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let names: Vec<JobName> = self
-            .jobs
-            .iter()
-            .filter(|(_, state)| slots.contains(state.slot))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
+        for name in self.jobs_in(slots) {
             let seen = marks.remove(&name);
             let Some(state) = self.jobs.get_mut(&name) else { continue };
             state.reading = false;
@@ -393,16 +400,20 @@ impl Scheduler {
         }
     }
 
+    fn jobs_in(&self, slots: &Slots) -> Vec<JobName> {
+        match slots {
+            Slots::All => self.jobs.keys().cloned().collect(),
+            Slots::Some(slots) => {
+                slots.iter().filter_map(|slot| self.slots.get(slot)).flatten().cloned().collect()
+            }
+        }
+    }
+
     fn on_marks_unread(&mut self, now: Timestamp, slots: &Slots) {
-        let names: Vec<JobName> = self
-            .jobs
-            .iter()
-            .filter(|(_, s)| s.reading && slots.contains(s.slot))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
-            if let Some(state) = self.jobs.get_mut(&name) {
-                state.reading = false;
+        for name in self.jobs_in(slots) {
+            match self.jobs.get_mut(&name) {
+                Some(state) if state.reading => state.reading = false,
+                _ => continue,
             }
             self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
         }

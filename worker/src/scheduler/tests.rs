@@ -398,6 +398,7 @@ fn a_job_deleted_between_claim_and_start_is_skipped() {
     assert_eq!(world.start_times(), NONE);
     assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Deleted)]);
     assert!(world.scheduler.is_idle() && world.scheduler.jobs.is_empty());
+    assert!(world.scheduler.slots.is_empty());
 }
 
 #[test]

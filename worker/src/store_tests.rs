@@ -1,0 +1,536 @@
+//! What the worker does to the store, on the embedded one: claims, sessions, sweeps, following, and the whole worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::clock::{self, Clock, SystemClock, Timestamp};
+use common::domain::job::JobName;
+use common::domain::kill::KillRequest;
+use common::domain::mark::Mark;
+use common::domain::record::{Record, SkipReason, Skipped, Status};
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
+use common::domain::worker::{Identity, Registration, Sid};
+use common::keys;
+use common::kv::embedded::EmbeddedKv;
+use common::kv::{
+    self, Kv, LeaseId, Op, Pair, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream,
+};
+use common::run_log::embedded::EmbeddedRunLog;
+use common::run_log::{RecordQuery, RunLog};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+
+use crate::driver::{Options, Ports, Worker};
+use crate::follow::{News, follow};
+use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MoveAnswer, Refusal, Slots};
+use crate::{claims, session, sweep};
+
+const TTL: Duration = Duration::from_secs(600);
+/// Nothing here takes so long.
+const DEADLINE: Duration = Duration::from_secs(30);
+const T: Timestamp = Timestamp::from_ms(1_800_000_000_000);
+
+fn store() -> EmbeddedKv {
+    EmbeddedKv::in_memory().unwrap()
+}
+
+fn job() -> JobName {
+    JobName::parse("a").unwrap()
+}
+
+async fn get(kv: &dyn Kv, key: impl Into<kv::Key>) -> Option<Pair> {
+    kv.range(Range::key(key)).await.unwrap().pairs.pop()
+}
+
+async fn put(kv: &dyn Kv, key: impl Into<kv::Key>, value: impl Into<Vec<u8>>) -> Revision {
+    kv.txn(Txn { then: vec![Op::put(key, value)], ..Txn::default() }).await.unwrap().revision
+}
+
+async fn delete(kv: &dyn Kv, key: impl Into<kv::Key>) {
+    kv.txn(Txn { then: vec![Op::delete(key)], ..Txn::default() }).await.unwrap();
+}
+
+async fn open_session(kv: &dyn Kv) -> Sid {
+    let sid = Sid::of(kv.grant(TTL).await.unwrap());
+    let put = Op::put_leased(keys::session(sid), b"{\"v\":1}".as_slice(), sid.lease());
+    kv.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    sid
+}
+
+fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
+    OpenRun {
+        run_id: RunId::new(sid, seq),
+        job: job(),
+        plan_time,
+        attempt: 1,
+        schedule_time: plan_time,
+        worker: "w".to_owned(),
+        command: "true".to_owned(),
+        trigger: Trigger::Schedule,
+        skipped: None,
+    }
+}
+
+/// A job with its mark, and the claim of its fire at `T`.
+async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
+    let sid = open_session(kv).await;
+    let job_revision = put(kv, keys::job(&job()), "{}").await;
+    let based = Mark::based(None, T.plus_ms(-1000), "hash".to_owned());
+    let mark_revision = put(kv, keys::fired(&job()), based.encode()).await;
+    let open = open_run(sid, 1, T);
+    let mark = based.claimed(T, open.run_id.clone(), sid);
+    let kind = ClaimKind::Run;
+    (sid, Claim { kind, sid, seq: 1, open, job_revision, mark_revision, mark, replaces: None })
+}
+
+// --- claims ------------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
+    let kv = store();
+    let (sid, claim) = claimable(&kv).await;
+    let ClaimAnswer::Won(revision) = claims::claim(&kv, &claim).await else { panic!("won") };
+    let mark = get(&kv, keys::fired(&job())).await.unwrap();
+    assert_eq!((Mark::decode(&mark.value).unwrap(), mark.mod_revision), (claim.mark.clone(), revision));
+    let lock = get(&kv, keys::lock(&job())).await.unwrap();
+    assert_eq!((lock.mod_revision, lock.lease), (revision, Some(sid.lease())));
+    let open = get(&kv, keys::runs(sid, 1)).await.unwrap();
+    assert_eq!((OpenRuns::decode(&open.value).unwrap().runs, open.lease), (vec![claim.open.clone()], None));
+    // Sent again, it finds itself, also after others have moved the mark.
+    let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &claim).await else { panic!("refused") };
+    assert_eq!(refusal.shows(&claim), Some(revision));
+    put(&kv, keys::fired(&job()), claim.mark.claimed(T.plus_ms(1000), RunId::from_text("x"), sid).encode())
+        .await;
+    let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &claim).await else { panic!("refused") };
+    assert_eq!(refusal.shows(&claim), Some(revision));
+    let mut next = claim.clone();
+    (next.seq, next.open, next.replaces) = (2, open_run(sid, 2, T), Some(1));
+    let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &next).await else { panic!("refused") };
+    assert_eq!((refusal.shows(&next), refusal.shows(&claim)), (None, Some(revision)));
+}
+
+#[tokio::test]
+async fn a_claim_is_refused_by_each_of_the_things_that_it_compares() {
+    type Check = fn(&Refusal) -> bool;
+    let rows: [(&str, Check); 6] = [
+        ("session", |r| !r.session_alive),
+        ("paused", |r| r.paused),
+        ("job", |r| r.job_revision != 0),
+        ("mark", |r| r.mark.is_some()),
+        ("lock", |r| r.lock == LockSeen::Held),
+        ("seed lock", |r| r.lock == LockSeen::HeldBySeed),
+    ];
+    for (what, seen) in rows {
+        let kv = store();
+        let (sid, claim) = claimable(&kv).await;
+        match what {
+            "session" => kv.revoke(sid.lease()).await.unwrap(),
+            "paused" => drop(put(&kv, keys::PAUSED, "1").await),
+            "job" => drop(put(&kv, keys::job(&job()), "{}").await),
+            "mark" => drop(put(&kv, keys::fired(&job()), claim.mark.encode()).await),
+            "lock" => drop(put(&kv, keys::lock(&job()), "{\"v\":9}").await),
+            _ => drop(put(&kv, keys::lock(&job()), "").await),
+        }
+        let answer = claims::claim(&kv, &claim).await;
+        assert!(matches!(&answer, ClaimAnswer::Refused(r) if seen(r)), "{what}: {answer:?}");
+        assert_eq!(get(&kv, keys::runs(sid, 1)).await, None, "{what}");
+        // A skip needs neither the lock nor a fleet that is not paused.
+        let skip = Claim { kind: ClaimKind::Skip, ..claim };
+        let won = matches!(claims::claim(&kv, &skip).await, ClaimAnswer::Won(_));
+        assert_eq!(won, ["paused", "lock", "seed lock"].contains(&what), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_mark_is_adopted_only_as_it_was_seen() {
+    let kv = store();
+    let (sid, claim) = claimable(&kv).await;
+    let adopt = |job_revision, mark_revision, sid| {
+        claims::adopt(&kv, &claim.open.job, job_revision, mark_revision, sid, claim.mark.clone())
+    };
+    assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
+    assert_eq!(adopt(claim.job_revision - 1, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
+    assert_eq!(adopt(claim.job_revision, claim.mark_revision, Sid(77)).await, AdoptAnswer::LookAgain);
+    let AdoptAnswer::Done(_, revision) = adopt(claim.job_revision, claim.mark_revision, sid).await else {
+        panic!("adopted")
+    };
+    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().mod_revision, revision);
+}
+
+#[tokio::test]
+async fn only_the_runs_own_lock_is_released() {
+    let kv = store();
+    let revision = put(&kv, keys::lock(&job()), "").await;
+    claims::release(&kv, &job(), revision - 1).await.unwrap();
+    assert!(get(&kv, keys::lock(&job())).await.is_some());
+    claims::release(&kv, &job(), revision).await.unwrap();
+    assert_eq!(get(&kv, keys::lock(&job())).await, None);
+    claims::release(&kv, &job(), revision).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_moves_to_a_new_session_unless_it_was_closed() {
+    let kv = store();
+    let (old, claim) = claimable(&kv).await;
+    claims::claim(&kv, &claim).await;
+    kv.revoke(old.lease()).await.unwrap();
+    let (new, ended) = (open_session(&kv).await, open_session(&kv).await);
+    kv.revoke(ended.lease()).await.unwrap();
+    let moved = claims::move_run(&kv, &claim.open, (old, 1), (ended, 1)).await;
+    assert_eq!(moved, Err(kv::Error::LeaseGone), "says nothing about the run");
+    let done = claims::move_run(&kv, &claim.open, (old, 1), (new, 5)).await.unwrap();
+    let lock = get(&kv, keys::lock(&job())).await.unwrap();
+    assert_eq!(LockHolder::decode(&lock.value), Ok(Some(LockHolder::new(new, claim.open.run_id.clone()))));
+    assert_eq!(done, MoveAnswer::Done(lock.mod_revision));
+    assert_eq!(get(&kv, keys::runs(old, 1)).await, None);
+    assert!(get(&kv, keys::runs(new, 5)).await.is_some());
+    // Sent again because its answer was lost.
+    assert_eq!(claims::move_run(&kv, &claim.open, (old, 1), (new, 5)).await, Ok(done));
+    // Swept, or the lock taken by another.
+    let next = open_session(&kv).await;
+    assert_eq!(claims::move_run(&kv, &claim.open, (old, 1), (next, 1)).await, Ok(MoveAnswer::Refused));
+    assert_eq!(claims::move_run(&kv, &claim.open, (new, 5), (next, 1)).await, Ok(MoveAnswer::Refused));
+}
+
+#[tokio::test]
+async fn settling_deletes_just_those_open_runs() {
+    let kv = store();
+    let many: Vec<(Sid, u64)> = (1..=300).map(|seq| (Sid(7), seq)).collect();
+    for (sid, seq) in &many {
+        put(&kv, keys::runs(*sid, *seq), "x").await;
+    }
+    claims::settle(&kv, &many[1..]).await.unwrap();
+    let left = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
+    assert_eq!(left.iter().map(|pair| pair.key.clone()).collect::<Vec<_>>(), [keys::runs(Sid(7), 1).into()]);
+}
+
+#[tokio::test]
+async fn marks_are_read_by_slot_or_all_in_pages() {
+    let kv = store();
+    let mark = Mark::based(None, T, "h".to_owned());
+    for n in 0..1200 {
+        let name = JobName::parse(&format!("job{n}")).unwrap();
+        put(&kv, keys::fired(&name), mark.encode()).await;
+    }
+    put(&kv, "/cron/fired/strange", "x").await;
+    let name = JobName::parse("job7").unwrap();
+    put(&kv, keys::fired(&name), "not a mark").await;
+    let (_, marks) = claims::read_marks(&kv, Slots::All, false).await.unwrap();
+    assert_eq!(marks.len(), 1200);
+    let slots = Slots::Some([keys::slot(&name)].into());
+    let (read, marks) = claims::read_marks(&kv, slots.clone(), true).await.unwrap();
+    assert_eq!(read, slots);
+    assert!(marks[&name].mark.is_err());
+    assert!(marks.keys().all(|job| keys::slot(job) == keys::slot(&name)));
+}
+
+#[tokio::test]
+async fn the_mark_of_a_deleted_job_is_retired_and_that_of_a_living_one_is_not() {
+    let kv = store();
+    let (_, claim) = claimable(&kv).await;
+    claims::retire_mark(&kv, &job(), claim.mark_revision, &claim.mark).await.unwrap();
+    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().lease, None);
+    delete(&kv, keys::job(&job())).await;
+    claims::retire_mark(&kv, &job(), claim.mark_revision - 1, &claim.mark).await.unwrap();
+    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().lease, None);
+    claims::retire_mark(&kv, &job(), claim.mark_revision, &claim.mark).await.unwrap();
+    let retired = get(&kv, keys::fired(&job())).await.unwrap();
+    assert_eq!(Mark::decode(&retired.value), Ok(claim.mark));
+    assert!(retired.lease.is_some());
+}
+
+// --- sessions ----------------------------------------------------------------------------------------------------------
+
+fn identity(instance: &str) -> Identity {
+    Identity {
+        instance: instance.to_owned(),
+        host: "host".to_owned(),
+        address: "10.0.0.1".to_owned(),
+        labels: BTreeMap::new(),
+        max_runs: 10,
+        started_at: T,
+    }
+}
+
+async fn establish(kv: &dyn Kv, instance: &str) -> session::Session {
+    session::establish(kv, &SystemClock, &identity(instance), "w", TTL).await
+}
+
+#[tokio::test]
+async fn the_same_instance_takes_its_registration_over_and_another_gets_a_suffix() {
+    let kv = store();
+    let first = establish(&kv, "one").await;
+    assert_eq!(first.worker_id, "w");
+    let other = establish(&kv, "two").await;
+    assert_eq!(other.worker_id, "w~2");
+    let again = establish(&kv, "one").await;
+    assert_eq!(again.worker_id, "w");
+    assert_eq!(get(&kv, keys::session(first.sid)).await, None, "its old session is over at once");
+    assert!(get(&kv, keys::session(other.sid)).await.is_some());
+    let registered = get(&kv, keys::worker("w")).await.unwrap();
+    assert_eq!(Registration::decode(&registered.value).unwrap().unwrap().sid, again.sid);
+    assert_eq!((registered.lease, registered.mod_revision), (Some(again.sid.lease()), again.registered_at));
+    session::deregister(&kv, &again).await.unwrap();
+    assert_eq!(get(&kv, keys::worker("w")).await, None);
+    assert!(get(&kv, keys::session(again.sid)).await.is_some(), "the session goes on");
+}
+
+#[tokio::test]
+async fn a_registration_that_a_seed_worker_or_somebody_unknown_holds_is_left_alone() {
+    for value in ["", "unreadable"] {
+        let kv = store();
+        let revision = put(&kv, keys::worker("w"), value).await;
+        let session = establish(&kv, "one").await;
+        assert_eq!(session.worker_id, "w~2");
+        assert_eq!(get(&kv, keys::worker("w")).await.unwrap().mod_revision, revision);
+        // Nor is what is not ours taken away.
+        let not_ours = session::Session { worker_id: "w".to_owned(), ..session };
+        session::deregister(&kv, &not_ours).await.unwrap();
+        assert!(get(&kv, keys::worker("w")).await.is_some());
+    }
+}
+
+// --- sweeping ----------------------------------------------------------------------------------------------------------
+
+async fn records(run_log: &dyn RunLog, name: &str) -> Vec<Record> {
+    let query = RecordQuery { job_name: name.to_owned(), status: None, skip: 0, limit: 1000 };
+    run_log.list(&query).await.unwrap()
+}
+
+#[tokio::test]
+async fn open_runs_of_sessions_that_are_gone_are_closed_once_and_no_others() {
+    let (kv, run_log) = (store(), EmbeddedRunLog::in_memory().unwrap());
+    let (alive, gone, own) = (open_session(&kv).await, Sid(555), Sid(777));
+    let skipped =
+        Skipped { from: T, to: T.plus_ms(2000), count: 3, more: false, reason: SkipReason::Overlap };
+    let skip = OpenRun { skipped: Some(skipped.clone()), ..open_run(gone, 2, T) };
+    for (sid, seq, open) in [
+        (alive, 1, open_run(alive, 1, T.plus_ms(10_000))),
+        (own, 1, open_run(own, 1, T.plus_ms(20_000))),
+        (gone, 1, open_run(gone, 1, T.plus_ms(30_000))),
+        (gone, 2, skip),
+    ] {
+        put(&kv, keys::runs(sid, seq), OpenRuns::new(vec![open]).encode()).await;
+    }
+    put(&kv, keys::runs(gone, 3), "unreadable").await;
+    let spared = BTreeSet::from([own]);
+    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared).await.unwrap(), 2);
+    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared).await.unwrap(), 0);
+    let left = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
+    let kept = [keys::runs(gone, 3), keys::runs(own, 1), keys::runs(alive, 1)].map(kv::Key::from);
+    assert_eq!(left.into_iter().map(|pair| pair.key).collect::<BTreeSet<_>>(), kept.into());
+    let records = records(&run_log, "a").await;
+    let found: Vec<_> = records.iter().map(|r| (r.status, r.claim.clone(), r.skipped.clone())).collect();
+    assert_eq!(
+        found,
+        [
+            (Some(Status::Lost), Some(RunId::new(gone, 1)), None),
+            (Some(Status::Skipped), Some(RunId::new(gone, 2)), Some(skipped)),
+        ]
+    );
+}
+
+// --- following ---------------------------------------------------------------------------------------------------------
+
+/// A store whose watches can be cut, and whose next watches fail in a given way.
+struct Faulty {
+    inner: EmbeddedKv,
+    failing: Mutex<Vec<kv::Error>>,
+    lists: AtomicUsize,
+    watches: AtomicUsize,
+}
+
+#[async_trait]
+impl Kv for Faulty {
+    async fn range(&self, range: Range) -> Result<RangeReply, kv::Error> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
+        self.inner.range(range).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, kv::Error> {
+        self.inner.txn(txn).await
+    }
+    /// While a failure is left, a watch brings one batch and then fails.
+    async fn watch(&self, span: Span, start: Revision) -> Result<WatchStream, kv::Error> {
+        self.watches.fetch_add(1, Ordering::Relaxed);
+        let stream = self.inner.watch(span, start).await?;
+        let failure = self.failing.lock().unwrap().pop();
+        Ok(match failure {
+            Some(why) => stream.take(1).chain(futures::stream::iter([Err(why)])).boxed(),
+            None => stream,
+        })
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, kv::Error> {
+        self.inner.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, kv::Error> {
+        self.inner.keep_alive(lease).await
+    }
+    async fn lease_keys(&self, lease: LeaseId) -> Result<Vec<kv::Key>, kv::Error> {
+        self.inner.lease_keys(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), kv::Error> {
+        self.inner.revoke(lease).await
+    }
+    async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
+        self.inner.compact(revision).await
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_breaks_goes_on_where_it_was_and_one_compacted_lists_again() {
+    let failing = vec![kv::Error::Compacted(3), kv::Error::Unavailable("cut".to_owned())];
+    let kv = Arc::new(Faulty {
+        inner: store(),
+        failing: Mutex::new(failing),
+        lists: AtomicUsize::new(0),
+        watches: AtomicUsize::new(0),
+    });
+    put(&kv.inner, "/x/0", "0").await;
+    let (told, mut news) = mpsc::channel(100);
+    let following = tokio::spawn(follow(kv.clone() as Arc<dyn Kv>, Span::prefix("/x/"), move |news| {
+        let told = told.clone();
+        async move { told.send(news).await.is_ok() }
+    }));
+    let mut next = async || clock::timeout(DEADLINE, news.recv()).await.unwrap().unwrap();
+    let listed = |news: News| match news {
+        News::Listed(pairs) => pairs.len(),
+        News::Changed(changes) => panic!("{changes:?}"),
+    };
+    let changed = |news: News| match news {
+        News::Changed(changes) => changes.into_iter().map(|c| c.pair.key.to_string()).collect::<Vec<_>>(),
+        News::Listed(pairs) => panic!("{pairs:?}"),
+    };
+    assert_eq!(listed(next().await), 1);
+    put(&kv.inner, "/x/1", "1").await;
+    assert_eq!(changed(next().await), ["/x/1"]);
+    put(&kv.inner, "/x/2", "2").await; // the watch is cut here, and resumed: nothing missed, nothing twice
+    assert_eq!(changed(next().await), ["/x/2"]);
+    assert_eq!(listed(next().await), 3, "the second watch ended as compacted");
+    put(&kv.inner, "/x/3", "3").await;
+    assert_eq!(changed(next().await), ["/x/3"]);
+    assert_eq!((kv.lists.load(Ordering::Relaxed), kv.watches.load(Ordering::Relaxed)), (2, 3));
+    following.abort();
+}
+
+// --- the whole worker --------------------------------------------------------------------------------------------------
+
+async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            match look().await {
+                Some(found) => return found,
+                None => clock::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    clock::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
+}
+
+fn ports() -> Ports {
+    Ports {
+        kv: Arc::new(store()),
+        run_log: Arc::new(EmbeddedRunLog::in_memory().unwrap()),
+        clock: Arc::new(SystemClock),
+    }
+}
+
+fn options() -> Options {
+    Options {
+        identity: identity("one"),
+        worker_id: "w".to_owned(),
+        session_ttl: Duration::from_secs(10),
+        log_batch_size: 100,
+        log_commit_timeout: Duration::from_millis(50),
+    }
+}
+
+async fn put_job(kv: &dyn Kv, name: &str, command: &str) {
+    let job = serde_json::json!({ "name": name, "command": command, "cronExpr": "* * * * * *" });
+    put(kv, keys::job(&JobName::parse(name).unwrap()), job.to_string()).await;
+}
+
+#[tokio::test]
+async fn a_worker_runs_a_job_writes_its_records_and_leaves_nothing_behind() {
+    let ports = ports();
+    put_job(ports.kv.as_ref(), "hello", "echo hello; echo $CRON_PLAN_TIME").await;
+    let mut worker = Worker::start(ports.clone(), options());
+    wait_for("three records", async || {
+        (records(ports.run_log.as_ref(), "hello").await.len() >= 3).then_some(())
+    })
+    .await;
+    worker.drain().await;
+    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+    for prefix in [keys::RUNS, keys::LOCK, keys::SESSIONS, keys::WORKERS] {
+        assert_eq!(ports.kv.range(Range::prefix(prefix)).await.unwrap().pairs, [], "{prefix}");
+    }
+    let records = records(ports.run_log.as_ref(), "hello").await;
+    for record in &records {
+        assert_eq!(record.status, Some(Status::Succeeded), "{record:?}");
+        assert_eq!(record.output, format!("hello\n{}\n", record.plan_time.ms()));
+    }
+    let times: BTreeSet<i64> = records.iter().map(|record| record.plan_time.ms()).collect();
+    let seconds = (times.last().unwrap() - times.first().unwrap()) / 1000 + 1;
+    assert_eq!(
+        (i64::try_from(times.len()).unwrap(), records.len()),
+        (seconds, times.len()),
+        "each second once"
+    );
+}
+
+#[tokio::test]
+async fn a_kill_request_ends_the_run_that_it_names() {
+    let ports = ports();
+    let kv = ports.kv.as_ref();
+    put_job(kv, "long", "echo began; sleep 1000").await;
+    let mut worker = Worker::start(ports.clone(), options());
+    let open = wait_for("an open run", async || {
+        let pairs = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
+        let open = OpenRuns::decode(&pairs.first()?.value).unwrap().runs.remove(0);
+        (SystemClock.now() > open.plan_time.plus_ms(200)).then_some(open)
+    })
+    .await;
+    delete(kv, keys::job(&open.job)).await; // or it would run again
+    put(kv, keys::killer(&open.job), KillRequest::new(vec![open.run_id.clone()]).encode()).await;
+    let killed = wait_for("its record", async || {
+        let records = records(ports.run_log.as_ref(), "long").await;
+        records.into_iter().find(|record| record.claim.as_ref() == Some(&open.run_id))
+    })
+    .await;
+    assert_eq!((killed.status, killed.err.as_str()), (Some(Status::Killed), "signal: killed"));
+    assert_eq!(killed.output, "began\n");
+    worker.drain().await;
+    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+    assert_eq!(kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs, []);
+}
+
+#[tokio::test]
+async fn a_worker_whose_session_is_revoked_gets_another_and_its_run_goes_on() {
+    let ports = ports();
+    let kv = ports.kv.as_ref();
+    put_job(kv, "long", "sleep 4").await;
+    let mut worker =
+        Worker::start(ports.clone(), Options { session_ttl: Duration::from_secs(2), ..options() });
+    let open = wait_for("an open run", async || {
+        let pairs = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
+        Some(OpenRuns::decode(&pairs.first()?.value).unwrap().runs.remove(0))
+    })
+    .await;
+    clock::SystemClock.sleep_until(open.plan_time.plus_ms(200)).await;
+    delete(kv, keys::job(&open.job)).await;
+    let sid = Sid::parse(open.run_id.as_str().split_once('-').unwrap().0).unwrap();
+    kv.revoke(sid.lease()).await.unwrap();
+    let record = wait_for("its record", async || {
+        let records = records(ports.run_log.as_ref(), "long").await;
+        records.into_iter().find(|record| record.claim.as_ref() == Some(&open.run_id))
+    })
+    .await;
+    assert_eq!(record.status, Some(Status::Succeeded), "{record:?}");
+    worker.drain().await;
+    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+    for prefix in [keys::RUNS, keys::LOCK, keys::SESSIONS] {
+        assert_eq!(kv.range(Range::prefix(prefix)).await.unwrap().pairs, [], "{prefix}");
+    }
+}
