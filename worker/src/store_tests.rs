@@ -462,7 +462,7 @@ async fn a_worker_runs_a_job_writes_its_records_and_leaves_nothing_behind() {
     })
     .await;
     worker.drain().await;
-    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+    clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();
     for prefix in [keys::RUNS, keys::LOCK, keys::SESSIONS, keys::WORKERS] {
         assert_eq!(ports.kv.range(Range::prefix(prefix)).await.unwrap().pairs, [], "{prefix}");
     }
@@ -502,7 +502,7 @@ async fn a_kill_request_ends_the_run_that_it_names() {
     assert_eq!((killed.status, killed.err.as_str()), (Some(Status::Killed), "signal: killed"));
     assert_eq!(killed.output, "began\n");
     worker.drain().await;
-    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+    clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();
     assert_eq!(kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs, []);
 }
 
@@ -529,7 +529,7 @@ async fn a_worker_whose_session_is_revoked_gets_another_and_its_run_goes_on() {
     .await;
     assert_eq!(record.status, Some(Status::Succeeded), "{record:?}");
     worker.drain().await;
-    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+    clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();
     for prefix in [keys::RUNS, keys::LOCK, keys::SESSIONS] {
         assert_eq!(kv.range(Range::prefix(prefix)).await.unwrap().pairs, [], "{prefix}");
     }
