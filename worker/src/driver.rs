@@ -150,6 +150,8 @@ struct Driver {
     received: Option<mpsc::Receiver<Input>>,
     writes: Arc<Semaphore>,
     session: Option<Session>,
+    /// As last seen.
+    registered: BTreeMap<String, Registration>,
     renewed: Stopwatch,
     heartbeat: Stopwatch,
     all_marks_read: Stopwatch,
@@ -176,6 +178,7 @@ impl Driver {
             received: Some(received),
             writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             session: None,
+            registered: BTreeMap::new(),
             renewed: Stopwatch::start(),
             heartbeat: Stopwatch::start(),
             all_marks_read: Stopwatch::start(),
@@ -261,7 +264,7 @@ impl Driver {
                 }
                 self.step(event).await;
             }
-            Input::Workers(registered) => self.take_workers(&registered).await,
+            Input::Workers(registered) => self.take_workers(registered).await,
             Input::SessionEnded => self.sweeper.notify_one(),
             Input::SessionReady(session) => {
                 tracing::info!(sid = %session.sid, worker_id = %session.worker_id, "session established");
@@ -274,6 +277,7 @@ impl Driver {
                 if self.draining {
                     self.deregister().await; // it was sought before
                 }
+                self.check_registration().await; // news of it may have come before this
             }
             Input::KeptAlive { sid, sent } => {
                 if self.session.as_ref().is_some_and(|session| session.sid == sid) {
@@ -284,7 +288,7 @@ impl Driver {
         }
     }
 
-    async fn take_workers(&mut self, registered: &BTreeMap<String, Registration>) {
+    async fn take_workers(&mut self, registered: BTreeMap<String, Registration>) {
         let with = |kind: fn(&Registered) -> bool| -> BTreeSet<String> {
             registered.iter().filter(|(_, r)| kind(&r.who)).map(|(id, _)| id.clone()).collect()
         };
@@ -292,18 +296,23 @@ impl Driver {
             ours: with(|r| matches!(r, Registered::Ours(_))),
             seeds: with(|r| *r == Registered::Seed),
         };
+        self.registered = registered;
         self.step(Event::MembersChanged(members)).await;
-        // A seed worker on this machine puts its registration over ours: then this worker takes another name.
+        self.check_registration().await;
+    }
+
+    /// A seed worker on this machine puts its registration over ours: then this worker takes another name. A registration older than
+    /// ours is this worker's own former one, told late.
+    async fn check_registration(&mut self) {
         if let Some(session) = &self.session
             && !self.draining
-            && let Some(other) = registered.get(&session.worker_id)
+            && let Some(other) = self.registered.get(&session.worker_id)
             && other.who != Registered::Ours(session.sid)
             && other.revision > session.registered_at
-        // older: its own former one, told late
         {
             let sid = session.sid;
             tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; registering anew");
-            self.lose_session(sid, "its registration was taken").await;
+            Box::pin(self.lose_session(sid, "its registration was taken")).await;
         }
     }
 

@@ -534,3 +534,16 @@ async fn a_worker_whose_session_is_revoked_gets_another_and_its_run_goes_on() {
         assert_eq!(kv.range(Range::prefix(prefix)).await.unwrap().pairs, [], "{prefix}");
     }
 }
+
+#[tokio::test]
+async fn a_worker_whose_registration_a_seed_worker_takes_goes_on_under_another_name() {
+    let ports = ports();
+    let kv = ports.kv.as_ref();
+    let mut worker = Worker::start(ports.clone(), options());
+    wait_for("a registration", async || get(kv, keys::worker("w")).await).await;
+    put(kv, keys::worker("w"), "").await;
+    wait_for("another name", async || get(kv, keys::worker("w~2")).await).await;
+    assert_eq!(get(kv, keys::worker("w")).await.unwrap().value, b"");
+    worker.drain().await;
+    clock::timeout(DEADLINE, worker.left()).await.unwrap();
+}
