@@ -3,4 +3,5 @@
 pub mod conformance;
 pub mod etcd_server;
 pub mod fixtures;
+pub mod seed;
 pub mod mongo_server;
