@@ -70,7 +70,8 @@ fn has_err(err: &'static str) -> impl Fn(&[Value]) -> bool {
 async fn our_api_serves_a_seed_worker() {
     let fleet = fleet!("seed-worker");
     let worker = fleet.seed_worker("10.1.2.3").await;
-    let url = fleet.our_api().await.url;
+    let api = fleet.our_api().await;
+    let url = api.url.clone();
 
     assert_eq!(read(&url, "/worker/list").await, json!(["10.1.2.3"]));
     assert_eq!(read(&url, "/worker/list?detail=1").await, json!([{"id": "10.1.2.3", "seed": true}]));
@@ -109,7 +110,8 @@ async fn our_api_serves_a_seed_worker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_master_serves_our_workers() {
     let mut fleet = fleet!("seed-master");
-    let url = fleet.seed_master().await.url;
+    let master = fleet.seed_master().await;
+    let url = master.url.clone();
     // What it has put before our first start, and records that its workers have written.
     save(&url, &json!({"name": "old", "command": "echo old", "cronExpr": "* * * * * * *"})).await;
     save(&url, &json!({"name": "six", "command": "echo six", "cronExpr": "*/5 * * * * *"})).await;
@@ -123,7 +125,8 @@ async fn a_seed_master_serves_our_workers() {
     put_seed_records(&fleet, "old", 30).await;
     fleet.worker("w1", &MULTI).await;
     fleet.worker("w2", &MULTI).await;
-    let ours = fleet.our_api().await.url;
+    let api = fleet.our_api().await;
+    let ours = api.url.clone();
 
     assert_eq!(read(&url, "/worker/list").await, json!(["w1", "w2"]));
     let records = log_with(&url, "old", |records| records[0]["command"] == "echo old").await;
