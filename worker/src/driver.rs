@@ -150,6 +150,8 @@ struct Driver {
     received: Option<mpsc::Receiver<Input>>,
     writes: Arc<Semaphore>,
     session: Option<Session>,
+    /// Another worker took its name, and it is taking another.
+    registering_again: bool,
     renewed: Stopwatch,
     heartbeat: Stopwatch,
     all_marks_read: Stopwatch,
@@ -176,6 +178,7 @@ impl Driver {
             received: Some(received),
             writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             session: None,
+            registering_again: false,
             renewed: Stopwatch::start(),
             heartbeat: Stopwatch::start(),
             all_marks_read: Stopwatch::start(),
@@ -275,6 +278,7 @@ impl Driver {
                     self.deregister().await; // it was sought before
                 }
             }
+            Input::RegisteredAgain(sid, registered) => self.take_name(sid, registered).await,
             Input::KeptAlive { sid, sent } => {
                 if self.session.as_ref().is_some_and(|session| session.sid == sid) {
                     self.renewed = sent;
@@ -296,14 +300,42 @@ impl Driver {
         // A seed worker on this machine puts its registration over ours: then this worker takes another name.
         if let Some(session) = &self.session
             && !self.draining
+            && !self.registering_again
             && let Some(other) = registered.get(&session.worker_id)
             && other.who != Registered::Ours(session.sid)
             && other.revision > session.registered_at
         // older: its own former one, told late
         {
+            tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; taking another name");
             let sid = session.sid;
-            tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; registering anew");
-            self.lose_session(sid, "its registration was taken").await;
+            self.register_again(sid);
+        }
+    }
+
+    /// Takes another name in the background, in the same session: what runs here goes on under it. The answer is
+    /// [`Input::RegisteredAgain`].
+    fn register_again(&mut self, sid: Sid) {
+        self.registering_again = true;
+        let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
+            let register = || session::register_again(kv, clock, &options.identity, &options.worker_id, sid);
+            let registered = until_answered("not registered under another name", register).await;
+            let _gone = inputs.send(Input::RegisteredAgain(sid, registered)).await;
+        });
+    }
+
+    async fn take_name(&mut self, sid: Sid, registered: Option<(String, kv::Revision)>) {
+        self.registering_again = false;
+        let (Some((id, revision)), Some(session)) = (registered, &mut self.session) else { return };
+        if session.sid != sid {
+            return; // that one hangs on a session that is over
+        }
+        tracing::info!(%sid, worker_id = %id, "registered under another name");
+        (session.worker_id, session.registered_at) = (id.clone(), revision);
+        self.step(Event::Renamed(id)).await;
+        if self.draining {
+            self.deregister().await; // it was asked to leave meanwhile
         }
     }
 
