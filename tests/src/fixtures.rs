@@ -109,7 +109,7 @@ pub struct Fleet {
     pub etcd: Etcd,
     /// Where the test may write.
     pub dir: TestDir,
-    site: Site,
+    pub(crate) site: Site,
     _alone: MutexGuard<'static, ()>,
 }
 

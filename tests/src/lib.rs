@@ -4,3 +4,4 @@ pub mod conformance;
 pub mod etcd_server;
 pub mod fixtures;
 pub mod mongo_server;
+pub mod seed;

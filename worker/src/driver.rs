@@ -152,6 +152,8 @@ struct Driver {
     session: Option<Session>,
     /// As last seen.
     registered: BTreeMap<String, Registration>,
+    /// Another worker took its name, and it is taking another.
+    registering_again: bool,
     renewed: Stopwatch,
     heartbeat: Stopwatch,
     all_marks_read: Stopwatch,
@@ -179,6 +181,7 @@ impl Driver {
             writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             session: None,
             registered: BTreeMap::new(),
+            registering_again: false,
             renewed: Stopwatch::start(),
             heartbeat: Stopwatch::start(),
             all_marks_read: Stopwatch::start(),
@@ -277,8 +280,9 @@ impl Driver {
                 if self.draining {
                     self.deregister().await; // it was sought before
                 }
-                self.check_registration().await; // news of it may have come before this
+                self.check_registration(); // news of it may have come before this
             }
+            Input::RegisteredAgain(sid, registered) => self.take_name(sid, registered).await,
             Input::KeptAlive { sid, sent } => {
                 if self.session.as_ref().is_some_and(|session| session.sid == sid) {
                     self.renewed = sent;
@@ -298,22 +302,51 @@ impl Driver {
         };
         self.registered = registered;
         self.step(Event::MembersChanged(members)).await;
-        self.check_registration().await;
+        self.check_registration();
     }
 
     /// A seed worker on this machine puts its registration over ours: then this worker takes another name. A registration older than
     /// ours is this worker's own former one, told late.
-    async fn check_registration(&mut self) {
+    fn check_registration(&mut self) {
         if let Some(session) = &self.session
             && !self.draining
+            && !self.registering_again
             && let Some(other) = self.registered.get(&session.worker_id)
             && other.who != Registered::Ours(session.sid)
             && other.revision > session.registered_at
         {
+            tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; taking another name");
             let sid = session.sid;
-            tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; registering anew");
-            Box::pin(self.lose_session(sid, "its registration was taken")).await;
+            self.register_again(sid);
         }
+    }
+
+    /// Takes another name in the background, in the same session: what runs here goes on under it. The answer is
+    /// [`Input::RegisteredAgain`].
+    fn register_again(&mut self, sid: Sid) {
+        self.registering_again = true;
+        let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
+            let register = || session::register_again(kv, clock, &options.identity, &options.worker_id, sid);
+            let registered = until_answered("not registered under another name", register).await;
+            let _gone = inputs.send(Input::RegisteredAgain(sid, registered)).await;
+        });
+    }
+
+    async fn take_name(&mut self, sid: Sid, registered: Option<(String, kv::Revision)>) {
+        self.registering_again = false;
+        let (Some((id, revision)), Some(session)) = (registered, &mut self.session) else { return };
+        if session.sid != sid {
+            return self.check_registration(); // that one hangs on a session that is over
+        }
+        tracing::info!(%sid, worker_id = %id, "registered under another name");
+        (session.worker_id, session.registered_at) = (id.clone(), revision);
+        self.step(Event::Renamed(id)).await;
+        if self.draining {
+            self.deregister().await; // it was asked to leave meanwhile
+        }
+        self.check_registration(); // that name may be taken by now, too
     }
 
     // --- the session ----------------------------------------------------------------------------------------------

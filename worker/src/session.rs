@@ -70,6 +70,20 @@ async fn try_establish(
     Ok(Session { sid, worker_id, registered_at, since })
 }
 
+/// Registers under another name, in the same session: a seed worker on this machine has put its registration over ours.
+///
+/// # Errors
+/// [`kv::Error::LeaseGone`] when the session is over.
+pub(crate) async fn register_again(
+    kv: &dyn Kv,
+    clock: &dyn Clock,
+    identity: &Identity,
+    id: &str,
+    sid: Sid,
+) -> Result<(String, kv::Revision), kv::Error> {
+    register(kv, &Registration::new(identity, sid, clock.now()), id).await
+}
+
 /// Registers under `id`, or `id~2`, … when others hold that. The registration that this very instance left behind is taken over at
 /// once, with its session: its data directory is locked, so that its process is gone (design P4).
 async fn register(

@@ -28,6 +28,8 @@ pub(crate) enum Input {
     SessionEnded,
     /// A session for this worker.
     SessionReady(Session),
+    /// It has registered again, under this name and at this revision; `None`: its session is over.
+    RegisteredAgain(Sid, Option<(String, Revision)>),
     /// Its lease was renewed by a request sent then.
     KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
     /// Its lease is not there any more.

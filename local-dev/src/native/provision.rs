@@ -82,6 +82,12 @@ pub fn mongo_path() -> PathBuf {
     target().join("servers/ferretdb")
 }
 
+/// Where the tests look for the stand-in of the system that Fleetcron replaces.
+#[must_use]
+pub fn seed_path() -> PathBuf {
+    target().join("servers/seed")
+}
+
 /// An etcd server, at [`etcd_path`].
 ///
 /// # Errors
@@ -107,6 +113,14 @@ pub fn mongo() -> Result<Found, Missing> {
         return Ok(Found { program: mongo_path(), origin: format!("installed mongod {version}") });
     }
     go_build("mongo", &mongo_path())
+}
+
+/// The stand-in of the system that Fleetcron replaces, at [`seed_path`].
+///
+/// # Errors
+/// What is missing for it.
+pub fn seed() -> Result<Found, Missing> {
+    go_build("seed", &seed_path())
 }
 
 /// Writes a script that takes the flags of `tests/servers/mongo` and becomes the given `mongod`.
@@ -158,15 +172,15 @@ fn go_build(module: &str, program: &Path) -> Result<Found, Missing> {
     let found = Found { program: program.to_owned(), origin: format!("built from tests/servers/{module}") };
     let missing = |why: String| Missing {
         what: format!("tests/servers/{module} could not be built: {why}"),
-        how_to_get: format!("see the error; an installed {} would be used instead", {
-            if module == "mongo" { "mongod" } else { "etcd of 3.5.3 or later" }
-        }),
+        how_to_get: match module {
+            "mongo" => "see the error; an installed mongod would be used instead",
+            "etcd" => "see the error; an installed etcd of 3.5.3 or later would be used instead",
+            _ => "see the error",
+        }
+        .to_owned(),
     };
     let stamp_path = program.with_extension("stamp");
-    let mut stamp = Vec::new();
-    for source in ["go.mod", "go.sum", "main.go"] {
-        stamp.extend(fs::read(sources.join(source)).map_err(|e| missing(format!("{source}: {e}")))?);
-    }
+    let stamp = contents(&sources).map_err(|e| missing(e.to_string()))?;
     let is_link = fs::symlink_metadata(program).is_ok_and(|m| m.is_symlink());
     if program.exists() && !is_link && fs::read(&stamp_path).is_ok_and(|built| built == stamp) {
         return Ok(found);
@@ -183,6 +197,20 @@ fn go_build(module: &str, program: &Path) -> Result<Found, Missing> {
         .and_then(|()| fs::write(&stamp_path, &stamp))
         .map_err(|e| missing(e.to_string()))?;
     Ok(found)
+}
+
+/// The contents of all files of a directory, in the order of their names.
+fn contents(dir: &Path) -> std::io::Result<Vec<u8>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    let mut contents = Vec::new();
+    for path in paths {
+        contents.extend(fs::read(path)?);
+    }
+    Ok(contents)
 }
 
 /// A program of a Python package, installed into a virtual environment below `target`.

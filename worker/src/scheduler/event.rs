@@ -178,6 +178,8 @@ pub enum Event {
     Woke,
     /// A session, and the name under which this worker is registered.
     SessionGained(Sid, String),
+    /// This worker is registered under this name now, in the same session.
+    Renamed(String),
     /// The session is over, or must be taken to be.
     SessionLost,
     /// Every job there is.

@@ -118,6 +118,11 @@ impl Scheduler {
         match event {
             Event::Woke => {}
             Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
+            Event::Renamed(id) => {
+                self.worker_id = id;
+                self.rank_all();
+                self.look_at_all(now, &mut out);
+            }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::JobsListed(jobs) => self.on_jobs_listed(now, jobs, &mut out),
             Event::JobPut(job) => self.on_job_put(now, job, &mut out),

@@ -654,6 +654,25 @@ fn a_claim_that_committed_under_a_session_that_is_gone_is_not_started() {
 }
 
 #[test]
+fn a_worker_that_takes_another_name_goes_on_in_its_session() {
+    let (mut world, open) = World::running();
+    // A seed worker put its registration over ours: until we have another name, we are not in the fleet.
+    world.fleet(&[]);
+    world.run_to(10_100);
+    world.fleet(&["me~2"]);
+    world.run_to(10_200);
+    world.feed(Event::Renamed("me~2".to_owned()));
+    world.end(&open, Status::Succeeded);
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [10_000, 20_000]);
+    assert_eq!(
+        world.claims().iter().map(|claim| claim.open.worker.as_str()).collect::<Vec<_>>(),
+        ["me", "me~2"]
+    );
+    assert!(world.claims().iter().all(|claim| claim.sid == Sid(1)));
+}
+
+#[test]
 fn nothing_claimed_before_is_started_after_the_session_is_lost() {
     let mut world = World::new();
     world.saved("a", "*/10 * * * * *");
