@@ -677,6 +677,9 @@ fn say(report: &Report) {
                 "seed workers are registered: exactly-once holds among our own workers only"
             );
         }
+        Report::LeftToSeed(job, plan_time) => {
+            tracing::warn!(%job, %plan_time, "a seed worker holds the job's lock: fires count as run by it until it lets go");
+        }
         Report::ClosedAsLost(run_id) => {
             tracing::warn!(%run_id, "run was closed as lost while its session was gone: killed")
         }

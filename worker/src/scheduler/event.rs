@@ -314,6 +314,8 @@ pub enum Report {
     Skipped(OpenRun),
     /// A seed worker is registered, or the last one left: fires may run twice while one is there.
     Seeds(BTreeSet<String>),
+    /// From this fire on, fires of a job count as done by the seed worker that holds its lock.
+    LeftToSeed(JobName, Timestamp),
     /// A run of ours was closed as lost by others and is killed.
     ClosedAsLost(RunId),
     /// A fire was claimed so late that it is let go.

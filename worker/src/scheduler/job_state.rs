@@ -118,6 +118,8 @@ pub(super) struct JobState {
     /// A kill request that came while a claim was in flight: the claim may have committed before it.
     pub(super) kill_seen: Option<(Option<Vec<RunId>>, Revision)>,
     pub(super) streak: Option<Streak>,
+    /// Its last fire was left to a seed worker.
+    pub(super) left_to_seed: bool,
     /// The definition was found stale: wait for the watch until then.
     pub(super) stale_until: Option<Timestamp>,
     pub(super) timer: Option<Timestamp>,
@@ -138,6 +140,7 @@ impl JobState {
             run: None,
             kill_seen: None,
             streak: None,
+            left_to_seed: false,
             stale_until: None,
             timer: None,
             due: None,

@@ -811,7 +811,14 @@ impl Scheduler {
         }
         self.claiming.remove(&name);
         match claim.kind {
-            ClaimKind::SeedRan => {}
+            ClaimKind::SeedRan => {
+                // A seed worker's run may take long: said once, not for each fire that passes meanwhile.
+                if let Some(state) = self.jobs.get_mut(&name)
+                    && !std::mem::replace(&mut state.left_to_seed, true)
+                {
+                    out.push(Action::Report(Report::LeftToSeed(name.clone(), claim.open.plan_time)));
+                }
+            }
             ClaimKind::Skip => self.on_skip_won(now, &claim, out),
             ClaimKind::Run => {
                 self.end_streak(&name, out);
@@ -836,6 +843,7 @@ impl Scheduler {
                 let mut kill = None;
                 if let Some(state) = self.jobs.get_mut(&name) {
                     state.run = Some(run_id.clone());
+                    state.left_to_seed = false;
                     kill = state.kill_seen.take();
                 }
                 if let Some((run_ids, revision)) = kill {

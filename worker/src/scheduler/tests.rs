@@ -623,9 +623,18 @@ fn a_fire_that_a_seed_worker_took_is_left_to_it() {
     assert_eq!((left.kind.clone(), left.mark.plan_time), (ClaimKind::SeedRan, at(10_000)));
     let revision = world.put_mark(&name("a"), left.mark.clone());
     world.feed(answer(&left, ClaimAnswer::Won(revision)));
-    world.claims_win = true;
+    // The next one too, about which nothing is said any more.
     world.run_to(20_000);
-    assert_eq!((world.start_times(), world.records()), (vec![20_000], vec![]));
+    let refused = world.refusal(&world.last_claim(), |refusal| refusal.lock = LockSeen::HeldBySeed);
+    world.feed(refused);
+    let left = world.last_claim();
+    let revision = world.put_mark(&name("a"), left.mark.clone());
+    world.feed(answer(&left, ClaimAnswer::Won(revision)));
+    let said = |action: &&Action| matches!(action, Action::Report(Report::LeftToSeed(_, _)));
+    assert_eq!(world.actions.iter().filter(said).count(), 1);
+    world.claims_win = true;
+    world.run_to(30_000);
+    assert_eq!((world.start_times(), world.records()), (vec![30_000], vec![]));
 }
 
 /// An every-second job beside a seed worker, its run of 10 s ended at once; its lock is being kept.
