@@ -3,7 +3,6 @@
 //! Without these parts each test says SKIPPED; `cargo run -p tests` provisions them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
@@ -207,7 +206,7 @@ async fn a_seed_master_serves_our_workers() {
 
 /// Records as the seed's driver writes them, long ago and a second apart.
 async fn put_seed_records(fleet: &Fleet, job: &str, number: i64) {
-    let client = mongodb::Client::with_uri_str(fleet.mongo.uri()).await.unwrap();
+    let client = mongodb::Client::with_uri_str(fleet.mongo.url()).await.unwrap();
     let records: Vec<Document> = (0..number)
         .map(|n| {
             let at = Bson::Int64(1_540_000_000_000 + n * 1000);
@@ -260,10 +259,6 @@ impl Seconds {
             |s: &i64| self.ours.contains_key(s) || self.seeds.contains_key(s) || self.skipped.contains(s);
         (from..=to).filter(|s| s % every == 0 && !known(s)).collect()
     }
-}
-
-fn lines(file: &Path) -> usize {
-    std::fs::read_to_string(file).unwrap_or_default().lines().count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
