@@ -12,7 +12,7 @@ use serde_json::Map;
 const SAMPLES: [(&str, &str, &str); 3] = [
     (
         "sample-hello",
-        "0,10,20,30,40,50 * * * * * *",
+        "*/10 * * * * * *",
         "echo \"hello from Fleetcron, planned for $CRON_PLAN_TIME\"",
     ),
     ("sample-every-minute", "* * * * *", "date; uptime"),

@@ -49,7 +49,10 @@ fn claim_txn(claim: &Claim) -> Txn {
     }
     if claim.kind == ClaimKind::Run {
         when.push(Compare::absent(keys::PAUSED));
-        when.push(Compare::absent(keys::lock(name)));
+        when.push(match claim.over_lock {
+            None => Compare::absent(keys::lock(name)),
+            Some(revision) => Compare::unchanged(keys::lock(name), revision),
+        });
         let holder = LockHolder::new(claim.sid, claim.open.run_id.clone());
         then.push(Op::put_leased(keys::lock(name), holder.encode(), claim.sid.lease()));
     }

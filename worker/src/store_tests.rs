@@ -83,7 +83,10 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
     let open = open_run(sid, 1, T);
     let mark = based.claimed(T, open.run_id.clone(), sid);
     let kind = ClaimKind::Run;
-    (sid, Claim { kind, sid, seq: 1, open, job_revision, mark_revision, mark, replaces: None })
+    (
+        sid,
+        Claim { kind, sid, seq: 1, open, job_revision, mark_revision, mark, over_lock: None, replaces: None },
+    )
 }
 
 // --- claims ------------------------------------------------------------------------------------------------------------
@@ -142,6 +145,17 @@ async fn a_claim_is_refused_by_each_of_the_things_that_it_compares() {
         let won = matches!(claims::claim(&kv, &skip).await, ClaimAnswer::Won(_));
         assert_eq!(won, ["paused", "lock", "seed lock"].contains(&what), "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_claim_takes_over_just_the_lock_that_it_names() {
+    let kv = store();
+    let (_, claim) = claimable(&kv).await;
+    let kept = put(&kv, keys::lock(&job()), "{\"v\":1}").await;
+    let over = |revision| Claim { over_lock: Some(revision), ..claim.clone() };
+    assert!(matches!(claims::claim(&kv, &over(kept - 1)).await, ClaimAnswer::Refused(_)));
+    let ClaimAnswer::Won(revision) = claims::claim(&kv, &over(kept)).await else { panic!("won") };
+    assert_eq!(get(&kv, keys::lock(&job())).await.unwrap().mod_revision, revision);
 }
 
 #[tokio::test]

@@ -93,6 +93,8 @@ pub struct Claim {
     pub mark_revision: Revision,
     /// The mark to put.
     pub mark: Mark,
+    /// The lock that this one takes over, compared: the worker's own, of the run before, kept from seed workers. `None` = it must be free.
+    pub over_lock: Option<Revision>,
     /// Number of the open-run key of the claim that this one replaces, of which a sending may have committed.
     pub replaces: Option<u64>,
 }

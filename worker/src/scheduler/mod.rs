@@ -19,6 +19,7 @@ use common::domain::record::{SkipReason, Skipped};
 use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::keys;
+use common::kv::Revision;
 
 pub use event::{
     Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, JobSeen, LockSeen, MarkSeen, Members,
@@ -582,7 +583,10 @@ impl Scheduler {
             self.wanted.entry(true).or_default().insert(state.slot);
             return None;
         }
-        if let Some(run) = state.run.as_ref().and_then(|id| self.runs.get(id)) {
+        let run_before = state.run.as_ref().and_then(|id| self.runs.get(id));
+        // The lock of a run that has ended, kept from seed workers, goes over to this fire: it need not wait, nor leave them a gap.
+        let over_lock = run_before.and_then(|run| run.kept_lock);
+        if let Some(run) = run_before.filter(|_| over_lock.is_none()) {
             // Overlap is decided at T, not when the claim would be made (P9).
             if now < due {
                 return Some(due);
@@ -625,7 +629,7 @@ impl Scheduler {
             self.waiting_for_room.insert(name.clone());
             return Some(due.plus_ms(LATE_START_MAX_MS + 1));
         }
-        self.claim_run(name, due, &mark, mark_revision, now, out);
+        self.claim_run(name, due, (&mark, mark_revision), over_lock, now, out);
         None
     }
 
@@ -640,8 +644,8 @@ impl Scheduler {
         &mut self,
         name: &JobName,
         due: Timestamp,
-        mark: &Mark,
-        mark_revision: i64,
+        (mark, mark_revision): (&Mark, i64),
+        over_lock: Option<Revision>,
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
@@ -670,6 +674,7 @@ impl Scheduler {
             job_revision: definition.mod_revision,
             mark_revision,
             mark: mark.claimed(due, run_id, sid),
+            over_lock,
             replaces: None,
         };
         state.send(claim, out);
@@ -731,6 +736,7 @@ impl Scheduler {
             mark_revision,
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
             open,
+            over_lock: None,
             replaces: replaced.map(|claim| claim.seq),
         };
         state.send(claim, out);
@@ -817,6 +823,7 @@ impl Scheduler {
                     job_revision: claim.job_revision,
                     claim_revision: revision,
                     lock_revision: Some(revision),
+                    kept_lock: None,
                     stage: Stage::Claimed,
                     kill_asked: false,
                     moving: false,
@@ -874,6 +881,14 @@ impl Scheduler {
             }
             state.pending = Pending::None;
             return self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
+        }
+        if claim.over_lock.is_some() {
+            // That lock is freed already, or went with its lease, and never comes back: no sending of this claim can commit any more.
+            state.pending = Pending::None;
+            if let Some(run) = state.run.as_ref().and_then(|id| self.runs.get_mut(id)) {
+                run.kept_lock = None;
+            }
+            return self.look_at(&name, now, out);
         }
         let due = claim.open.plan_time;
         match refusal.lock {

@@ -34,6 +34,8 @@ pub(super) struct Run {
     pub(super) claim_revision: Revision,
     /// Of its lock; `None` when it holds none any more.
     pub(super) lock_revision: Option<Revision>,
+    /// Its lock, which is kept from seed workers for a while after its end: the next fire may take it over.
+    pub(super) kept_lock: Option<Revision>,
     pub(super) stage: Stage,
     pub(super) kill_asked: bool,
     /// When its command was started.
@@ -121,12 +123,15 @@ impl Scheduler {
         let hold =
             if self.members.seeds.is_empty() { now } else { run.open.plan_time.plus_ms(SEED_LOCK_HOLD_MS) };
         match run.lock_revision.take() {
-            Some(lock_revision) if self.session == Some(run.sid) => out.push(Action::Release {
-                run_id: run_id.clone(),
-                job: run.open.job.clone(),
-                lock_revision,
-                not_before: hold,
-            }),
+            Some(lock_revision) if self.session == Some(run.sid) => {
+                run.kept_lock = (hold > now).then_some(lock_revision);
+                out.push(Action::Release {
+                    run_id: run_id.clone(),
+                    job: run.open.job.clone(),
+                    lock_revision,
+                    not_before: hold,
+                });
+            }
             _ => self.on_released(now, run_id, out), // the lock went with its session
         }
     }

@@ -628,6 +628,56 @@ fn a_fire_that_a_seed_worker_took_is_left_to_it() {
     assert_eq!((world.start_times(), world.records()), (vec![20_000], vec![]));
 }
 
+/// An every-second job beside a seed worker, its run of 10 s ended at once; its lock is being kept.
+fn kept_from_seeds() -> (World, Claim) {
+    let mut world = World::new();
+    world.releases = false;
+    let (ours, seeds) = (BTreeSet::from(["me".to_owned()]), BTreeSet::from(["10.0.0.9".to_owned()]));
+    world.feed(Event::MembersChanged(Members { ours, seeds }));
+    world.run_to(9_500);
+    world.saved("a", "* * * * * *");
+    world.run_to(10_000);
+    let claim = world.last_claim();
+    world.end(&claim.open, Status::Succeeded);
+    (world, claim)
+}
+
+#[test]
+fn a_lock_kept_from_seed_workers_goes_over_to_the_next_fire() {
+    let (mut world, first) = kept_from_seeds();
+    let revision = world.marks[&name("a")].revision;
+    let kept =
+        |action: &Action| matches!(action, Action::Release { not_before, .. } if *not_before == at(11_500));
+    assert!(world.actions.iter().any(kept), "for as long as a seed worker may still try to lock");
+    world.run_to(11_000);
+    assert_eq!(world.last_claim().over_lock, Some(revision));
+    assert_eq!(world.start_times(), [10_000, 11_000], "in time, not when the lock is free");
+    // The run before goes without a trace.
+    world.feed(Event::Released(first.open.run_id));
+    world.releases = true;
+    let second = world.last_claim();
+    world.end(&second.open, Status::Succeeded);
+    world.run_to(12_000);
+    assert_eq!(world.start_times(), [10_000, 11_000, 12_000]);
+    assert_eq!(world.scheduler.open_runs(), 1);
+}
+
+#[test]
+fn a_fire_waits_for_the_release_when_the_kept_lock_is_gone() {
+    let (mut world, first) = kept_from_seeds();
+    world.claims_win = false;
+    world.run_to(10_960);
+    let over = world.last_claim();
+    assert!(over.over_lock.is_some());
+    let refused = world.refusal(&over, |refusal| refusal.lock = LockSeen::HeldBySeed);
+    world.feed(refused);
+    world.run_to(11_500);
+    assert_eq!(world.claims().len(), 2, "it is not sent over and over");
+    world.claims_win = true;
+    world.feed(Event::Released(first.open.run_id));
+    assert_eq!((world.last_claim().over_lock, world.start_times()), (None, vec![10_000, 11_000]));
+}
+
 #[test]
 fn an_answer_that_comes_after_the_start_deadline_ends_in_a_skip() {
     let (mut world, claim) = World::claiming();
