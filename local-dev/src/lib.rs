@@ -3,3 +3,4 @@
 pub mod api_server;
 pub mod native;
 pub mod samples;
+pub mod stop;

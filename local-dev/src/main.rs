@@ -14,9 +14,9 @@ use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
 use functions::ports;
 use local_dev::native::{guard, stack};
+use local_dev::stop::Stop;
 use local_dev::{api_server, samples};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use worker::data_dir::{self, DataDir};
 use worker::{Options, Worker, identity};
 
@@ -157,26 +157,4 @@ fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
     println!("records: {}", store(settings.mongodb_uri.is_some(), "MongoDB (CRON_MONGODB_URI)"));
     println!("workers: {} in this process. The API is open to every user of this machine.", settings.workers);
     println!("Ctrl-C ends it; everything is kept.\n");
-}
-
-/// Ctrl-C or SIGTERM.
-struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stop {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?,
-            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -9,7 +9,7 @@ use common::clock::{Clock, Stopwatch, SystemClock, sleep};
 use etcd_client::PutOptions;
 use futures::TryStreamExt;
 use local_dev::native::guard::Guard;
-use local_dev::native::servers::{self, Etcd, Mongo, Site, Stores, Watch, Worker};
+use local_dev::native::servers::{self, Server, Site, Stores, Watch, Worker};
 use local_dev::native::{programs, provision, target};
 use mongodb::bson::{Bson, Document, doc};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -97,6 +97,62 @@ pub fn skip(test: &str, missing: &str) {
     eprintln!("\nSKIPPED: {test}: {missing}: `cargo run -p tests` gets it");
 }
 
+/// Where the servers of a test live.
+fn site(dir: &TestDir) -> Site {
+    Site { dir: dir.path().to_path_buf(), guard: guard() }
+}
+
+/// Whether there is an etcd to start; else the test says why it does not run.
+fn has_etcd(test: &str) -> bool {
+    let found = provision::etcd_path().exists();
+    if !found {
+        skip(test, "no etcd in target/servers");
+    }
+    found
+}
+
+/// Whether there is a server of MongoDB's protocol to start; else the test says why it does not run.
+fn has_mongo(test: &str) -> bool {
+    let found = provision::mongo_path().exists();
+    if !found {
+        skip(test, "no MongoDB-protocol server in target/servers");
+    }
+    found
+}
+
+/// A store without a fleet, of a test's own.
+pub struct Store {
+    /// Its server.
+    pub server: Server,
+    _dir: TestDir,
+}
+
+impl Store {
+    /// Starts etcd with further flags; `None`, loudly, when there is none to start.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn etcd(test: &str, flags: &[&str]) -> Option<Self> {
+        if !has_etcd(test) {
+            return None;
+        }
+        let dir = TestDir::new(test);
+        Some(Self { server: Server::etcd(&site(&dir), None, flags).await.unwrap(), _dir: dir })
+    }
+
+    /// Starts a server of MongoDB's protocol; `None`, loudly, when there is none to start.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn mongo(test: &str) -> Option<Self> {
+        if !has_mongo(test) {
+            return None;
+        }
+        let dir = TestDir::new(test);
+        Some(Self { server: Server::mongo(&site(&dir), None).await.unwrap(), _dir: dir })
+    }
+}
+
 /// etcd, a MongoDB-protocol server and workers, all of a test's own.
 pub struct Fleet {
     /// The workers; add with [`Self::worker`].
@@ -104,9 +160,9 @@ pub struct Fleet {
     /// The functions; add with [`Self::watch`].
     pub watch: Option<Watch>,
     /// MongoDB.
-    pub mongo: Mongo,
+    pub mongo: Server,
     /// etcd.
-    pub etcd: Etcd,
+    pub etcd: Server,
     /// Where the test may write.
     pub dir: TestDir,
     pub(crate) site: Site,
@@ -121,26 +177,21 @@ impl Fleet {
     pub async fn start(test: &str) -> Option<Self> {
         // These tests count the seconds in which jobs fire: two fleets at once would make each other late.
         static ALONE: Mutex<()> = Mutex::const_new(());
-        if !provision::etcd_path().exists() {
-            skip(test, "no etcd in target/servers");
-            return None;
-        }
-        if !provision::mongo_path().exists() {
-            skip(test, "no MongoDB-protocol server in target/servers");
+        if !has_etcd(test) || !has_mongo(test) {
             return None;
         }
         let alone = ALONE.lock().await;
         let dir = TestDir::new(test);
-        let site = Site { dir: dir.path().to_path_buf(), guard: guard() };
-        let etcd = Etcd::start(&site).await.unwrap();
-        let mongo = Mongo::start(&site).await.unwrap();
+        let site = site(&dir);
+        let etcd = Server::etcd(&site, None, &[]).await.unwrap();
+        let mongo = Server::mongo(&site, None).await.unwrap();
         Some(Self { workers: Vec::new(), watch: None, mongo, etcd, dir, site, _alone: alone })
     }
 
     /// The addresses of the stores.
     #[must_use]
     pub fn stores(&self) -> Stores {
-        Stores { etcd: self.etcd.endpoint(), mongodb: self.mongo.uri() }
+        Stores { etcd: self.etcd.url(), mongodb: self.mongo.url() }
     }
 
     /// Starts a worker called `id` and waits until it is in the fleet.
@@ -182,7 +233,7 @@ impl Fleet {
     /// # Panics
     /// When etcd is away.
     pub async fn kv(&self) -> etcd_client::Client {
-        etcd_client::Client::connect([self.etcd.endpoint()], None).await.unwrap()
+        etcd_client::Client::connect([self.etcd.url()], None).await.unwrap()
     }
 
     /// Puts a key by other hands (`etcdctl put`).
@@ -276,7 +327,7 @@ impl Fleet {
     /// # Panics
     /// When MongoDB is away.
     pub async fn all_records(&self) -> Vec<Document> {
-        let client = mongodb::Client::with_uri_str(self.mongo.uri()).await.unwrap();
+        let client = mongodb::Client::with_uri_str(self.mongo.url()).await.unwrap();
         let log = client.database("cron").collection::<Document>("log");
         let mut records: Vec<Document> = log.find(doc! {}).await.unwrap().try_collect().await.unwrap();
         records.sort_by_key(|record| number(record, "planTime"));

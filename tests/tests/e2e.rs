@@ -3,6 +3,7 @@
 //! Without these parts each test says SKIPPED; `cargo run -p tests` provisions them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use common::clock::sleep;
@@ -162,6 +163,15 @@ impl Account {
         }
     }
 
+    /// Consistent, and it ran once in each of the seconds.
+    fn assert_ran_in_each(&self, seconds: RangeInclusive<i64>, job: &Counting) {
+        self.assert_consistent(job);
+        for second in seconds {
+            let runs = self.runs.get(&second).copied().unwrap_or(0);
+            assert_eq!(runs, 1, "{} at {second}: skipped: {:?}", job.name, self.skipped);
+        }
+    }
+
     fn is_skipped(&self, second: i64) -> bool {
         self.skipped.iter().any(|(from, to, _)| (*from..=*to).contains(&second))
     }
@@ -208,10 +218,8 @@ async fn fifty_every_second_jobs_on_three_workers_run_once_in_each_second_of_a_m
     let records = fleet.all_records().await;
     for job in &jobs {
         let account = Account::of(job, &records);
-        account.assert_consistent(job);
+        account.assert_ran_in_each(first..=last, job);
         for second in first..=last {
-            let runs = account.runs.get(&second).copied().unwrap_or(0);
-            assert_eq!(runs, 1, "{} at {second}: skipped: {:?}", job.name, account.skipped);
             assert_eq!(account.ran.get(&second).map(String::as_str), Some("succeeded"), "{}", job.name);
         }
     }
@@ -449,12 +457,7 @@ async fn fires_go_on_while_mongodb_is_away_and_every_record_arrives_once() {
     let last = finish(&fleet, &jobs).await;
     let records = fleet.all_records().await;
     for job in &jobs {
-        let account = Account::of(job, &records);
-        account.assert_consistent(job);
-        for second in first..=last {
-            let runs = account.runs.get(&second).copied().unwrap_or(0);
-            assert_eq!(runs, 1, "{} at {second}: skipped: {:?}", job.name, account.skipped);
-        }
+        Account::of(job, &records).assert_ran_in_each(first..=last, job);
     }
 }
 

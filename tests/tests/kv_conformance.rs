@@ -12,11 +12,21 @@ use common::kv::embedded::EmbeddedKv;
 use common::kv::etcd::EtcdKv;
 use common::kv::{Error, Kv, Op, Range, Txn};
 use futures::StreamExt;
+use local_dev::native::servers::Server;
 use tests::conformance::kv::exam;
-use tests::etcd_server::EtcdServer;
+use tests::fixtures::Store;
 
 /// Call limit of the clients: what the functions use or more.
 const LIMIT: Duration = Duration::from_secs(3);
+
+/// How to reach an etcd.
+fn settings(etcd: &Server) -> EtcdSettings {
+    EtcdSettings { endpoints: Some(vec![etcd.url()]), ..EtcdSettings::default() }
+}
+
+fn client(etcd: &Server, call_limit: Duration) -> EtcdKv {
+    EtcdKv::new(&settings(etcd), call_limit).unwrap()
+}
 
 #[tokio::test]
 async fn the_embedded_store_in_memory_passes() {
@@ -31,8 +41,8 @@ async fn the_embedded_store_on_disk_passes() {
 
 #[tokio::test]
 async fn etcd_passes() {
-    let Some(server) = EtcdServer::start(&[]).await else { return };
-    exam(Arc::new(server.kv(LIMIT))).await;
+    let Some(store) = Store::etcd("kv-exam", &[]).await else { return };
+    exam(Arc::new(client(&store.server, LIMIT))).await;
 }
 
 async fn put(kv: &dyn Kv, key: &str, value: &str) -> Result<i64, Error> {
@@ -206,9 +216,9 @@ mod etcd {
 
     #[tokio::test]
     async fn another_endpoint_stands_in() {
-        let Some(server) = EtcdServer::start(&[]).await else { return };
+        let Some(store) = Store::etcd("kv-endpoints", &[]).await else { return };
         let mut settings = refused_port();
-        settings.endpoints.as_mut().unwrap().extend(server.settings().endpoints.unwrap());
+        settings.endpoints.as_mut().unwrap().extend([store.server.url()]);
         let kv = EtcdKv::new(&settings, LIMIT).unwrap();
         put(&kv, "k", "1").await.unwrap();
         assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("1"));
@@ -216,20 +226,20 @@ mod etcd {
 
     #[tokio::test]
     async fn a_killed_server_ends_watches_and_comes_back() {
-        let Some(mut server) = EtcdServer::start(&[]).await else { return };
-        let kv = server.kv(LIMIT);
+        let Some(mut store) = Store::etcd("kv-killed", &[]).await else { return };
+        let kv = client(&store.server, LIMIT);
         let revision = put(&kv, "k", "1").await.unwrap();
         let mut watch = kv.watch(common::kv::Span::key("k"), revision).await.unwrap();
         let batch = timeout(LIMIT, watch.next()).await.unwrap().unwrap().unwrap();
         assert_eq!(batch.revision, revision);
-        server.kill();
+        store.server.kill();
         let ended = timeout(LIMIT, watch.next()).await.expect("at once").unwrap();
         assert!(matches!(ended, Err(Error::Unavailable(_))), "{ended:?}");
         assert!(watch.next().await.is_none());
         let write = put(&kv, "k", "2").await;
         assert!(matches!(write, Err(Error::Unavailable(_))), "{write:?}");
 
-        server.restart().await;
+        store.server.restart().await.unwrap();
         assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("1"));
         let revision = put(&kv, "k", "3").await.unwrap();
         let mut watch = kv.watch(common::kv::Span::key("k"), batch.revision + 1).await.unwrap();
@@ -239,11 +249,11 @@ mod etcd {
 
     #[tokio::test]
     async fn a_frozen_server_leaves_writes_in_doubt_and_ends_watches() {
-        let Some(server) = EtcdServer::start(&[]).await else { return };
-        let kv = server.kv(Duration::from_secs(2));
+        let Some(mut store) = Store::etcd("kv-frozen", &[]).await else { return };
+        let kv = client(&store.server, Duration::from_secs(2));
         let revision = put(&kv, "k", "1").await.unwrap();
         let mut watch = kv.watch(common::kv::Span::key("k"), revision + 1).await.unwrap();
-        server.freeze();
+        store.server.freeze();
         let started = Stopwatch::start();
         let write = put(&kv, "k", "2").await;
         assert!(matches!(write, Err(Error::Indeterminate(_))), "{write:?}");
@@ -254,21 +264,21 @@ mod etcd {
             timeout(Duration::from_secs(30), watch.next()).await.expect("not silent for ever").unwrap();
         assert!(matches!(ended, Err(Error::Unavailable(_))), "{ended:?}");
         println!("the watch ended after {:?}: {ended:?}", started.elapsed());
-        server.thaw();
+        store.server.thaw();
         put(&kv, "k", "3").await.unwrap();
         assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("3"));
     }
 
     #[tokio::test]
     async fn users_are_told_apart_and_tokens_renewed() {
-        let Some(server) = EtcdServer::start(&["--auth-token-ttl", "2"]).await else { return };
-        enable_users(&server).await;
+        let Some(store) = Store::etcd("kv-users", &["--auth-token-ttl", "2"]).await else { return };
+        enable_users(&store.server).await;
         let user = |name: &str, password: &str| EtcdSettings {
             username: Some(name.to_owned()),
             password: Some(password.to_owned()),
-            ..server.settings()
+            ..settings(&store.server)
         };
-        for refused in [server.settings(), user("root", "wrong"), user("nobody", "secret")] {
+        for refused in [settings(&store.server), user("root", "wrong"), user("nobody", "secret")] {
             let kv = EtcdKv::new(&refused, LIMIT).unwrap();
             for denied in [get(&kv, "k").await.err(), put(&kv, "k", "").await.err()] {
                 assert!(matches!(denied, Some(Error::Denied(_))), "{refused:?}: {denied:?}");
@@ -311,9 +321,9 @@ mod etcd {
         assert_eq!(get(&kv, "ours/k").await.unwrap().as_deref(), Some("2"));
     }
 
-    async fn enable_users(server: &EtcdServer) {
+    async fn enable_users(server: &Server) {
         use etcd_client::{Client, Permission};
-        let mut client = Client::connect(server.settings().endpoints_or_default(), None).await.unwrap();
+        let mut client = Client::connect([server.url()], None).await.unwrap();
         for name in ["root", "limited"] {
             client.user_add(name, "secret", None).await.unwrap();
             client.role_add(name).await.unwrap();
@@ -331,14 +341,14 @@ mod etcd {
     }
 
     impl Middle {
-        async fn before(server: &EtcdServer) -> Self {
+        async fn before(server: &Server) -> Self {
             let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            let address = server.settings().endpoints_or_default()[0].replace("http://", "");
+            let address = server.address();
             let (era, eras) = tokio::sync::watch::channel(0);
             tokio::spawn(async move {
                 while let Ok((mut inside, _)) = listener.accept().await {
-                    let (address, mut eras) = (address.clone(), eras.clone());
+                    let mut eras = eras.clone();
                     eras.mark_unchanged();
                     tokio::spawn(async move {
                         let mut outside = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -360,8 +370,8 @@ mod etcd {
 
     #[tokio::test]
     async fn a_dead_connection_is_replaced() {
-        let Some(server) = EtcdServer::start(&[]).await else { return };
-        let middle = Middle::before(&server).await;
+        let Some(store) = Store::etcd("kv-dead-connection", &[]).await else { return };
+        let middle = Middle::before(&store.server).await;
         let endpoints = Some(vec![format!("http://127.0.0.1:{}", middle.port)]);
         let kv = EtcdKv::new(&EtcdSettings { endpoints, ..EtcdSettings::default() }, LIMIT).unwrap();
         put(&kv, "k", "1").await.unwrap();

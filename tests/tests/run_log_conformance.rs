@@ -1,6 +1,6 @@
 //! Every store of records takes the same exam, and then what is its own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use common::run_log::{Error, RunLog};
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use tests::conformance::run_log::{all, exam, new_job, record};
-use tests::mongo_server::{MongoServer, SKIPPED};
+use tests::fixtures::Store;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -25,17 +25,8 @@ fn embedded(dir: &Path) -> Arc<dyn RunLog> {
     Arc::new(EmbeddedRunLog::open(dir).unwrap())
 }
 
-fn mongo(server: &MongoServer, call_limit: Duration) -> Arc<dyn RunLog> {
-    Arc::new(MongoRunLog::new(&server.uri(), call_limit).unwrap())
-}
-
-/// A server for one test, or `None` after saying so.
-async fn server() -> Option<MongoServer> {
-    let Some(program) = MongoServer::program() else {
-        println!("{SKIPPED}");
-        return None;
-    };
-    Some(MongoServer::start(program).await.unwrap())
+fn mongo(store: &Store, call_limit: Duration) -> Arc<dyn RunLog> {
+    Arc::new(MongoRunLog::new(&store.server.url(), call_limit).unwrap())
 }
 
 #[tokio::test]
@@ -85,21 +76,21 @@ async fn embedded_says_where_it_cannot_be_opened() {
 
 #[tokio::test]
 async fn mongodb() {
-    let Some(server) = server().await else { return };
-    exam(mongo(&server, AMPLE)).await;
+    let Some(store) = Store::mongo("run-log-exam").await else { return };
+    exam(mongo(&store, AMPLE)).await;
 }
 
 #[tokio::test]
 async fn mongodb_keeps_conflicts_aside_once() {
-    let Some(server) = server().await else { return };
-    let log = mongo(&server, AMPLE);
+    let Some(store) = Store::mongo("run-log-conflicts").await else { return };
+    let log = mongo(&store, AMPLE);
     let job = new_job("aside");
     let other = Record { claim: None, ..record(&job, 1000) };
     log.append(&[record(&job, 1000)]).await.unwrap();
     for _again in 0..3 {
         log.append(std::slice::from_ref(&other)).await.unwrap();
     }
-    let database = raw(&server).await;
+    let database = raw(&store).await;
     let aside: Vec<Document> = find(&database, "log_conflicts").await;
     assert_eq!(aside.len(), 1);
     assert_eq!(aside[0].get_str("_id").unwrap(), format!("{job}/1000/1@"));
@@ -107,11 +98,11 @@ async fn mongodb_keeps_conflicts_aside_once() {
 
 #[tokio::test]
 async fn mongodb_documents_have_the_seeds_fields() {
-    let Some(server) = server().await else { return };
-    let log = mongo(&server, AMPLE);
+    let Some(store) = Store::mongo("run-log-fields").await else { return };
+    let log = mongo(&store, AMPLE);
     let job = new_job("fields");
     log.append(&[record(&job, 1000)]).await.unwrap();
-    let mut documents = find(&raw(&server).await, "log").await;
+    let mut documents = find(&raw(&store).await, "log").await;
     assert_eq!(
         documents.pop().unwrap(),
         doc! {
@@ -125,8 +116,8 @@ async fn mongodb_documents_have_the_seeds_fields() {
 
 #[tokio::test]
 async fn mongodb_lists_what_the_seed_wrote() {
-    let Some(server) = server().await else { return };
-    let log = mongo(&server, AMPLE);
+    let Some(store) = Store::mongo("run-log-seed").await else { return };
+    let log = mongo(&store, AMPLE);
     let job = new_job("seed");
     let seed = |at: i64| {
         doc! {
@@ -149,7 +140,7 @@ async fn mongodb_lists_what_the_seed_wrote() {
     let ids: Vec<String> =
         [&plain, &other_numbers, &with_null].map(|d| d.get_object_id("_id").unwrap().to_hex()).into();
     let documents = [&unreadable, &with_null, &plain, &of_the_future, &other_numbers];
-    raw(&server).await.collection::<Document>("log").insert_many(documents).await.unwrap();
+    raw(&store).await.collection::<Document>("log").insert_many(documents).await.unwrap();
     log.append(&[record(&job, 4500)]).await.unwrap();
 
     let as_record = |id: &str, at: i64| Record {
@@ -180,10 +171,10 @@ async fn mongodb_lists_what_the_seed_wrote() {
 
 #[tokio::test]
 async fn mongodb_gets_its_index() {
-    let Some(server) = server().await else { return };
-    let log = mongo(&server, AMPLE);
+    let Some(store) = Store::mongo("run-log-index").await else { return };
+    let log = mongo(&store, AMPLE);
     log.prepare().await.unwrap();
-    let indexes = raw(&server).await.collection::<Document>("log").list_indexes().await.unwrap();
+    let indexes = raw(&store).await.collection::<Document>("log").list_indexes().await.unwrap();
     let indexes: Vec<mongodb::IndexModel> = indexes.try_collect().await.unwrap();
     let keys: Vec<String> = indexes.iter().map(|index| index.keys.to_string()).collect();
     let wanted = r#"{ "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1 }"#;
@@ -192,47 +183,47 @@ async fn mongodb_gets_its_index() {
 
 #[tokio::test]
 async fn mongodb_down_is_unavailable_and_then_back() {
-    let Some(mut server) = server().await else { return };
-    server.stop();
+    let Some(mut store) = Store::mongo("run-log-down").await else { return };
+    store.server.kill();
     // Its first connection fails, too.
-    let log = mongo(&server, Duration::from_secs(2));
+    let log = mongo(&store, Duration::from_secs(2));
     let job = new_job("down");
     for round in 0..2 {
         let at = 1000 * round;
         unavailable_within(Duration::from_secs(2), log.append(&[record(&job, at)])).await;
         unavailable_within(Duration::from_secs(2), log.prepare()).await;
-        server.start_again().await.unwrap();
+        store.server.restart().await.unwrap();
         works_again(&log, &record(&job, at)).await;
-        server.stop();
+        store.server.kill();
     }
-    server.start_again().await.unwrap();
+    store.server.restart().await.unwrap();
     works_again(&log, &record(&job, 0)).await;
     assert_eq!(all(&log, &job).await, [record(&job, 1000), record(&job, 0)]);
 }
 
 #[tokio::test]
 async fn mongodb_restarted_between_calls_is_not_noticed() {
-    let Some(mut server) = server().await else { return };
-    let log = mongo(&server, AMPLE);
+    let Some(mut store) = Store::mongo("run-log-restarted").await else { return };
+    let log = mongo(&store, AMPLE);
     let job = new_job("restart");
     log.append(&[record(&job, 1000)]).await.unwrap();
-    server.start_again().await.unwrap();
+    store.server.restart().await.unwrap();
     log.append(&[record(&job, 2000)]).await.unwrap();
     assert_eq!(all(&log, &job).await.len(), 2);
 }
 
 #[tokio::test]
 async fn mongodb_frozen_is_unavailable_and_then_back() {
-    let Some(server) = server().await else { return };
-    let log = mongo(&server, Duration::from_secs(2));
+    let Some(mut store) = Store::mongo("run-log-frozen").await else { return };
+    let log = mongo(&store, Duration::from_secs(2));
     let job = new_job("frozen");
     works_again(&log, &record(&job, 1000)).await;
-    server.freeze().unwrap();
+    store.server.freeze();
     // More calls than there are connections.
     for n in 2..8 {
         unavailable_within(Duration::from_secs(2), log.append(&[record(&job, n * 1000)])).await;
     }
-    server.thaw().unwrap();
+    store.server.thaw();
     works_again(&log, &record(&job, 9000)).await;
     let listed = all(&log, &job).await;
     assert_eq!(listed.first().map(|r| r.start_time), Some(Timestamp::from_ms(9000)));
@@ -240,8 +231,8 @@ async fn mongodb_frozen_is_unavailable_and_then_back() {
 
 #[tokio::test]
 async fn mongodb_connections_that_died_in_silence_cost_one_call() {
-    let Some(server) = server().await else { return };
-    let line = Line::to(server.port()).await;
+    let Some(store) = Store::mongo("run-log-silence").await else { return };
+    let line = Line::to(store.server.address()).await;
     let uri = format!("mongodb://127.0.0.1:{}", line.port);
     let limit = Duration::from_secs(2);
     let log: Arc<dyn RunLog> = Arc::new(MongoRunLog::new(&uri, limit).unwrap());
@@ -263,7 +254,7 @@ struct Line {
 }
 
 impl Line {
-    async fn to(server: u16) -> Self {
+    async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (generation, _) = watch::channel(0);
@@ -272,7 +263,7 @@ impl Line {
             while let Ok((mut client, _)) = listener.accept().await {
                 let mut forgotten = generations.subscribe();
                 tokio::spawn(async move {
-                    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await.unwrap();
+                    let mut server = TcpStream::connect(server).await.unwrap();
                     tokio::select! {
                         _ended = copy_bidirectional(&mut client, &mut server) => {}
                         _ = forgotten.changed() => std::future::pending::<()>().await, // open, and dead
@@ -343,8 +334,8 @@ async fn works_again(log: &Arc<dyn RunLog>, record: &Record) {
     }
 }
 
-async fn raw(server: &MongoServer) -> mongodb::Database {
-    mongodb::Client::with_uri_str(server.uri()).await.unwrap().database("cron")
+async fn raw(store: &Store) -> mongodb::Database {
+    mongodb::Client::with_uri_str(store.server.url()).await.unwrap().database("cron")
 }
 
 async fn find(database: &mongodb::Database, collection: &str) -> Vec<Document> {

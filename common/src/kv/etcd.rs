@@ -38,7 +38,7 @@ const ANSWER_BYTES_MAX: usize = 512 << 20;
 /// Longest lease that etcd grants.
 const LEASE_SECONDS_MAX: u64 = 9_000_000_000;
 
-/// A client of etcd 3.4.25, 3.5.8 or later (older ones answer a request for progress before the changes that it counts).
+/// A client of etcd 3.5.8 or later (older ones answer a request for progress before the changes that it counts).
 ///
 /// It connects on first use, to one endpoint at a time; when a call fails on the way, the next attempt goes to the next endpoint over
 /// a new connection.

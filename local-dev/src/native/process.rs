@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::clock::{Stopwatch, sleep};
-use rustix::process::{Pid, Signal};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -117,6 +118,21 @@ impl Process {
             // Not waited for yet, so the id is still its own.
             let _gone = rustix::process::kill_process(Pid::from_child(&self.child), signal);
         }
+    }
+
+    /// Stops it in its tracks (SIGSTOP): its connections stay, answers do not come.
+    pub fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+        if self.ended().is_none() {
+            // Its threads stop one after the other; the news comes when the last one has. It is left there: a second freeze finds it.
+            let news = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+            let _gone = retry_on_intr(|| waitid(WaitId::Pid(Pid::from_child(&self.child)), news));
+        }
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub fn thaw(&mut self) {
+        self.signal(Signal::CONT);
     }
 
     /// Waits for its end.
@@ -235,4 +251,26 @@ pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
         Some((status, body))
     };
     common::clock::timeout(Duration::from_secs(2), talk).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freezing_ends_when_the_process_stands_and_never_hangs() {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        let mut process = Process::start("sleeper", command, Path::new("/dev/null"), None).unwrap();
+        let stat = format!("/proc/{}/stat", process.pid());
+        for _again in 0..2 {
+            process.freeze();
+            let stat = std::fs::read_to_string(&stat).unwrap();
+            assert!(stat.contains(") T "), "{stat}");
+        }
+        process.thaw();
+        process.freeze();
+        process.kill();
+        process.freeze();
+    }
 }

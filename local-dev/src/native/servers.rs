@@ -1,5 +1,6 @@
 //! The servers of the native stack: how each is started, told to be ready, and ended.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,58 +58,86 @@ async fn start_on<S>(port: Option<u16>, start: impl AsyncFn(u16) -> anyhow::Resu
     }
 }
 
-/// etcd, one member.
-pub struct Etcd {
+/// A store's server: etcd (one member), or one that speaks MongoDB's protocol.
+pub struct Server {
+    recipe: Recipe,
     site: Site,
-    client: SocketAddr,
-    peer: SocketAddr,
     process: Process,
 }
 
-impl Etcd {
-    /// Starts etcd on free ports and waits until it is healthy.
+/// How a server is started, each time on the same address and data.
+struct Recipe {
+    kind: Kind,
+    address: SocketAddr,
+    arguments: Vec<OsString>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Etcd,
+    Mongo,
+}
+
+impl Server {
+    /// Starts etcd with further `flags` of its own on `port` (`None`: a free one) and waits until it is healthy.
     ///
     /// # Errors
     /// When it cannot be started; with the end of its log.
-    pub async fn start(site: &Site) -> anyhow::Result<Self> {
-        Self::start_at(site, None).await
-    }
-
-    /// As [`Self::start`], with the client port given.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn start_at(site: &Site, port: Option<u16>) -> anyhow::Result<Self> {
+    pub async fn etcd(site: &Site, port: Option<u16>, flags: &[&str]) -> anyhow::Result<Self> {
         start_on(port, async |port| {
-            let (client, peer) = (loopback(port), loopback(free_port()?));
-            let process = Self::spawn(site, client, peer).await?;
-            Ok(Self { site: site.clone(), client, peer, process })
+            let (client, peer) =
+                (format!("http://{}", loopback(port)), format!("http://{}", loopback(free_port()?)));
+            let mut arguments: Vec<OsString> =
+                ["--name", "default", "--log-level", "warn", "--data-dir"].map(Into::into).into();
+            arguments.push(site.data("etcd")?.into());
+            for (flag, value) in [
+                ("--listen-client-urls", &client),
+                ("--advertise-client-urls", &client),
+                ("--listen-peer-urls", &peer),
+                ("--initial-advertise-peer-urls", &peer),
+                ("--initial-cluster", &format!("default={peer}")),
+            ] {
+                arguments.extend([flag.into(), value.into()]);
+            }
+            arguments.extend(flags.iter().map(Into::into));
+            Self::start(site, Recipe { kind: Kind::Etcd, address: loopback(port), arguments }).await
         })
         .await
     }
 
-    async fn spawn(site: &Site, client: SocketAddr, peer: SocketAddr) -> anyhow::Result<Process> {
-        let mut command = Command::new(provision::etcd_path());
-        command
-            .env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1)
-            .args(["--name", "default", "--log-level", "warn", "--data-dir"])
-            .arg(site.data("etcd")?)
-            .args(["--listen-client-urls", &format!("http://{client}")])
-            .args(["--advertise-client-urls", &format!("http://{client}")])
-            .args(["--listen-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-cluster", &format!("default=http://{peer}")]);
-        let mut process = Process::start("etcd", command, &site.log("etcd"), site.guard.as_ref())?;
-        process
-            .ready(async || get(client, "/health").await.is_some_and(|(_, body)| body.contains("\"true\"")))
-            .await?;
-        Ok(process)
+    /// Starts a server of MongoDB's protocol on `port` (`None`: a free one) and waits until it takes connections.
+    ///
+    /// # Errors
+    /// When it cannot be started; with the end of its log.
+    pub async fn mongo(site: &Site, port: Option<u16>) -> anyhow::Result<Self> {
+        start_on(port, async |port| {
+            let address = loopback(port);
+            let data = site.data("mongo")?;
+            let arguments = vec!["-listen".into(), address.to_string().into(), "-data".into(), data.into()];
+            Self::start(site, Recipe { kind: Kind::Mongo, address, arguments }).await
+        })
+        .await
     }
 
-    /// For `CRON_ETCD_ENDPOINTS`.
+    async fn start(site: &Site, recipe: Recipe) -> anyhow::Result<Self> {
+        let process = recipe.start(site).await?;
+        Ok(Self { recipe, site: site.clone(), process })
+    }
+
+    /// For `CRON_ETCD_ENDPOINTS` or `CRON_MONGODB_URI`.
     #[must_use]
-    pub fn endpoint(&self) -> String {
-        format!("http://{}", self.client)
+    pub fn url(&self) -> String {
+        let scheme = match self.recipe.kind {
+            Kind::Etcd => "http",
+            Kind::Mongo => "mongodb",
+        };
+        format!("{scheme}://{}", self.recipe.address)
+    }
+
+    /// Where it takes connections.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.recipe.address
     }
 
     /// Ends it properly; its ports and data stay its own for [`Self::restart`].
@@ -124,21 +153,21 @@ impl Etcd {
     /// Starts it again on the same ports and data.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// When it cannot be started; with the end of its log.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill();
-        self.process = Self::spawn(&self.site, self.client, self.peer).await?;
+        self.process = self.recipe.start(&self.site).await?;
         Ok(())
     }
 
-    /// Stops it in its tracks (SIGSTOP): connections stay, answers do not come.
+    /// Stops it in its tracks: connections stay, answers do not come.
     pub fn freeze(&mut self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&mut self) {
-        self.process.signal(Signal::CONT);
+        self.process.thaw();
     }
 
     /// Its process.
@@ -147,82 +176,27 @@ impl Etcd {
     }
 }
 
-/// A server that speaks MongoDB's protocol.
-pub struct Mongo {
-    site: Site,
-    address: SocketAddr,
-    process: Process,
-}
-
-impl Mongo {
-    /// Starts the server on a free port and waits until it takes connections.
-    ///
-    /// # Errors
-    /// When it cannot be started; with the end of its log.
-    pub async fn start(site: &Site) -> anyhow::Result<Self> {
-        Self::start_at(site, None).await
-    }
-
-    /// As [`Self::start`], with the port given.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn start_at(site: &Site, port: Option<u16>) -> anyhow::Result<Self> {
-        start_on(port, async |port| {
-            let address = loopback(port);
-            Ok(Self { site: site.clone(), address, process: Self::spawn(site, address).await? })
-        })
-        .await
-    }
-
-    async fn spawn(site: &Site, address: SocketAddr) -> anyhow::Result<Process> {
-        let mut command = Command::new(provision::mongo_path());
-        command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
-        command.args(["-listen", &address.to_string(), "-data"]).arg(site.data("mongo")?);
-        let mut process = Process::start("mongo", command, &site.log("mongo"), site.guard.as_ref())?;
-        process.ready(async || TcpStream::connect(address).await.is_ok()).await?;
+impl Recipe {
+    async fn start(&self, site: &Site) -> anyhow::Result<Process> {
+        let (name, program) = match self.kind {
+            Kind::Etcd => ("etcd", provision::etcd_path()),
+            Kind::Mongo => ("mongo", provision::mongo_path()),
+        };
+        let mut command = Command::new(program);
+        command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1).args(&self.arguments);
+        let mut process = Process::start(name, command, &site.log(name), site.guard.as_ref())?;
+        process.ready(async || self.answers().await).await?;
         Ok(process)
     }
 
-    /// For `CRON_MONGODB_URI`.
-    #[must_use]
-    pub fn uri(&self) -> String {
-        format!("mongodb://{}", self.address)
-    }
-
-    /// Ends it properly; its port and data stay its own for [`Self::restart`].
-    pub async fn stop(&mut self) {
-        self.process.stop(Signal::TERM, STOP_LIMIT).await;
-    }
-
-    /// Kills it (SIGKILL).
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts it again on the same port and data.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn restart(&mut self) -> anyhow::Result<()> {
-        self.kill();
-        self.process = Self::spawn(&self.site, self.address).await?;
-        Ok(())
-    }
-
-    /// Stops it in its tracks (SIGSTOP).
-    pub fn freeze(&mut self) {
-        self.process.signal(Signal::STOP);
-    }
-
-    /// Lets it go on.
-    pub fn thaw(&mut self) {
-        self.process.signal(Signal::CONT);
-    }
-
-    /// Its process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    async fn answers(&self) -> bool {
+        match self.kind {
+            Kind::Etcd => {
+                let health = get(self.address, "/health").await;
+                health.is_some_and(|(_, body)| body.contains("\"true\""))
+            }
+            Kind::Mongo => TcpStream::connect(self.address).await.is_ok(),
+        }
     }
 }
 
@@ -315,14 +289,14 @@ impl Worker {
         self.process.crash();
     }
 
-    /// Stops it in its tracks (SIGSTOP).
+    /// Stops it in its tracks.
     pub fn freeze(&mut self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&mut self) {
-        self.process.signal(Signal::CONT);
+        self.process.thaw();
     }
 
     /// Its process.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::config::Settings;
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use super::guard::{self, Guard};
 use super::process::{Process, is_free};
-use super::servers::{self, Etcd, Mongo, Site, Stores, Watch, Worker};
+use super::servers::{self, Server, Site, Stores, Watch, Worker};
 use super::{programs, provision};
+use crate::stop::Stop;
 
 /// Two, so that one can be ended to see the other take over.
 const WORKERS: u16 = 2;
@@ -60,34 +60,12 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     result
 }
 
-/// Ctrl-C or SIGTERM.
-struct Stop {
-    interrupt: SignalStream,
-    terminate: SignalStream,
-}
-
-impl Stop {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
-            terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// The servers, in the order in which dropping them is right.
 struct Stack {
     workers: Vec<Worker>,
     watch: Watch,
-    mongo: Mongo,
-    etcd: Etcd,
+    mongo: Server,
+    etcd: Server,
     dir: PathBuf,
 }
 
@@ -106,9 +84,9 @@ impl Stack {
         let (etcd, mongo, cargo_lambda) = tools.await.context("provision")??;
         say(&format!("etcd: {}; MongoDB protocol: {}; {}", etcd.origin, mongo.origin, cargo_lambda.origin));
 
-        let etcd = Etcd::start_at(&site, if_free(ETCD_PORT)).await?;
-        let mongo = Mongo::start_at(&site, if_free(MONGO_PORT)).await?;
-        let stores = Stores { etcd: etcd.endpoint(), mongodb: mongo.uri() };
+        let etcd = Server::etcd(&site, if_free(ETCD_PORT), &[]).await?;
+        let mongo = Server::mongo(&site, if_free(MONGO_PORT)).await?;
+        let stores = Stores { etcd: etcd.url(), mongodb: mongo.url() };
         say("building the worker and the functions");
         let programs = programs().context("find the worker")?;
         let release = programs.ends_with("release");
@@ -129,8 +107,8 @@ impl Stack {
         say(&format!(
             "the API:      http://{api}/job/list and so on, each route a Lambda function of its own"
         ));
-        say(&format!("etcd:         {}", self.etcd.endpoint()));
-        say(&format!("MongoDB:      {}", self.mongo.uri()));
+        say(&format!("etcd:         {}", self.etcd.url()));
+        say(&format!("MongoDB:      {}", self.mongo.url()));
         for worker in &self.workers {
             say(&format!("{}:     http://{}/metrics", worker.id(), worker.listen()));
         }
