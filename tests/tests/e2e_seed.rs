@@ -219,7 +219,7 @@ async fn a_seed_master_serves_our_workers() {
 
 /// Records as the seed's driver writes them, long ago and a second apart.
 async fn put_seed_records(fleet: &Fleet, job: &str, number: i64) {
-    let client = mongodb::Client::with_uri_str(fleet.mongo.uri()).await.unwrap();
+    let client = mongodb::Client::with_uri_str(fleet.mongo.url()).await.unwrap();
     let records: Vec<Document> = (0..number)
         .map(|n| {
             let at = Bson::Int64(1_540_000_000_000 + n * 1000);
