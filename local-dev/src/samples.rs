@@ -10,11 +10,7 @@ use serde_json::Map;
 
 /// Name, expression, command.
 const SAMPLES: [(&str, &str, &str); 3] = [
-    (
-        "sample-hello",
-        "*/10 * * * * * *",
-        "echo \"hello from Fleetcron, planned for $CRON_PLAN_TIME\"",
-    ),
+    ("sample-hello", "*/10 * * * * * *", "echo \"hello from Fleetcron, planned for $CRON_PLAN_TIME\""),
     ("sample-every-minute", "* * * * *", "date; uptime"),
     ("sample-failure", "*/5 * * * *", "echo 'this one fails on purpose' >&2; exit 3"),
 ];
