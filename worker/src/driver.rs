@@ -227,6 +227,10 @@ impl Driver {
             if woken || self.scheduler.wake_at().is_some_and(|at| at <= self.ports.clock.now()) {
                 self.step(Event::Woke).await;
             }
+            if woken {
+                // A timer that is due at once leaves no await that waits: the tasks behind this one get their turn here.
+                tokio::task::yield_now().await;
+            }
             self.spare_own_sids();
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
@@ -366,15 +370,19 @@ impl Driver {
     /// Renews the lease when it is time; takes the session for lost when it may have expired. Driven by this loop, so that a loop that is
     /// stuck loses its session (design P20).
     async fn look_after_session(&mut self) {
+        let due = self.heartbeat.elapsed() >= self.options.session_ttl / RENEWALS_PER_TTL;
+        if due {
+            // Also without a session: the loop sleeps until the next heartbeat, and must never find it overdue.
+            self.heartbeat = Stopwatch::start();
+        }
         let Some(session) = &self.session else { return };
         let sid = session.sid;
         if self.renewed.elapsed() >= self.options.session_ttl {
             return self.lose_session(sid, "it was not renewed in time").await;
         }
-        if self.heartbeat.elapsed() < self.options.session_ttl / RENEWALS_PER_TTL {
+        if !due {
             return;
         }
-        self.heartbeat = Stopwatch::start();
         let now = self.ports.clock.now();
         self.status
             .note_oldest_due(self.scheduler.oldest_due_unclaimed(now).map_or(0, |due| now.ms_since(due)));

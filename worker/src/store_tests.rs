@@ -349,10 +349,11 @@ async fn open_runs_of_sessions_that_are_gone_are_closed_once_and_no_others() {
 
 // --- following ---------------------------------------------------------------------------------------------------------
 
-/// A store whose watches can be cut, and whose next watches fail in a given way.
+/// A store whose watches can be cut, whose next watches fail in a given way, and which refuses so many leases.
 struct Faulty {
     inner: EmbeddedKv,
     failing: Mutex<Vec<kv::Error>>,
+    no_leases: AtomicUsize,
     lists: AtomicUsize,
     watches: AtomicUsize,
 }
@@ -377,6 +378,11 @@ impl Kv for Faulty {
         })
     }
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, kv::Error> {
+        let refused =
+            self.no_leases.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if refused.is_ok() {
+            return Err(kv::Error::Unavailable("away".to_owned()));
+        }
         self.inner.grant(ttl).await
     }
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, kv::Error> {
@@ -399,6 +405,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was_and_one_compacted_lists_again(
     let kv = Arc::new(Faulty {
         inner: store(),
         failing: Mutex::new(failing),
+        no_leases: AtomicUsize::new(0),
         lists: AtomicUsize::new(0),
         watches: AtomicUsize::new(0),
     });
@@ -458,6 +465,35 @@ fn options() -> Options {
         session_ttl: Duration::from_secs(10),
         log_batch_size: 100,
         log_commit_timeout: Duration::from_millis(50),
+    }
+}
+
+/// Its loop must sleep while there is no session: one that spins keeps the task that seeks it from running.
+#[test]
+fn a_worker_that_gets_no_session_for_a_while_comes_back() {
+    let (told, status) = std::sync::mpsc::channel();
+    // A runtime of one thread, away from this one: if it hangs, this test still ends.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let kv = Faulty {
+                inner: store(),
+                failing: Mutex::default(),
+                no_leases: AtomicUsize::new(5), // longer than a third of the session's life
+                lists: AtomicUsize::new(0),
+                watches: AtomicUsize::new(0),
+            };
+            let ports = Ports { kv: Arc::new(kv), ..ports() };
+            let worker = Worker::start(ports, Options { session_ttl: Duration::from_secs(2), ..options() });
+            told.send(worker.status()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    let status = status.recv_timeout(DEADLINE).unwrap();
+    let waiting = clock::Stopwatch::start();
+    while !status.is_ready() {
+        assert!(waiting.elapsed() < DEADLINE, "no session although the store is back");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
