@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use common::api::errno::Kind;
 use common::clock::Clock;
-use common::config::{self, Invocation, Settings};
+use common::config::{self, Settings};
 use common::kv::Kv;
 use common::run_log::RunLog;
 use lambda_http::{Request, RequestExt as _};
@@ -128,17 +128,9 @@ where
     F: Future<Output = Response> + Send,
 {
     common::logging::init();
-    let settings = match config::load(function) {
-        Ok(Invocation::Run(settings)) => settings,
-        Ok(Invocation::CheckConfig) => return said("the settings are good"),
-        Ok(Invocation::Version) => return said(&format!("{function} {}", env!("CARGO_PKG_VERSION"))),
-        Ok(Invocation::Help(text)) => return said(&text),
-        Err(faults) => {
-            for fault in &faults.0 {
-                tracing::error!(function, %fault, "the settings are no good");
-            }
-            return ExitCode::FAILURE;
-        }
+    let settings = match config::settings_or_exit(function) {
+        Ok(settings) => settings,
+        Err(code) => return code,
     };
     // Built inside the runtime: the clients of the stores start their tasks there.
     let served = runtime().and_then(|runtime| {
@@ -163,10 +155,4 @@ where
 fn runtime() -> Result<tokio::runtime::Runtime, String> {
     // One request at a time is what Lambda gives a process: one thread serves it.
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to a question on the command line")]
-fn said(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
 }

@@ -12,7 +12,7 @@ use common::run_log::mongo::MongoRunLog;
 use common::run_log::{Error, RunLog};
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use tests::conformance::run_log::{all, exam, new_job, record};
+use tests::conformance::run_log::{all, exam, like_the_seeds, new_job, record};
 use tests::fixtures::Store;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -143,17 +143,8 @@ async fn mongodb_lists_what_the_seed_wrote() {
     raw(&store).await.collection::<Document>("log").insert_many(documents).await.unwrap();
     log.append(&[record(&job, 4500)]).await.unwrap();
 
-    let as_record = |id: &str, at: i64| Record {
-        id: RecordId::from_text(id),
-        v: None,
-        claim: None,
-        status: None,
-        exit_code: None,
-        worker: None,
-        attempt: None,
-        trigger: None,
-        ..record(&job, at)
-    };
+    let as_record =
+        |id: &str, at: i64| Record { id: RecordId::from_text(id), ..like_the_seeds(record(&job, at)) };
     let expected = [
         as_record(&ids[0], 5000),
         record(&job, 4500),

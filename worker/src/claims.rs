@@ -35,11 +35,7 @@ const OPEN: usize = 5;
 /// The transaction of a claim (design P1, P3). Every put is fenced by the session's own key.
 fn claim_txn(claim: &Claim) -> Txn {
     let name = &claim.open.job;
-    let mut when = vec![
-        Compare::exists(keys::session(claim.sid)),
-        Compare::unchanged(keys::job(name), claim.job_revision),
-        Compare::unchanged(keys::fired(name), claim.mark_revision),
-    ];
+    let mut when = decided_from(claim.sid, name, claim.job_revision, claim.mark_revision);
     let mut then = vec![Op::put(keys::fired(name), claim.mark.encode())];
     if claim.kind != ClaimKind::SeedRan {
         then.push(Op::put(
@@ -66,6 +62,15 @@ fn claim_txn(claim: &Claim) -> Txn {
     ];
     otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
     Txn { when, then, otherwise }
+}
+
+/// What every write of a mark compares: the session that writes is alive (P3), the job and its mark are those that it was decided from.
+fn decided_from(sid: Sid, job: &JobName, job_revision: Revision, mark_revision: Revision) -> Vec<Compare> {
+    vec![
+        Compare::exists(keys::session(sid)),
+        Compare::unchanged(keys::job(job), job_revision),
+        Compare::unchanged(keys::fired(job), mark_revision),
+    ]
 }
 
 /// Sends a claim once.
@@ -123,11 +128,7 @@ pub(crate) async fn adopt(
     mark: Mark,
 ) -> AdoptAnswer {
     let txn = Txn {
-        when: vec![
-            Compare::exists(keys::session(sid)),
-            Compare::unchanged(keys::job(job), job_revision),
-            Compare::unchanged(keys::fired(job), mark_revision),
-        ],
+        when: decided_from(sid, job, job_revision, mark_revision),
         then: vec![Op::put(keys::fired(job), mark.encode())],
         otherwise: Vec::new(),
     };

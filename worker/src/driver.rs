@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::exec::process;
-use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Scheduler};
+use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Scheduler, Slots};
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
@@ -388,7 +388,7 @@ impl Driver {
             .note_oldest_due(self.scheduler.oldest_due_unclaimed(now).map_or(0, |due| now.ms_since(due)));
         if self.all_marks_read.elapsed() >= READ_ALL_MARKS_EVERY {
             self.all_marks_read = Stopwatch::start();
-            self.perform(Action::ReadMarks { slots: crate::scheduler::Slots::All, serializable: true }).await;
+            self.perform(Action::ReadMarks { slots: Slots::All, serializable: true }).await;
         }
         let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
         let sent = Stopwatch::start();
@@ -408,7 +408,7 @@ impl Driver {
         }
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
-        self.step_quietly(Event::SessionLost).await;
+        self.step(Event::SessionLost).await;
         if !self.draining {
             self.seek_session();
         }
@@ -459,16 +459,6 @@ impl Driver {
         let now = self.ports.clock.now();
         for action in self.scheduler.step(now, event) {
             self.perform(action).await;
-        }
-    }
-
-    /// A step whose actions cannot lead to another loss of the session.
-    async fn step_quietly(&mut self, event: Event) {
-        let now = self.ports.clock.now();
-        for action in self.scheduler.step(now, event) {
-            if !matches!(action, Action::GiveUpSession(_)) {
-                self.perform(action).await;
-            }
         }
     }
 

@@ -109,37 +109,31 @@ async fn try_register(
     name: &str,
 ) -> Result<Option<kv::Revision>, kv::Error> {
     let key = keys::worker(name);
-    let lease = registration.sid.lease();
     loop {
         let held = kv.range(Range::key(key.clone())).await?.pairs.into_iter().next();
-        let revision = held.as_ref().map_or(0, |pair| pair.mod_revision);
-        if let Some(pair) = held {
-            match Registration::decode(&pair.value) {
-                Ok(Some(old)) if old.sid == registration.sid => return Ok(Some(revision)), // an earlier sending committed
-                Ok(Some(old)) if old.instance == registration.instance && old.host == registration.host => {
-                    match kv.revoke(old.sid.lease()).await {
-                        Ok(()) | Err(kv::Error::LeaseGone) => {}
-                        Err(why) => return Err(why),
-                    }
-                    // Its registration may hang on no lease any more: put ours over it if it is still there.
-                    let left = kv.range(Range::key(key.clone())).await?.pairs;
-                    if left.iter().any(|pair| pair.mod_revision != revision) {
-                        continue;
-                    }
-                    let revision = left.first().map_or(0, |pair| pair.mod_revision);
-                    match put_registration(kv, &key, revision, registration).await? {
-                        Some(put) => return Ok(Some(put)),
-                        None => continue,
-                    }
+        let mut revision = held.as_ref().map_or(0, |pair| pair.mod_revision);
+        match held.map(|pair| Registration::decode(&pair.value)) {
+            None => {}
+            Some(Ok(Some(old))) if old.sid == registration.sid => return Ok(Some(revision)), // an earlier sending committed
+            Some(Ok(Some(old))) if old.instance == registration.instance && old.host == registration.host => {
+                match kv.revoke(old.sid.lease()).await {
+                    Ok(()) | Err(kv::Error::LeaseGone) => {}
+                    Err(why) => return Err(why),
                 }
-                // Another instance's, a seed worker's (an empty value), or unreadable: left alone.
-                _ => return Ok(None),
+                // Its registration may hang on no lease any more: ours is put over it if it is still there.
+                let left = kv.range(Range::key(key.clone())).await?.pairs;
+                if left.iter().any(|pair| pair.mod_revision != revision) {
+                    continue;
+                }
+                revision = left.first().map_or(0, |pair| pair.mod_revision);
             }
+            // Another instance's, a seed worker's (an empty value), or unreadable: left alone.
+            Some(_) => return Ok(None),
         }
         if let Some(put) = put_registration(kv, &key, revision, registration).await? {
             return Ok(Some(put));
         }
-        tracing::debug!(%key, ?lease, "registered by another at the same time; looking again");
+        tracing::debug!(%key, "registered by another at the same time; looking again");
     }
 }
 

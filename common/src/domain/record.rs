@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::domain::job::JobName;
 use crate::domain::run::{OpenRun, RunId, Trigger};
+use crate::schedule::Fires;
 
 /// Format version that is written.
 const VERSION: u32 = 1;
@@ -123,6 +124,20 @@ pub struct Skipped {
     pub more: bool,
     /// Why.
     pub reason: SkipReason,
+}
+
+impl Skipped {
+    /// Just the fire at `at`.
+    #[must_use]
+    pub fn one(at: Timestamp, reason: SkipReason) -> Self {
+        Self { from: at, to: at, count: 1, more: false, reason }
+    }
+
+    /// The fires of a stretch of time.
+    #[must_use]
+    pub fn all(fires: Fires, reason: SkipReason) -> Self {
+        Self { from: fires.first, to: fires.last, count: fires.count, more: fires.more, reason }
+    }
 }
 
 /// A run's record: the document in MongoDB and the object in `/job/log`. All times are milliseconds since 1970, UTC.

@@ -311,13 +311,7 @@ impl Kv for EtcdKv {
                 Watching::open(client, key, options)
             })
             .await?;
-        let stream = futures::stream::unfold(Some(watching), |watching| async move {
-            let mut watching = watching?;
-            let batch = watching.next().await;
-            let ended = batch.is_err();
-            Some((batch, (!ended).then_some(watching)))
-        });
-        Ok(stream.boxed())
+        Ok(super::until_error(watching, |mut watching| async move { (watching.next().await, watching) }))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {

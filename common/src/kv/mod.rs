@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
 #[cfg(feature = "embedded")]
@@ -387,6 +388,20 @@ pub struct WatchBatch {
 /// Ends with an error ([`Error::Compacted`]: list again; anything else: watch again from the revision behind the last batch);
 /// never ends silently.
 pub type WatchStream = BoxStream<'static, Result<WatchBatch, Error>>;
+
+/// The batches that `next` brings, up to and including its first error.
+fn until_error<W, F>(watching: W, next: fn(W) -> F) -> WatchStream
+where
+    W: Send + 'static,
+    F: Future<Output = (Result<WatchBatch, Error>, W)> + Send + 'static,
+{
+    let stream = futures::stream::unfold(Some(watching), move |watching| async move {
+        let (batch, watching) = next(watching?).await;
+        let ended = batch.is_err();
+        Some((batch, (!ended).then_some(watching)))
+    });
+    stream.boxed()
+}
 
 /// Why the store did not do what was asked; variants differ where the caller does something different next.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

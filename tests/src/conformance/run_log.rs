@@ -39,6 +39,20 @@ pub fn new_job(what: &str) -> String {
 
 /// A record of `job` that succeeded, planned and started at `at`.
 #[must_use]
+/// The same record without the fields that the seed's have not.
+pub fn like_the_seeds(record: Record) -> Record {
+    Record {
+        v: None,
+        claim: None,
+        status: None,
+        exit_code: None,
+        worker: None,
+        attempt: None,
+        trigger: None,
+        ..record
+    }
+}
+
 pub fn record(job: &str, at: i64) -> Record {
     Record {
         id: RecordId::from_text(format!("{job}/{at}/1")),
@@ -162,16 +176,7 @@ async fn a_record_is_read_back_as_it_was_written(log: &Arc<dyn RunLog>) {
         output_truncated: true,
         ..record(&job, 5000)
     };
-    let seed_like = Record {
-        v: None,
-        claim: None,
-        status: None,
-        exit_code: None,
-        worker: None,
-        attempt: None,
-        trigger: None,
-        ..record(&job, 4000)
-    };
+    let seed_like = like_the_seeds(record(&job, 4000));
     let times_at_the_ends = Record {
         schedule_time: Timestamp::from_ms(i64::MIN),
         end_time: Timestamp::from_ms(i64::MAX),

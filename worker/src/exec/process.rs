@@ -63,18 +63,15 @@ fn start(open: &OpenRun, command: &str) -> io::Result<(Child, pipe::Receiver)> {
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer)
-        .process_group(0)
+        .process_group(0);
+    for private in config::private_variables() {
+        shell.env_remove(private);
+    }
+    shell
         .env("CRON_JOB_NAME", open.job.as_str())
         .env("CRON_RUN_ID", open.run_id.as_str())
         .env("CRON_PLAN_TIME", open.plan_time.ms().to_string())
         .env("CRON_ATTEMPT", open.attempt.to_string());
-    for private in config::private_variables() {
-        if !["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT"]
-            .contains(&private.to_string_lossy().as_ref())
-        {
-            shell.env_remove(private);
-        }
-    }
     let child = shell.spawn()?;
     // `shell` holds the writing ends; it goes here, so that the pipe ends with the last process that has it.
     drop(shell);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use common::clock::Timestamp;
+use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::record::Record;
-use common::domain::run::{OpenRun, RunId};
+use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::kv::Revision;
 use common::schedule::Schedule;
@@ -49,6 +50,28 @@ impl Definition {
             Schedule::parse(&job.cron_expr).map(Arc::new).map_err(|why| format!("cronExpr: {why}"))
         };
         of(runnable, &job.command, job.schedule_hash())
+    }
+
+    /// A fire of it that is being claimed.
+    pub(super) fn open_run(
+        &self,
+        run_id: RunId,
+        job: &JobName,
+        plan_time: Timestamp,
+        worker: String,
+        now: Timestamp,
+    ) -> OpenRun {
+        OpenRun {
+            run_id,
+            job: job.clone(),
+            plan_time,
+            attempt: 1,
+            schedule_time: now,
+            worker,
+            command: OpenRun::cut_command(&self.command),
+            trigger: Trigger::Schedule,
+            skipped: None,
+        }
     }
 }
 
@@ -104,7 +127,7 @@ impl Streak {
 #[derive(Clone, Debug)]
 pub(super) struct JobState {
     /// `None` once it is deleted, while something of it is still going.
-    pub(super) definition: Option<Definition>,
+    pub(super) definition: Option<Arc<Definition>>,
     pub(super) slot: u16,
     pub(super) rank: Option<u8>,
     pub(super) mark: MarkView,

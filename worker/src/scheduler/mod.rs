@@ -11,12 +11,13 @@ mod runs;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::record::{SkipReason, Skipped};
-use common::domain::run::{OpenRun, RunId, Trigger};
+use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::Revision;
@@ -134,12 +135,12 @@ impl Scheduler {
             Event::MarksUnread(slots) => self.on_marks_unread(now, &slots),
             Event::MembersChanged(members) => self.on_members(now, members, &mut out),
             Event::Paused(paused) => {
-                self.paused = paused;
-                self.look_at_all(now, &mut out);
+                let before = std::mem::replace(&mut self.paused, paused);
+                self.look_at_all_if(before != paused, now, &mut out);
             }
             Event::Base(base) => {
-                self.base = base;
-                self.look_at_all(now, &mut out);
+                let before = std::mem::replace(&mut self.base, base);
+                self.look_at_all_if(before != base, now, &mut out);
             }
             Event::ClaimAnswered(run_id, plan_time, job, answer) => {
                 self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
@@ -154,8 +155,8 @@ impl Scheduler {
                 self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
             }
             Event::SinkFull(full) => {
-                self.sink_full = full;
-                self.look_at_all(now, &mut out);
+                let before = std::mem::replace(&mut self.sink_full, full);
+                self.look_at_all_if(before != full, now, &mut out);
             }
             Event::DrainRequested => {
                 self.draining = true;
@@ -323,7 +324,7 @@ impl Scheduler {
         if state.definition.as_ref().is_some_and(|known| known.mod_revision == seen.mod_revision) {
             return; // listed again
         }
-        let definition = Definition::new(seen, now);
+        let definition = Arc::new(Definition::new(seen, now));
         if let Err(why) = &definition.runnable {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
@@ -456,6 +457,13 @@ impl Scheduler {
     fn look_at_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
             self.look_at(&name, now, out);
+        }
+    }
+
+    /// At the start, and whenever a watch begins anew, what is told is mostly what was known: no reason to walk over all jobs.
+    fn look_at_all_if(&mut self, changed: bool, now: Timestamp, out: &mut Vec<Action>) {
+        if changed {
+            self.look_at_all(now, out);
         }
     }
 
@@ -607,22 +615,20 @@ impl Scheduler {
                 (now, SkipReason::Overlap)
             };
             let fires = schedule.fires_between(after, until, SKIP_COUNT_MAX)?;
-            let skipped =
-                Skipped { from: fires.first, to: fires.last, count: fires.count, more: fires.more, reason };
-            self.skip(name, skipped, (&mark, mark_revision), None, now, out);
+            self.skip(name, Skipped::all(fires, reason), (&mark, mark_revision), None, now, out);
             return None;
         }
         if let Some(missed) =
             schedule.fires_between(after, now.plus_ms(-LATE_START_MAX_MS - 1), SKIP_COUNT_MAX)
         {
-            let skipped = Skipped {
-                from: missed.first,
-                to: missed.last,
-                count: missed.count,
-                more: missed.more,
-                reason: SkipReason::Misfire,
-            };
-            self.skip(name, skipped, (&mark, mark_revision), None, now, out);
+            self.skip(
+                name,
+                Skipped::all(missed, SkipReason::Misfire),
+                (&mark, mark_revision),
+                None,
+                now,
+                out,
+            );
             return None;
         }
         if !self.has_room() {
@@ -655,17 +661,7 @@ impl Scheduler {
         let Some(state) = self.jobs.get_mut(name) else { return };
         let Some(definition) = &state.definition else { return };
         let run_id = RunId::new(sid, seq);
-        let open = OpenRun {
-            run_id: run_id.clone(),
-            job: name.clone(),
-            plan_time: due,
-            attempt: 1,
-            schedule_time: now,
-            worker,
-            command: OpenRun::cut_command(&definition.command),
-            trigger: Trigger::Schedule,
-            skipped: None,
-        };
+        let open = definition.open_run(run_id.clone(), name, due, worker, now);
         let claim = Claim {
             kind: ClaimKind::Run,
             sid,
@@ -714,18 +710,8 @@ impl Scheduler {
                 (streak.seq, open)
             }
             None => {
-                let open = OpenRun {
-                    run_id: RunId::new(sid, seq),
-                    job: name.clone(),
-                    plan_time: skipped.from,
-                    attempt: 1,
-                    schedule_time: now,
-                    worker,
-                    command: OpenRun::cut_command(&definition.command),
-                    trigger: Trigger::Schedule,
-                    skipped: Some(skipped.clone()),
-                };
-                (seq, open)
+                let open = definition.open_run(RunId::new(sid, seq), name, skipped.from, worker, now);
+                (seq, OpenRun { skipped: Some(skipped.clone()), ..open })
             }
         };
         let claim = Claim {
@@ -935,14 +921,7 @@ impl Scheduler {
             state.pending = Pending::None;
             return self.look_at(&name, now, out);
         };
-        self.skip(
-            &name,
-            Skipped { from: due, to: due, count: 1, more: false, reason },
-            (&mark, revision),
-            Some(claim),
-            now,
-            out,
-        );
+        self.skip(&name, Skipped::one(due, reason), (&mark, revision), Some(claim), now, out);
     }
 
     /// A seed worker holds the lock at T: the fire counts as done by it (P17), and its record is the seed's.

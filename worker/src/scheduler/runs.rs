@@ -92,7 +92,7 @@ impl Scheduler {
     fn let_go(&mut self, now: Timestamp, run_id: &RunId, reason: SkipReason, out: &mut Vec<Action>) {
         let Some(run) = self.runs.get(run_id) else { return };
         let at = run.open.plan_time;
-        let record = Record::skipped(&run.open, Skipped { from: at, to: at, count: 1, more: false, reason });
+        let record = Record::skipped(&run.open, Skipped::one(at, reason));
         self.finish(now, run_id, record, out);
     }
 

@@ -13,7 +13,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::store::Store;
@@ -114,13 +113,7 @@ impl Kv for EmbeddedKv {
         let next = if start > 0 { start } else { *committed.borrow() + 1 };
         let requests = self.requests.downgrade();
         let watching = Watching { requests, committed, span, next, quiet: Stopwatch::start() };
-        let stream = futures::stream::unfold(Some(watching), |watching| async move {
-            let mut watching = watching?;
-            let batch = watching.next().await;
-            let ended = batch.is_err();
-            Some((batch, (!ended).then_some(watching)))
-        });
-        Ok(stream.boxed())
+        Ok(super::until_error(watching, |mut watching| async move { (watching.next().await, watching) }))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {
