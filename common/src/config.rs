@@ -18,7 +18,7 @@ struct Variable {
 /// Variables that workers hand to jobs: no settings, and no mistake when a job starts one of our programs.
 const HANDED_TO_JOBS: [&str; 4] = ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT"];
 
-const VARIABLES: [Variable; 17] = [
+const VARIABLES: [Variable; 18] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -104,6 +104,14 @@ const VARIABLES: [Variable; 17] = [
         help: "lease of the worker's session, 2 to 600 (default 10)",
         set: |s, v| {
             s.session_ttl = Duration::from_secs(within(v, 2, 600)?);
+            Ok(())
+        },
+    },
+    Variable {
+        name: "CRON_DRAIN_SECONDS",
+        help: "a worker that is told to end kills what still runs after so long, 0 to 604800 (default: it waits)",
+        set: |s, v| {
+            s.drain_limit = Some(Duration::from_secs(within(v, 0, 604_800)?));
             Ok(())
         },
     },
@@ -221,6 +229,8 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// See `CRON_SESSION_TTL_SECONDS`.
     pub session_ttl: Duration,
+    /// See `CRON_DRAIN_SECONDS`; `None` = runs are waited for, however long they take.
+    pub drain_limit: Option<Duration>,
     /// `None` = not set.
     pub max_runs: Option<usize>,
     /// See `CRON_LOG_BATCH_SIZE`.
@@ -246,6 +256,7 @@ impl Default for Settings {
             worker_listen_given: false,
             data_dir: None,
             session_ttl: Duration::from_secs(10), // the seed's registration lease
+            drain_limit: None,
             max_runs: None,
             log_batch_size: 100,                              // the seed's jobLogBatchSize
             log_commit_timeout: Duration::from_millis(1000),  // the seed's jobLogCommitTimeout

@@ -340,6 +340,24 @@ async fn a_worker_told_to_end_finishes_its_runs_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_draining_worker_kills_what_runs_longer_than_it_may_wait() {
+    let mut fleet = fleet!("drain-limit");
+    fleet.worker("w1", &[("CRON_DRAIN_SECONDS", "1")]).await;
+    let time = format!("1000.{}4", std::process::id());
+    fleet.put_job("endless", &format!("echo started; sleep {time}"), "* * * * * * *").await;
+    wait_for("the run", SOON, async || (!processes_of(&["sleep", &time]).is_empty()).then_some(())).await;
+
+    fleet.workers[0].drain();
+
+    let status_code = fleet.workers[0].process().wait(SOON).await.unwrap();
+    assert!(status_code.success(), "{status_code}");
+    let record = fleet.record("endless", |record| status(record) == "killed").await;
+    assert_eq!(record.get_str("output").unwrap(), "started\n");
+    assert!(processes_of(&["sleep", &time]).is_empty());
+    assert!(fleet.keys("/cron/runs/").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_seed_writes_into_etcd_is_understood() {
     let mut fleet = fleet!("seed");
     let url = watch!(fleet, "seed");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use common::clock::{Clock as _, SystemClock};
+use common::clock::{self, Clock as _, SystemClock};
 use common::config::{self, Settings};
 use common::kv::etcd::EtcdKv;
 use common::run_log::mongo::MongoRunLog;
@@ -68,18 +68,28 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
     if let Some(listener) = health {
         tokio::spawn(health::serve(listener, worker.status()));
     }
-    let mut asked = 0;
-    loop {
-        tokio::select! {
-            left = worker.left() => return left.map_err(anyhow::Error::from),
-            _ = terminate.recv() => asked += 1,
-            _ = interrupt.recv() => asked += 1,
-        }
-        worker.drain().await;
-        if asked > 1 {
-            tracing::warn!("asked a second time: killing what still runs");
-            worker.kill_runs().await;
-        }
+    tokio::select! {
+        left = worker.left() => return left.map_err(anyhow::Error::from),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    worker.drain().await;
+    let why = tokio::select! {
+        left = worker.left() => return left.map_err(anyhow::Error::from),
+        _ = terminate.recv() => "asked a second time",
+        _ = interrupt.recv() => "asked a second time",
+        () = patience(settings.drain_limit) => "CRON_DRAIN_SECONDS are over",
+    };
+    tracing::warn!(why, "killing what still runs");
+    worker.kill_runs().await;
+    worker.left().await.map_err(anyhow::Error::from)
+}
+
+/// Ends after the limit; without one, never.
+async fn patience(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => clock::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }
 
