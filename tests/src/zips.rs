@@ -49,17 +49,46 @@ pub fn check() -> anyhow::Result<String> {
     let zips: Vec<Value> = serde_json::from_slice(&output.stdout).context("read what zips.py says")?;
     let mut table = format!("{:<36} {:>10} {:>10}", "zip", "bytes", "unpacked");
     for zip in &zips {
-        let path = zip["path"].as_str().unwrap_or_default();
-        let file = match zip["files"].as_array().map(Vec::as_slice) {
-            Some([file]) => file,
-            _ => bail!("{path} holds {}, not one file", zip["files"]),
-        };
-        let said = (file["name"].as_str(), file["mode"].as_str(), file["machine"].as_str());
-        ensure!(
-            said == (Some("bootstrap"), Some("755"), Some("aarch64")),
-            "{path}: {said:?} is not a program `bootstrap` for arm64"
-        );
-        write!(table, "\n{path:<36} {:>10} {:>10}", zip["size"], file["size"]).context("write the table")?;
+        write!(table, "\n{}", row(zip)?).context("write the table")?;
     }
     Ok(table)
+}
+
+/// A zip's line in the table, when it is what Lambda wants.
+fn row(zip: &Value) -> anyhow::Result<String> {
+    let path = zip["path"].as_str().unwrap_or_default();
+    let file = match zip["files"].as_array().map(Vec::as_slice) {
+        Some([file]) => file,
+        _ => bail!("{path} holds {}, not one file", zip["files"]),
+    };
+    let said = (file["name"].as_str(), file["mode"].as_str(), file["machine"].as_str());
+    ensure!(
+        said == (Some("bootstrap"), Some("755"), Some("aarch64")),
+        "{path}: {said:?} is not a program `bootstrap` for arm64"
+    );
+    Ok(format!("{path:<36} {:>10} {:>10}", zip["size"], file["size"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_zip_is_one_executable_bootstrap_for_arm64() {
+        let file = |name: &str, mode: &str, machine: Option<&str>| json!({"name": name, "mode": mode, "size": 1, "machine": machine});
+        let good = file("bootstrap", "755", Some("aarch64"));
+        for (files, fits) in [
+            (json!([good]), true),
+            (json!([]), false),
+            (json!([good, good]), false),
+            (json!([file("save", "755", Some("aarch64"))]), false),
+            (json!([file("bootstrap", "644", Some("aarch64"))]), false),
+            (json!([file("bootstrap", "755", Some("x86_64"))]), false),
+            (json!([file("bootstrap", "755", None)]), false),
+        ] {
+            assert_eq!(row(&json!({"path": "z", "size": 1, "files": files})).is_ok(), fits, "{files}");
+        }
+    }
 }
