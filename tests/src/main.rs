@@ -133,6 +133,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "mongodb-protocol server", what: What::Tool(provision::mongo) },
         Step { name: "cargo-lambda", what: What::Tool(provision::cargo_lambda) },
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
+        Step { name: "compose library", what: What::Tool(provision::compose) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
         Step {
