@@ -318,3 +318,57 @@ fn the_health_checks_that_are_scripts_say_yes_to_200_and_no_to_anything_else() {
         assert!(test[2].contains(&format!("GET {path} HTTP/1.1\\r\\nHost: ")), "{name}");
     }
 }
+
+/// The words of each line, from one `FROM` to the next.
+type Stage<'a> = Vec<Vec<&'a str>>;
+
+fn stages(dockerfile: &str) -> Vec<Stage<'_>> {
+    let mut stages: Vec<Stage<'_>> = Vec::new();
+    for line in dockerfile.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words.first() == Some(&"FROM") {
+            stages.push(Vec::new());
+        }
+        if let Some(stage) = stages.last_mut() {
+            stage.push(words);
+        }
+    }
+    stages
+}
+
+#[test]
+fn what_is_built_has_a_dockerfile_with_the_stage_the_arguments_and_the_directories_of_its_volumes() {
+    let Some(project) = project("compose-dockerfiles") else { return };
+    let mut built = BTreeSet::new();
+    for (name, service) in services(&project).filter(|(_, service)| !service["build"].is_null()) {
+        let build = &service["build"];
+        assert_eq!(build["context"], workspace().display().to_string(), "{name}");
+        let path = workspace().join(build["dockerfile"].as_str().unwrap());
+        let dockerfile = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let stages = stages(&dockerfile);
+        let target = build["target"].as_str().unwrap();
+        let is_target =
+            |stage: &&Vec<Vec<&str>>| matches!(stage[0][..], [_, _, "AS", name] if name == target);
+        let stage = if target.is_empty() { stages.last() } else { stages.iter().find(is_target) };
+        let stage = stage.unwrap_or_else(|| panic!("{name}: no stage {target:?} in {}", path.display()));
+        for argument in build["arguments"].as_array().unwrap() {
+            let declared = |words: &Vec<&str>| {
+                words.first() == Some(&"ARG")
+                    && words[1..].iter().any(|word| word.split('=').next() == argument.as_str())
+            };
+            assert!(stages.iter().flatten().any(declared), "{name}: no ARG {argument}");
+        }
+        // A new volume gets its owner from the image's directory: without one it would be root's, and the program is not root.
+        let volumes: BTreeSet<&str> = stage
+            .iter()
+            .filter(|words| words.first() == Some(&"VOLUME"))
+            .flat_map(|words| words[1..].iter().copied())
+            .collect();
+        for mount in service["mounts"].as_array().unwrap().iter().filter(|mount| mount["type"] == "volume") {
+            let target = mount["target"].as_str().unwrap();
+            assert!(volumes.contains(target), "{name}: {target} is no VOLUME: {volumes:?}");
+        }
+        built.insert(name.clone());
+    }
+    assert_eq!(built, ["functions", "worker-1", "worker-2"].map(str::to_owned).into());
+}

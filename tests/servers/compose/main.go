@@ -41,9 +41,10 @@ type service struct {
 }
 
 type build struct {
-	Context    string `json:"context"`
-	Dockerfile string `json:"dockerfile"`
-	Target     string `json:"target"`
+	Context    string   `json:"context"`
+	Dockerfile string   `json:"dockerfile"`
+	Target     string   `json:"target"`
+	Arguments  []string `json:"arguments"` // their names
 }
 
 type mount struct {
@@ -135,7 +136,10 @@ func read(s types.ServiceConfig) service {
 		out.DependsOn[name] = d.Condition
 	}
 	if b := s.Build; b != nil {
-		out.Build = &build{Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target}
+		out.Build = &build{Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target, Arguments: []string{}}
+		for name := range b.Args {
+			out.Build.Arguments = append(out.Build.Arguments, name)
+		}
 	}
 	if h := s.HealthCheck; h != nil {
 		out.Health = &health{
