@@ -143,6 +143,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
         Step { name: "cfn-lint", what: What::Tool(provision::cfn_lint) },
         Step { name: "arm64 tools", what: What::Tool(provision::arm64_tools) },
+        Step { name: "compose library", what: What::Tool(provision::compose) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
         Step {

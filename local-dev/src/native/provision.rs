@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -82,7 +81,7 @@ pub fn etcd_path() -> PathBuf {
     target().join("servers/etcd")
 }
 
-/// Where the tests look for a server of MongoDB's protocol: FerretDB, or a script that starts the installed `mongod` by the same flags.
+/// Where the tests look for a server of MongoDB's protocol: FerretDB, which takes `mongod`'s flags, or a link to the installed `mongod`.
 #[must_use]
 pub fn mongo_path() -> PathBuf {
     target().join("servers/ferretdb")
@@ -112,10 +111,7 @@ pub fn etcd() -> Result<Found, Missing> {
 /// What is missing for it.
 pub fn mongo() -> Result<Found, Missing> {
     if let Some((program, version)) = installed("mongod", "--version", Version(0, 0, 0)) {
-        wrap_mongod(&program, &mongo_path()).map_err(|e| Missing {
-            what: format!("{} could not be written: {e}", mongo_path().display()),
-            how_to_get: "make target/ writable".to_owned(),
-        })?;
+        link(&program, &mongo_path())?;
         return Ok(Found { program: mongo_path(), origin: format!("installed mongod {version}") });
     }
     go_build("mongo", &mongo_path())
@@ -129,18 +125,18 @@ pub fn seed() -> Result<Found, Missing> {
     go_build("seed", &seed_path())
 }
 
-/// Writes a script that takes the flags of `tests/servers/mongo` and becomes the given `mongod`.
-fn wrap_mongod(mongod: &Path, script: &Path) -> std::io::Result<()> {
-    let text = format!(
-        "#!/bin/sh\n# Usage: -listen HOST:PORT -data DIR\nexec '{}' --bind_ip \"${{2%:*}}\" --port \"${{2##*:}}\" --dbpath \"$4\"\n",
-        mongod.display()
-    );
-    fs::create_dir_all(script.parent().unwrap_or(script))?;
-    // What was built before is built again when mongod goes: its stamp goes with it.
-    let _absent = fs::remove_file(script.with_extension("stamp"));
-    let _absent = fs::remove_file(script);
-    fs::write(script, text)?;
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755))
+/// Where the tests look for the reader of compose files.
+#[must_use]
+pub fn compose_path() -> PathBuf {
+    target().join("servers/compose")
+}
+
+/// A program that reads a compose file as docker compose does, at [`compose_path`].
+///
+/// # Errors
+/// What is missing for it.
+pub fn compose() -> Result<Found, Missing> {
+    go_build("compose", &compose_path())
 }
 
 /// The program `cargo-lambda`.
