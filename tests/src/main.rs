@@ -133,6 +133,8 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "mongodb-protocol server", what: What::Tool(provision::mongo) },
         Step { name: "cargo-lambda", what: What::Tool(provision::cargo_lambda) },
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
+        Step { name: "kubernetes-validate", what: What::Tool(provision::kubernetes_validate) },
+        Step { name: "debian root", what: What::Tool(provision::debian_root) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
         Step {
