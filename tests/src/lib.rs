@@ -1,5 +1,8 @@
 //! What the tests share: the exams of the two storage seams, and fleets of real parts.
 
 pub mod conformance;
+pub mod container;
+pub mod context;
+pub mod dockerfile;
 pub mod fixtures;
 pub mod seed;

