@@ -2,4 +2,5 @@
 
 pub mod conformance;
 pub mod fixtures;
+pub mod runtime_api;
 pub mod seed;
