@@ -11,6 +11,8 @@ use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt as _};
 use serde_json::Value;
 
+use crate::idempotency;
+
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
 
@@ -32,11 +34,22 @@ pub(crate) struct Reply {
     pub(crate) data: Value,
     pub(crate) next: Option<String>,
     pub(crate) warnings: Vec<String>,
+    /// It is the answer that the same request got before: this one changed nothing.
+    pub(crate) replayed: bool,
 }
 
 impl Reply {
     pub(crate) fn new(data: Value, warnings: Vec<String>) -> Self {
-        Self { data, next: None, warnings }
+        Self { data, next: None, warnings, replayed: false }
+    }
+
+    /// The answer's body.
+    pub(crate) fn envelope(&self) -> Envelope {
+        Envelope {
+            next: self.next.clone(),
+            warnings: self.warnings.clone(),
+            ..Envelope::success(self.data.clone())
+        }
     }
 }
 
@@ -68,6 +81,7 @@ where
     }
     let head = request.method() == Method::HEAD;
     let writes = request.method() == Method::POST;
+    let named = request.headers().contains_key(idempotency::HEADER);
     if writes && let Some(refused) = other_site(request.headers()) {
         return refused;
     }
@@ -75,14 +89,20 @@ where
         Ok(answered) => answered,
         Err(elapsed) => {
             tracing::error!(%elapsed, "the stores did not answer in time");
-            Err(out_of_time(writes))
+            Err(out_of_time(writes, named))
         }
     };
     let mut response = match answered {
-        Ok(reply) => render(
-            StatusCode::OK,
-            &Envelope { next: reply.next, warnings: reply.warnings, ..Envelope::success(reply.data) },
-        ),
+        Ok(reply) => {
+            let replayed = reply.replayed;
+            let envelope =
+                Envelope { next: reply.next, warnings: reply.warnings, ..Envelope::success(reply.data) };
+            let mut response = render(StatusCode::OK, &envelope);
+            if replayed {
+                response.headers_mut().insert(idempotency::REPLAYED, HeaderValue::from_static("true"));
+            }
+            response
+        }
         Err(refusal) => refuse(refusal.kind, refusal.message),
     };
     if head {
@@ -91,13 +111,25 @@ where
     response
 }
 
-fn out_of_time(writes: bool) -> Refusal {
+fn out_of_time(writes: bool, named: bool) -> Refusal {
     let message = if writes {
-        "the stores took too long to answer: the change may or may not have been made; look, and send it again if it is missing"
+        format!(
+            "the stores took too long to answer: the change may or may not have been made; {}",
+            again(named)
+        )
     } else {
-        "the stores took too long to answer: try again in a moment"
+        "the stores took too long to answer: try again in a moment".to_owned()
     };
     Refusal::new(Kind::Unavailable, message)
+}
+
+/// What to do about a change that may or may not have been made.
+pub(crate) fn again(named: bool) -> &'static str {
+    if named {
+        "send it again with the same Idempotency-Key, then it is made once and no more"
+    } else {
+        "look, and send it again if it is missing (a request with an Idempotency-Key can be sent again without looking)"
+    }
 }
 
 /// 405 with `Allow` for a method that the route does not take.
@@ -268,6 +300,11 @@ impl Call {
             }
         }
         Ok(Some(media_type).filter(|media_type| !media_type.is_empty()))
+    }
+
+    /// The headers.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// The path as it was sent, still percent-encoded.

@@ -2,6 +2,7 @@
 
 pub mod endpoints;
 pub mod http;
+mod idempotency;
 pub mod ports;
 mod store;
 

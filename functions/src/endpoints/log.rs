@@ -52,7 +52,7 @@ async fn log(run_log: &dyn RunLog, call: &Call) -> Result<Reply, Refusal> {
         }
     }
     let next = page.full.then(|| (first + page.records.len() as u64).to_string());
-    Ok(Reply { data: Value::Array(page.records), next, warnings: page.warnings.finish() })
+    Ok(Reply { next, ..Reply::new(Value::Array(page.records), page.warnings.finish()) })
 }
 
 fn query(fields: &Fields, warnings: &mut Warnings) -> Result<(RecordQuery, u32), Refusal> {
