@@ -78,7 +78,7 @@ impl Once {
         };
         // If the function dies here, or another request with the key comes first, the lease ends without a key.
         named.lease = Some(lease);
-        let kept = Kept::new(named.fingerprint.clone(), reply.envelope());
+        let kept = Kept::new(named.fingerprint.clone(), reply.clone().into_envelope());
         txn.when.push(Compare::absent(named.key.as_str()));
         txn.then.push(Op::put_leased(named.key.as_str(), kept.encode(), lease));
         Ok(())

@@ -40,6 +40,7 @@ struct Shared {
     waiting: Mutex<mpsc::Receiver<(String, String)>>,
     answers: Mutex<HashMap<String, oneshot::Sender<Answer>>>,
     asked: AtomicUsize,
+    left: AtomicUsize,
     numbered: AtomicUsize,
 }
 
@@ -101,6 +102,7 @@ impl RuntimeApi {
             waiting: Mutex::new(waiting),
             answers: Mutex::default(),
             asked: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
             numbered: AtomicUsize::new(0),
         });
         let router = Router::new().fallback(serve).with_state(Arc::clone(&shared));
@@ -120,6 +122,12 @@ impl RuntimeApi {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
+    /// Events that no function has taken yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.shared.left.load(Ordering::SeqCst)
+    }
+
     /// Queues an event; the answer comes through what is returned.
     ///
     /// # Panics
@@ -129,6 +137,7 @@ impl RuntimeApi {
         let request_id = format!("00000000-0000-4000-8000-{number:012}");
         let (sender, receiver) = oneshot::channel();
         self.shared.answers.lock().await.insert(request_id.clone(), sender);
+        self.shared.left.fetch_add(1, Ordering::SeqCst);
         self.events.try_send((request_id, event.into())).unwrap();
         receiver
     }
@@ -175,6 +184,7 @@ async fn next(shared: &Shared) -> Response<Body> {
     let Some((request_id, event)) = shared.waiting.lock().await.recv().await else {
         return status(StatusCode::GONE);
     };
+    shared.left.fetch_sub(1, Ordering::SeqCst);
     let deadline = crate::fixtures::now_ms() + i64::try_from(INVOCATION_MAX.as_millis()).unwrap();
     Response::builder()
         .header("content-type", "application/json")

@@ -323,6 +323,8 @@ async fn events_of_api_gateway_are_decoded() {
     assert_eq!((status, &reply["data"]["name"]), (200, &json!("job 1")), "{reply}");
     let (status, reply) = stage.send(event("log_query.json")).await;
     assert_eq!((status, &reply["data"][0]["output"]), (200, &json!("out")), "{reply}");
+    let (status, reply) = stage.send(event("list_named_stage.json")).await;
+    assert_eq!((status, &reply["data"][0]["name"]), (200, &json!("job 1")), "a stage is no part of the path");
     let (status, reply) = stage.send(event("list_wrong_method.json")).await;
     assert_eq!((status, &reply["errno"]), (405, &json!(-1)), "{reply}");
 }
@@ -617,6 +619,92 @@ async fn a_store_that_is_down_is_503_and_the_next_call_works() {
             assert!(!down || reply["data"].is_null(), "{function}");
         }
     }
+}
+
+/// Answers so many calls as an empty store would, and no more.
+struct HangingKv {
+    answers: AtomicI64,
+}
+
+impl HangingKv {
+    async fn pass<T>(&self, answer: T) -> Result<T, kv::Error> {
+        if self.answers.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            std::future::pending::<()>().await;
+        }
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl Kv for HangingKv {
+    async fn range(&self, _range: Range) -> Result<RangeReply, kv::Error> {
+        self.pass(RangeReply::default()).await
+    }
+
+    async fn txn(&self, _txn: Txn) -> Result<TxnReply, kv::Error> {
+        self.pass(TxnReply { succeeded: true, ..TxnReply::default() }).await
+    }
+
+    async fn watch(&self, _span: Span, _start: Revision) -> Result<WatchStream, kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn grant(&self, _ttl: Duration) -> Result<LeaseId, kv::Error> {
+        self.pass(LeaseId(1)).await
+    }
+
+    async fn keep_alive(&self, _lease: LeaseId) -> Result<Duration, kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn lease_keys(&self, _lease: LeaseId) -> Result<Vec<Key>, kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn revoke(&self, _lease: LeaseId) -> Result<(), kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn compact(&self, _revision: Revision) -> Result<(), kv::Error> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_store_hangs_there_is_an_answer() {
+    assert!(functions::http::HANDLER_MAX < Duration::from_secs(10), "what README promises");
+    let stage = Stage::new();
+    // How many calls each makes; all hang at once, so that the limit is waited for once.
+    let rows = [
+        ("GET", "/job/list", json!(null), false, 1),
+        ("GET", "/worker/list", json!(null), false, 1),
+        ("POST", "/job/save", job("a"), false, 2),
+        ("POST", "/job/save", job("a"), true, 3),
+        ("POST", "/job/delete", json!({"name": "a"}), false, 1),
+        ("POST", "/job/delete", json!({"name": "a"}), true, 3),
+        ("POST", "/job/kill", json!({"name": "a"}), false, 3),
+        ("POST", "/job/kill", json!({"name": "a"}), true, 4),
+    ];
+    let mut serving = tokio::task::JoinSet::new();
+    for (method, path, sent, named, calls) in rows {
+        for answered in 0..=calls {
+            let kv = Arc::new(HangingKv { answers: AtomicI64::new(answered) });
+            let ports = Ports { kv, ..stage.ports() };
+            let mut request = request(method, path, Some("application/json"), &sent.to_string());
+            if named {
+                request.headers_mut().insert("idempotency-key", HeaderValue::from_static("k"));
+            }
+            serving.spawn(async move {
+                let response = functions::handle(&ports, request).await;
+                let msg = body(&response)["msg"].as_str().unwrap().to_owned();
+                let wanted = if answered == calls { 200 } else { 503 };
+                assert_eq!(response.status().as_u16(), wanted, "{path}, {answered} of {calls} calls: {msg}");
+                let safe = msg.contains("send it again with the same Idempotency-Key");
+                assert_eq!(safe, named && wanted == 503, "{path}: {msg}");
+            });
+        }
+    }
+    serving.join_all().await;
 }
 
 #[tokio::test]
