@@ -370,6 +370,29 @@ async fn a_list_that_does_not_fit_says_where_it_goes_on() {
 }
 
 #[tokio::test]
+async fn workers_that_do_not_fit_are_on_the_next_page() {
+    let stage = Stage::new();
+    // Ids alone, as other hands may put them: of 1000 bytes, of which Lambda makes 4000.
+    let ids: Vec<String> = (0..2500).map(|n| format!("w{n:04}{}", "\"".repeat(1000))).collect();
+    for id in &ids {
+        stage.put(keys::worker(id), "").await;
+    }
+    let (mut listed, mut pages, mut path) = (Vec::new(), 0, "/worker/list".to_owned());
+    loop {
+        let (status, reply) = stage.get(&path).await;
+        assert_eq!(status, 200, "{reply}");
+        pages += 1;
+        listed.extend(reply["data"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
+        match reply["next"].as_str() {
+            Some(next) => path = format!("/worker/list?after={}", next.replace('"', "%22")),
+            None => break,
+        }
+    }
+    assert!(listed == ids, "{} of {}", listed.len(), ids.len());
+    assert_eq!(pages, 3);
+}
+
+#[tokio::test]
 async fn a_log_that_does_not_fit_says_where_it_goes_on() {
     let stage = Stage::new();
     let records: Vec<Record> = (0..600)
