@@ -321,6 +321,22 @@ pub fn settings_or_exit(program: &str) -> Result<Box<Settings>, ExitCode> {
     Err(ExitCode::SUCCESS)
 }
 
+/// What AWS Lambda says about a function's log.
+pub struct LambdaLog {
+    /// Lines are to be JSON: this is a Lambda function, or somebody wants the lines of one (`AWS_LAMBDA_LOG_FORMAT`).
+    pub json: bool,
+    /// `AWS_LAMBDA_LOG_LEVEL`.
+    pub level: Option<String>,
+}
+
+/// Reads Lambda's own variables.
+#[must_use]
+pub fn lambda_log() -> LambdaLog {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let asked = set("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
+    LambdaLog { json: asked || set("AWS_LAMBDA_FUNCTION_NAME").is_some(), level: set("AWS_LAMBDA_LOG_LEVEL") }
+}
+
 /// The environment variables of this process that a job must not inherit: our settings, among them passwords.
 pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CRON_"))

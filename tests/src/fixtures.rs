@@ -76,7 +76,8 @@ impl Drop for TestDir {
 }
 
 /// This test program's guard; it lives as long as the program.
-fn guard() -> Option<Guard> {
+#[must_use]
+pub fn guard() -> Option<Guard> {
     static GUARD: OnceLock<Option<Guard>> = OnceLock::new();
     GUARD.get_or_init(|| Guard::start(&programs().ok()?.join("tests")).ok()).clone()
 }

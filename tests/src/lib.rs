@@ -5,4 +5,5 @@ pub mod container;
 pub mod context;
 pub mod dockerfile;
 pub mod fixtures;
+pub mod runtime_api;
 pub mod seed;
