@@ -132,6 +132,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "etcd", what: What::Tool(provision::etcd) },
         Step { name: "mongodb-protocol server", what: What::Tool(provision::mongo) },
         Step { name: "cargo-lambda", what: What::Tool(provision::cargo_lambda) },
+        Step { name: "moto (AWS)", what: What::Tool(provision::moto) },
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },

