@@ -1,7 +1,7 @@
 //! Secrets kept by AWS: Secrets Manager and Parameter Store.
 //!
 //! Region, credentials and addresses are found as every AWS program finds them (aws-config). The two calls are signed here instead of
-//! pulling in `aws-sdk-ssm` for one of its three hundred operations, which alone builds longer than all other crates of a function.
+//! pulling in `aws-sdk-ssm` for one of its operations, which alone builds for most of a minute.
 
 use std::time::{Duration, UNIX_EPOCH};
 
