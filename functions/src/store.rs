@@ -19,6 +19,9 @@ const PAUSE_MS: u64 = 50;
 /// Longest such pause.
 const PAUSE_MS_MAX: u64 = 800;
 
+/// Names of secrets and roles are nobody's business but the log's.
+const UNCONFIGURED: &str = "this function's configuration refers to secrets that cannot be read, nothing was changed: the function's log says why; tell whoever runs it";
+
 /// What a write answered.
 pub(crate) struct Written {
     /// The answer to the last try.
@@ -107,6 +110,7 @@ fn kv_refusal(error: &kv::Error) -> Refusal {
             Kind::Unavailable,
             "the store of jobs (etcd) refuses this function's credentials: see CRON_ETCD_USERNAME, _PASSWORD, _CERT and _KEY",
         ),
+        kv::Error::Unconfigured(_) => (Kind::Unavailable, UNCONFIGURED),
         kv::Error::Compacted(_) | kv::Error::LeaseGone => {
             (Kind::Unavailable, "the store of jobs (etcd) moved on meanwhile, nothing was changed: try again")
         }
@@ -130,6 +134,7 @@ fn run_log_refusal(error: &run_log::Error) -> Refusal {
             Kind::Unavailable,
             "the store of records (MongoDB) refuses this function's credentials: see CRON_MONGODB_URI",
         ),
+        run_log::Error::Unconfigured(_) => (Kind::Unavailable, UNCONFIGURED),
         run_log::Error::Internal(_) => {
             (Kind::Unavailable, "the store of records (MongoDB) is full or broken: tell whoever runs it")
         }

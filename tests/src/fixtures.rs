@@ -99,7 +99,8 @@ pub fn skip(test: &str, missing: &str) {
 }
 
 /// Where the servers of a test live.
-fn site(dir: &TestDir) -> Site {
+#[must_use]
+pub fn site(dir: &TestDir) -> Site {
     Site { dir: dir.path().to_path_buf(), guard: guard() }
 }
 
@@ -166,7 +167,8 @@ pub struct Fleet {
     pub etcd: Server,
     /// Where the test may write.
     pub dir: TestDir,
-    pub(crate) site: Site,
+    /// Who keeps and guards its servers.
+    pub site: Site,
     _alone: MutexGuard<'static, ()>,
 }
 

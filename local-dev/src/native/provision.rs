@@ -28,6 +28,7 @@ const KUBERNETES_VALIDATE_PACKAGE: &str = "kubernetes-validate==1.37.0";
 pub const DEBIAN: &str = "bookworm";
 /// The mirror where the machine's own package sources name none.
 const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
+const MOTO_PACKAGE: &str = "moto[server]==5.2.5";
 
 /// A program that can be started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -332,6 +333,18 @@ fn mirror_in(text: &str) -> Option<String> {
     words
         .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
         .map(str::to_owned)
+}
+
+/// The stand-in of AWS's Secrets Manager and Parameter Store.
+///
+/// # Errors
+/// What is missing for it.
+pub fn moto() -> Result<Found, Missing> {
+    let program = python_package(MOTO_PACKAGE, "moto_server").map_err(|why| Missing {
+        what: format!("moto, a stand-in of AWS, is not there: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python package {MOTO_PACKAGE}") })
 }
 
 /// The Go tool chain.
