@@ -133,6 +133,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "mongodb-protocol server", what: What::Tool(provision::mongo) },
         Step { name: "cargo-lambda", what: What::Tool(provision::cargo_lambda) },
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
+        Step { name: "browser", what: What::Tool(browser) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
         Step {
@@ -152,6 +153,11 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         // One after the other: they count the seconds in which jobs fire.
         Step { name: "end-to-end", what: What::Cargo(vec![test("", &tests.e2e, " --test-threads=1")]) },
     ])
+}
+
+/// What the test of the console needs, as one tool.
+fn browser() -> Result<Found, Missing> {
+    provision::console_tools().map(|tools| Found { program: tools.browser, origin: tools.origin })
 }
 
 /// The files `*/tests/*.rs`, told apart by their names.
