@@ -220,7 +220,9 @@ await check("an existing name is not replaced unasked", async () => {
   await page.locator("#name-fault", { hasText: "already" }).waitFor();
   equal((await api("job/list?prefix=the other")).data[0].cronExpr, "0 0 1 1 *");
   await button("Replace").click();
-  await toast("in place of what was there");
+  await toast("Saved the other one, in place of what was there");
+  await noDialog();
+  await heading("the other one");
   equal((await api("job/list?prefix=the other")).data[0].cronExpr, "@daily");
 });
 

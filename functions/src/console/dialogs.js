@@ -186,7 +186,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
       const { data: previous, warnings = [] } = await ask("job/save", job);
       const unseen = editing && previous && !same(previous, base) && !changed;
       drafts.set(draftKey, null);
-      say(t(previous ? "savedReplaced" : "saved", { name: job.name }), [...warnings, ...(unseen ? [t("savedOverOthers")] : [])]);
+      say(t(previous && !editing ? "savedReplaced" : "saved", { name: job.name }), [...warnings, ...(unseen ? [t("savedOverOthers")] : [])]);
       close(editing ? undefined : link(["jobs", job.name]));
       refresh();
     } catch (error) {

@@ -62,7 +62,7 @@ function Worker({ worker, open }) {
 function Labels({ labels }) {
   const pairs = Object.entries(labels ?? {});
   if (pairs.length === 0) return html`<span class="dim">–</span>`;
-  return pairs.map(([name, value]) => html`<span class="label" key=${name}><bdi>${name}=${value}</bdi></span> `);
+  return html`<span>${pairs.map(([name, value]) => html`<span class="label" key=${name}><bdi>${name}=${value}</bdi></span> `)}</span>`;
 }
 
 function Detail({ worker }) {
