@@ -147,6 +147,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "compose library", what: What::Tool(provision::compose) },
         Step { name: "kubernetes-validate", what: What::Tool(provision::kubernetes_validate) },
         Step { name: "debian root", what: What::Tool(provision::debian_root) },
+        Step { name: "browser", what: What::Tool(browser) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
         Step {
@@ -167,6 +168,11 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "end-to-end", what: What::Cargo(vec![test("", &tests.e2e, " --test-threads=1")]) },
         Step { name: "lambda zips", what: What::Zips },
     ])
+}
+
+/// What the test of the console needs, as one tool.
+fn browser() -> Result<Found, Missing> {
+    provision::console_tools().map(|tools| Found { program: tools.browser, origin: tools.origin })
 }
 
 /// The files `*/tests/*.rs`, told apart by their names.

@@ -1,7 +1,11 @@
-//! `GET /`: the web console, a page and its two files, embedded. It opens no store: the page asks the other routes.
+//! `GET /`: the web console, a page and its files, embedded. It opens no store: the page asks the other routes.
+
+use std::sync::LazyLock;
 
 use common::api::errno::Kind;
-use lambda_http::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
+use lambda_http::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+};
 use lambda_http::http::{Method, StatusCode};
 use lambda_http::{Body, Request};
 
@@ -10,9 +14,57 @@ use crate::http::{Call, READ, Response, refuse, with_headers, wrong_method};
 /// The methods that it takes.
 pub const METHODS: &[&str] = READ;
 
-/// Nothing but our own files: a job's name, command or output can then bring no script along, whatever is in it.
+/// Nothing but our own files: a job's name, command or output can then bring no script along, whatever is in it. Trusted types besides: our
+/// own scripts cannot make markup out of text even by mistake.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+
+/// A file of the console: its name below `/console/` (empty: the page itself), its content type, its text.
+struct File {
+    name: &'static str,
+    content_type: &'static str,
+    text: &'static str,
+    etag: LazyLock<HeaderValue>,
+}
+
+macro_rules! file {
+    ($name:literal, $content_type:expr, $path:literal) => {
+        File {
+            name: $name,
+            content_type: $content_type,
+            text: include_str!(concat!("../console/", $path)),
+            etag: LazyLock::new(|| etag(include_str!(concat!("../console/", $path)))),
+        }
+    };
+}
+
+static FILES: [File; 14] = [
+    file!("", HTML, "index.html"),
+    file!("app.js", SCRIPT, "app.js"),
+    file!("core.js", SCRIPT, "core.js"),
+    file!("dialogs.js", SCRIPT, "dialogs.js"),
+    file!("faults.js", SCRIPT, "faults.js"),
+    file!("htm.js", SCRIPT, "vendor/htm.js"),
+    file!("job.js", SCRIPT, "job.js"),
+    file!("jobs.js", SCRIPT, "jobs.js"),
+    file!("parts.js", SCRIPT, "parts.js"),
+    file!("preact-hooks.js", SCRIPT, "vendor/preact-hooks.js"),
+    file!("preact.js", SCRIPT, "vendor/preact.js"),
+    file!("style.css", STYLE, "style.css"),
+    file!("texts.js", SCRIPT, "texts.js"),
+    file!("workers.js", SCRIPT, "workers.js"),
+];
+
+/// The text's hash (XXH3): another text, another tag. It guards nothing, so it need not be hard to forge.
+fn etag(text: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{:016x}\"", xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
+        .expect("hex digits in quotes are a header value")
+}
 
 /// Serves `GET /` and `GET /console/{file}`.
 #[must_use]
@@ -21,30 +73,96 @@ pub fn handle(request: Request) -> Response {
         return refused;
     }
     let head = request.method() == Method::HEAD;
+    let known: Vec<HeaderValue> = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
     let call = Call::new(request);
-    let mut response = file(call.path());
+    // What stands before it is the stage of an API Gateway, when there is one.
+    let name = call.path().rsplit_once("/console/").map_or("", |(_, name)| name);
+    let mut response = match FILES.iter().find(|file| file.name == name) {
+        Some(file) => file.response(&known),
+        None => refuse(Kind::NotFound, format!("the console has no file {name:?}: it begins at /")),
+    };
     if head {
         *response.body_mut() = Body::Empty;
     }
     response
 }
 
-fn file(path: &str) -> Response {
-    // What stands before it is the stage of an API Gateway, when there is one.
-    let (content_type, text) = match path.rsplit_once("/console/").map(|(_, file)| file) {
-        None => ("text/html; charset=utf-8", include_str!("../console/index.html")),
-        Some("app.js") => ("text/javascript; charset=utf-8", include_str!("../console/app.js")),
-        Some("style.css") => ("text/css; charset=utf-8", include_str!("../console/style.css")),
-        Some(other) => {
-            return refuse(Kind::NotFound, format!("the console has no file {other:?}: it begins at /"));
+impl File {
+    /// The file, or 304 when the browser has it as it is.
+    fn response(&self, known: &[HeaderValue]) -> Response {
+        let headers = [
+            (CONTENT_TYPE, self.content_type),
+            (CONTENT_SECURITY_POLICY, POLICY),
+            // Asked for again each time, so that files of two versions never meet; what has not changed costs 304 and no body.
+            (CACHE_CONTROL, "no-cache"),
+            (HeaderName::from_static("x-content-type-options"), "nosniff"),
+            (HeaderName::from_static("referrer-policy"), "no-referrer"),
+            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+            (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        ];
+        let fresh = known.iter().any(|header| names(header, &self.etag));
+        let (status, text) = if fresh { (StatusCode::NOT_MODIFIED, "") } else { (StatusCode::OK, self.text) };
+        let mut response = with_headers(status, &headers, text);
+        response.headers_mut().insert(ETAG, self.etag.clone());
+        if fresh {
+            *response.body_mut() = Body::Empty;
         }
-    };
-    let headers = [
-        (CONTENT_TYPE, content_type),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (CACHE_CONTROL, "no-cache"),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
-        (HeaderName::from_static("referrer-policy"), "no-referrer"),
-    ];
-    with_headers(StatusCode::OK, &headers, text)
+        response
+    }
+}
+
+/// Whether an `If-None-Match` names the tag. What compressed the answer on its way has made the tag a weak one (`W/`): it is as good here.
+fn names(header: &HeaderValue, etag: &HeaderValue) -> bool {
+    let tags = header.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    tags.map(|tag| tag.strip_prefix(b"W/").unwrap_or(tag)).any(|tag| tag == b"*" || tag == etag.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    fn get(path: &str, if_none_match: Option<&str>) -> Response {
+        let mut builder = lambda_http::http::Request::builder().uri(path);
+        if let Some(tags) = if_none_match {
+            builder = builder.header(IF_NONE_MATCH, tags);
+        }
+        let request = builder.body(Body::Empty).unwrap();
+        handle(lambda_http::RequestExt::with_raw_http_path(request, path))
+    }
+
+    #[test]
+    fn a_browser_that_has_a_file_gets_304_and_no_body() {
+        for path in ["/", "/console/app.js", "/prod/", "/prod/console/style.css"] {
+            let first = get(path, None);
+            assert_eq!(first.status(), 200, "{path}");
+            let tag = first.headers()[ETAG].to_str().unwrap().to_owned();
+            for known in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+                let again = get(path, Some(&known));
+                assert_eq!(again.status(), 304, "{path} {known}");
+                assert!(matches!(again.body(), Body::Empty) && again.headers()[ETAG] == tag.as_str());
+            }
+            assert_eq!(get(path, Some("\"other\"")).status(), 200, "{path}");
+        }
+        assert_ne!(get("/", None).headers()[ETAG], get("/console/app.js", None).headers()[ETAG]);
+    }
+
+    #[test]
+    fn every_file_in_the_sources_is_served_and_preloaded() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/console");
+        let served: BTreeSet<&str> = FILES.iter().map(|file| file.name).collect();
+        let page = FILES.iter().find(|file| file.name.is_empty()).unwrap().text;
+        let entries = [sources.clone(), sources.join("vendor")].map(|dir| std::fs::read_dir(dir).unwrap());
+        for entry in entries.into_iter().flatten() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if !name.ends_with(".js") && !name.ends_with(".css") {
+                continue;
+            }
+            assert!(served.contains(name.as_str()), "{name} is not in FILES");
+            // A file that the page does not name is found only after another was read: a round trip later.
+            assert!(page.contains(&format!("=\"console/{name}\"")), "{name} is not in index.html");
+        }
+    }
 }

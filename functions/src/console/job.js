@@ -1,0 +1,164 @@
+// One job: what it is, and the history of its runs with their output.
+import { html, ask, currentJob, go, link, number, rich, t, usePoll, utc } from "./core.js";
+import { Actions } from "./dialogs.js";
+import { Empty, Facts, FullTime, Name, Output, STATUSES, Status, Time, Title, Warnings, late, ran, statusOf, took } from "./parts.js";
+
+const PAGE = 20;
+
+const idOf = (record) => record._id ?? `${record.planTime}/${record.startTime}`;
+
+export function Job({ name, query }) {
+  const skip = Math.max(0, Math.trunc(Number(query.get("skip"))) || 0);
+  const status = STATUSES.includes(query.get("status")) ? query.get("status") : "";
+  const run = query.get("run") ?? "";
+  const job = usePoll(`job ${name}`, async (signal) => ({ job: await currentJob(name, signal) }));
+  const asked = new URLSearchParams({ name, limit: PAGE, ...(skip && { skip }), ...(status && { status }) });
+  const log = usePoll(`log ${asked}`, (signal) => ask(`job/log?${asked}`, undefined, signal));
+  const found = job.data?.job;
+  const at = (changes) => link(["jobs", name], { skip, status, run, ...changes });
+  const choose = (event) => go(at({ status: event.target.value, skip: 0, run: "" }), true);
+  return html`
+    <p class="crumbs"><a href="#/jobs">← ${t("jobs")}</a></p>
+    <div class="bar">
+      <${Title} id=${name}><${Name} name=${name} /><//>
+      ${found ? html`<div class="actions"><${Actions} job=${found} whole=${true} /></div>` : null}
+    </div>
+    ${job.data && !found
+      ? html`<div class="note doubt" role="status">${t("jobGone")} <a href="#/new">${t("newJob")}</a></div>`
+      : null}
+    ${found
+      ? html`<section class="definition" aria-label=${t("definition")}>
+          <${Facts} facts=${[[t("scheduleUtc"), html`<code class="schedule">${found.cronExpr}</code>`], ...extra(found)]} />
+          <pre class="wrap command-text" tabindex="0" role="region" aria-label=${t("command")}>${found.command}</pre>
+        </section>`
+      : null}
+    <section aria-labelledby="runs-title">
+      <div class="bar">
+        <h2 id="runs-title">${t("runs")}</h2>
+        <label class="filter"><span>${t("status")}</span>
+          <select value=${status} onChange=${choose}>
+            <option value="">${t("allStatuses")}</option>
+            ${STATUSES.map((one) => html`<option value=${one} selected=${one === status}>${t(`status.${one}`)}</option>`)}
+          </select></label>
+      </div>
+      <${Warnings} warnings=${log.data?.warnings} />
+      ${log.error && !log.error.trouble ? html`<p class="note bad" role="alert">${log.error.message}</p>` : null}
+      ${log.data === undefined
+        ? html`<p class="dim" role="status">${log.error ? "" : t("loading")}</p>`
+        : log.data.data.length > 0
+          ? html`<${Runs} records=${log.data.data} run=${run} at=${at} />`
+          : html`<${NoRuns} status=${status} skip=${skip} name=${name} />`}
+      ${log.data && (skip > 0 || log.data.next !== undefined)
+        ? html`<nav class="pages" aria-label=${t("pages")}>
+            ${log.data.data.length
+              ? html`<span class="dim">${t("runsShown", { from: number(skip + 1), to: number(skip + log.data.data.length) })}</span>`
+              : null}
+            ${skip > 0 ? html`<a class="button" href=${at({ skip: 0, run: "" })}>${t("newest")}</a>` : null}
+            ${skip > 0 ? html`<a class="button" href=${at({ skip: Math.max(0, skip - PAGE), run: "" })}>${t("newer")}</a>` : null}
+            ${log.data.next !== undefined ? html`<a class="button" href=${at({ skip: log.data.next, run: "" })}>${t("older")}</a>` : null}
+          </nav>`
+        : null}
+    </section>
+  `;
+}
+
+// What the stored job has beyond the three fields: nobody runs it, and the reader should know why.
+function extra(job) {
+  const others = Object.entries(job).filter(([field]) => !["name", "command", "cronExpr"].includes(field));
+  return others.length ? [[t("unknownOptions"), html`<code>${JSON.stringify(Object.fromEntries(others))}</code> ${t("unknownOptionsHelp")}`]] : [];
+}
+
+function NoRuns({ status, skip, name }) {
+  if (skip > 0) return html`<${Empty} title=${t("noMoreRuns")} />`;
+  if (status) {
+    return html`<${Empty} title=${t("noRunsOfStatus")}><p><a href=${link(["jobs", name])}>${t("allRuns")}</a></p><//>`;
+  }
+  return html`<${Empty} title=${t("noRuns")}><p>${t("noRunsHelp")}</p><//>`;
+}
+
+function Runs({ records, run, at }) {
+  return html`<table class="cards runs" role="table">
+    <caption class="aside">${t("runs")}</caption>
+    <thead role="rowgroup">
+      <tr role="row">
+        <th role="columnheader" scope="col">${t("status")}</th>
+        <th role="columnheader" scope="col">${t("startedUtc")}</th>
+        <th role="columnheader" scope="col" class="number">${t("took")}</th>
+        <th role="columnheader" scope="col" class="number">${t("lateBy")}</th>
+        <th role="columnheader" scope="col">${t("worker")}</th>
+        <th role="columnheader" scope="col">${t("outcome")}</th>
+        <th role="columnheader" scope="col"><span class="aside">${t("actions")}</span></th>
+      </tr>
+    </thead>
+    <tbody role="rowgroup">
+      ${records.map((record) => {
+        const id = idOf(record);
+        return html`<${Run} key=${id} record=${record} open=${id === run} toggle=${at({ run: id === run ? "" : id })} />`;
+      })}
+    </tbody>
+  </table>`;
+}
+
+function Run({ record, open, toggle }) {
+  const when = record.startTime || record.planTime;
+  const label = t(open ? "hideRun" : "showRun", { time: utc(when) });
+  return html`
+    <tr role="row" class=${open ? "open" : ""}>
+      <td role="cell" data-label=${t("status")}><${Status} record=${record} /></td>
+      <td role="cell" data-label=${t("startedUtc")} class="when"><${Time} ms=${when} /></td>
+      <td role="cell" data-label=${t("took")} class="number">${took(record) || html`<span class="dim">–</span>`}</td>
+      <td role="cell" data-label=${t("lateBy")} class="number">${late(record) || html`<span class="dim">–</span>`}</td>
+      <td role="cell" data-label=${t("worker")} class="worker">${record.worker ? html`<a href=${link(["workers"], { worker: record.worker })}><bdi>${record.worker}</bdi></a>` : html`<span class="dim">–</span>`}</td>
+      <td role="cell" data-label=${t("outcome")} class="outcome"><span class="clip">${summary(record)}</span></td>
+      <td role="cell" class="actions">
+        <button type="button" class="small" aria-expanded=${String(open)} aria-label=${label} onClick=${() => go(toggle, true)}>${t(open ? "hide" : "show")}</button>
+      </td>
+    </tr>
+    ${open ? html`<tr role="row" class="detail"><td role="cell" colspan="7"><${Detail} record=${record} /></td></tr>` : null}
+  `;
+}
+
+// One line: what went wrong, or how the output begins.
+function summary(record) {
+  if (record.skipped) return skippedText(record.skipped);
+  const line = String(record.output ?? "").trimStart().slice(0, 200).split("\n", 1)[0];
+  if (!record.err) return line || html`<span class="dim">${t("noOutput")}</span>`;
+  return html`<span class="fault">${record.err}</span>${line ? html` <span class="dim">${line}</span>` : null}`;
+}
+
+function skippedText({ count, more, reason }) {
+  const known = ["overlap", "misfire", "deleted", "superseded"].includes(reason);
+  return t(more ? "skippedMore" : "skippedCount", { count, number: number(count ?? 0), reason: known ? t(`reason.${reason}`) : String(reason) });
+}
+
+function Detail({ record }) {
+  const { skipped } = record;
+  const facts = [
+    [t("planned"), html`<${FullTime} ms=${record.planTime} />`],
+    [t("claimed"), isNaN(record.scheduleTime) || !record.scheduleTime ? "" : html`<${FullTime} ms=${record.scheduleTime} />`],
+    [t("started"), ran(record) ? html`<${FullTime} ms=${record.startTime} />` : ""],
+    [t("ended"), ran(record) ? html`<${FullTime} ms=${record.endTime} />` : ""],
+    [t("took"), took(record)],
+    [t("lateBy"), late(record)],
+    [t("error"), record.err],
+    [t("skippedFires"), skipped && skippedText(skipped)],
+    [t("skippedFrom"), skipped && html`<${FullTime} ms=${skipped.from} />`],
+    [t("skippedTo"), skipped && html`<${FullTime} ms=${skipped.to} />`],
+    [t("exitCode"), record.exitCode],
+    [t("signal"), record.signal],
+    [t("worker"), record.worker && html`<bdi>${record.worker}</bdi>`],
+    [t("attempt"), record.attempt],
+    [t("trigger"), record.trigger],
+    [t("runId"), record.claim && html`<code>${record.claim}</code>`],
+    [t("recordId"), record._id && html`<code>${record._id}</code>`],
+  ];
+  return html`<div class="run-detail">
+    ${statusOf(record) === "lost" ? html`<p class="note doubt">${t("lostHelp")}</p>` : null}
+    ${statusOf(record) === "skipped" && skipped?.reason === "overlap" ? html`<p class="note">${t("overlapHelp")}</p>` : null}
+    <${Facts} facts=${facts} />
+    ${record.output ? html`<${Output} text=${String(record.output)} label=${t("output")} />` : ran(record) ? html`<p class="dim">${t("noOutputHelp")}</p>` : null}
+    ${record.outputTruncated ? html`<p class="note doubt">${t("truncated")}</p>` : null}
+    ${record.command ? html`<details><summary>${t("commandRan")}</summary><pre class="wrap command-text" tabindex="0" role="region" aria-label=${t("commandRan")}>${record.command}</pre></details>` : null}
+  </div>`;
+}
+

@@ -1,0 +1,131 @@
+// The list of jobs: search by the beginning of the name, pages, the newest record of each job on the page.
+import { html, ask, go, link, number, rich, route, t, usePoll } from "./core.js";
+import { Actions } from "./dialogs.js";
+import { Empty, Name, Status, Time, Title, Warnings } from "./parts.js";
+import { useEffect, useRef, useState } from "./preact-hooks.js";
+
+const PAGE = 25;
+/** The newest records of a page's jobs are a request for each: they are asked for seldom, and few at a time. */
+const NEWEST_EVERY_MS = 10_000;
+const NEWEST_AT_A_TIME = 4;
+/** Typing asks once it pauses. */
+const TYPED_MS = 250;
+
+async function newest(names, signal) {
+  const found = new Map();
+  const left = [...names];
+  let length = 0;
+  const one = async () => {
+    for (let name = left.shift(); name !== undefined; name = left.shift()) {
+      const answer = await ask(`job/log?${new URLSearchParams({ name, limit: 1 })}`, undefined, signal);
+      length += answer.length;
+      found.set(name, answer.data[0] ?? null);
+    }
+  };
+  await Promise.all(Array.from({ length: NEWEST_AT_A_TIME }, one));
+  return { found, length };
+}
+
+export function Jobs({ query }) {
+  const prefix = query.get("prefix") ?? "";
+  const after = query.get("after") ?? "";
+  const asked = new URLSearchParams({ limit: PAGE, ...(prefix && { prefix }), ...(after && { after }) });
+  const { data: answer, error } = usePoll(`jobs ${asked}`, (signal) => ask(`job/list?${asked}`, undefined, signal));
+  const names = answer?.data.map((job) => job.name) ?? [];
+  const { data: records } = usePoll(names.length ? `newest ${JSON.stringify(names)}` : null, (signal) => newest(names, signal), NEWEST_EVERY_MS);
+  return html`
+    <div class="bar">
+      <${Title} id="jobs">${t("jobs")}<//>
+      <a class="button primary" href="#/new">${t("newJob")}</a>
+      <${Search} prefix=${prefix} />
+    </div>
+    <${Warnings} warnings=${answer?.warnings} />
+    ${error && !error.trouble ? html`<p class="note bad" role="alert">${error.message}</p>` : null}
+    ${answer === undefined
+      ? html`<p class="dim" role="status">${error ? "" : t("loading")}</p>`
+      : answer.data.length > 0
+        ? html`<${Table} jobs=${answer.data} records=${records?.found} />`
+        : html`<${None} prefix=${prefix} after=${after} />`}
+    ${answer && (after || answer.next !== undefined)
+      ? html`<nav class="pages" aria-label=${t("pages")}>
+          <span class="dim">${t("jobsShown", { count: answer.data.length, number: number(answer.data.length) })}</span>
+          ${after ? html`<a class="button" href=${link(["jobs"], { prefix })}>${t("firstPage")}</a>` : null}
+          ${after ? html`<button type="button" onClick=${() => history.back()}>${t("previousPage")}</button>` : null}
+          ${answer.next !== undefined ? html`<a class="button" href=${link(["jobs"], { prefix, after: answer.next })}>${t("nextPage")}</a>` : null}
+        </nav>`
+      : null}
+  `;
+}
+
+function Search({ prefix }) {
+  const [typed, setTyped] = useState(prefix);
+  const sent = useRef(prefix);
+  const timer = useRef(0);
+  // The address changed by other hands: Back, or a link.
+  useEffect(() => {
+    if (prefix !== sent.current) setTyped((sent.current = prefix));
+  }, [prefix]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const send = (text) => {
+    clearTimeout(timer.current);
+    if (text === sent.current) return;
+    sent.current = text;
+    go(link(["jobs"], { prefix: text }), route.value.query.has("prefix"));
+  };
+  const type = (event) => {
+    const text = event.target.value;
+    setTyped(text);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => send(text), TYPED_MS);
+  };
+  const submit = (event) => {
+    event.preventDefault();
+    send(typed);
+  };
+  return html`<form class="search" role="search" onSubmit=${submit}>
+    <label><span>${t("searchLabel")}</span>
+      <input type="search" value=${typed} onInput=${type} autocomplete="off" spellcheck=${false} /></label>
+  </form>`;
+}
+
+function None({ prefix, after }) {
+  if (prefix || after) {
+    return html`<${Empty} title=${prefix ? rich("noJobsWithPrefix", { prefix: html`<bdi>${prefix}</bdi>` }) : t("noMoreJobs")}>
+      <p><a href="#/jobs">${t("allJobs")}</a></p>
+    <//>`;
+  }
+  return html`<${Empty} title=${t("noJobs")}>
+    <p>${rich("noJobsHelp", { example: html`<code>*/5 * * * *</code>` })}</p>
+    <p><a class="button primary" href="#/new">${t("newJobFirst")}</a></p>
+  <//>`;
+}
+
+function Table({ jobs, records }) {
+  return html`<table class="cards jobs" role="table">
+    <caption class="aside">${t("jobs")}</caption>
+    <thead role="rowgroup">
+      <tr role="row">
+        <th role="columnheader" scope="col">${t("name")}</th>
+        <th role="columnheader" scope="col">${t("scheduleUtc")}</th>
+        <th role="columnheader" scope="col">${t("command")}</th>
+        <th role="columnheader" scope="col">${t("newestRecord")}</th>
+        <th role="columnheader" scope="col"><span class="aside">${t("actions")}</span></th>
+      </tr>
+    </thead>
+    <tbody role="rowgroup">
+      ${jobs.map((job) => html`<${Row} key=${job.name} job=${job} record=${records?.get(job.name)} />`)}
+    </tbody>
+  </table>`;
+}
+
+function Row({ job, record }) {
+  return html`<tr role="row">
+    <td role="cell" class="name"><${Name} name=${job.name} link=${link(["jobs", job.name])} /></td>
+    <td role="cell" data-label=${t("scheduleUtc")}><code class="schedule">${job.cronExpr}</code></td>
+    <td role="cell" data-label=${t("command")} class="command"><code class="clip">${job.command}</code></td>
+    <td role="cell" data-label=${t("newestRecord")} class="newest">
+      ${record ? html`<${Status} record=${record} /> <${Time} ms=${record.startTime || record.planTime} />` : html`<span class="dim">${record === null ? t("noneYet") : "…"}</span>`}
+    </td>
+    <td role="cell" class="actions"><${Actions} job=${job} /></td>
+  </tr>`;
+}

@@ -1,0 +1,158 @@
+// Small parts that several views use: names, times, states, output, notes, dialogs, toasts.
+import { html, ago, duration, isTime, local, rich, said, size, t, unsay, utc, utcExact } from "./core.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "./preact-hooks.js";
+
+/** Characters that are not seen but make two names look the same. */
+const HIDDEN = /[\p{Cf}\p{Cc}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]|^\s|\s$|\s\s/u;
+const HIDDEN_EACH = /[^\P{C}\n]|[\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0\u00a0]/gu;
+
+const escaped = (name) => name.replace(HIDDEN_EACH, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
+
+/** A name, kept apart from the text around it: it may be written from right to left. */
+export function Name({ name, link }) {
+  const text = html`<bdi class="name-text">${name}</bdi>`;
+  const mark = HIDDEN.test(name)
+    ? html` <span class="chip doubt" title=${t("hiddenCharacters", { name: escaped(name) })}>${t("hiddenCharactersShort")}</span>`
+    : null;
+  return html`${link ? html`<a href=${link}>${text}</a>` : text}${mark}`;
+}
+
+/** A time: in UTC, how long ago, and the reader's own time in the hint. */
+export function Time({ ms }) {
+  if (!isTime(ms)) return html`<span class="dim">–</span>`;
+  return html`<time datetime=${new Date(ms).toISOString()} title=${`${utcExact(ms)} UTC · ${local(ms)}`}>
+    ${utc(ms)} <span class="dim ago">${ago(ms)}</span>
+  </time>`;
+}
+
+/** A time with all that there is to say of it. */
+export function FullTime({ ms }) {
+  if (!isTime(ms)) return "–";
+  return html`<time datetime=${new Date(ms).toISOString()}>${utcExact(ms)} UTC</time> <span class="dim local">${local(ms)} · ${ago(ms)}</span>`;
+}
+
+export const STATUSES = ["succeeded", "failed", "killed", "lost", "skipped"];
+const LOOKS = { succeeded: "good", failed: "bad", killed: "bad", lost: "doubt", skipped: "quiet" };
+const SIGNS = { succeeded: "✓", failed: "✕", killed: "■", lost: "?", skipped: "⤼" };
+
+/** A record's status; records of the seed have none. */
+export function statusOf(record) {
+  return record.status ?? (record.err ? "failed" : "succeeded");
+}
+
+export function Status({ record }) {
+  const status = statusOf(record);
+  const text = STATUSES.includes(status) ? t(`status.${status}`) : status;
+  return html`<span class=${`chip ${LOOKS[status] ?? "quiet"}`}><span aria-hidden="true">${SIGNS[status] ?? "·"}</span> ${text}</span>`;
+}
+
+/** Whether the command was started, as far as is known. */
+export const ran = (record) => !["skipped", "lost"].includes(statusOf(record));
+export const took = (record) => (ran(record) && isTime(record.startTime) ? duration(record.endTime - record.startTime) : "");
+export const late = (record) =>
+  ran(record) && isTime(record.startTime) && isTime(record.planTime) ? duration(Math.max(0, record.startTime - record.planTime)) : "";
+
+/** What stands in a view where there is nothing else. */
+export function Empty({ title, children }) {
+  return html`<div class="empty"><p class="empty-title">${title}</p>${children}</div>`;
+}
+
+/** What the API says beside its answer. */
+export function Warnings({ warnings }) {
+  if (!warnings?.length) return null;
+  return html`<div class="note doubt" role="status"><ul>${warnings.map((warning) => html`<li key=${warning}>${warning}</li>`)}</ul></div>`;
+}
+
+/** Of a long output so much is drawn at first: a browser takes seconds for a megabyte of lines. */
+const DRAWN_MAX = 100_000;
+
+/** What a run has written. Always text. */
+export function Output({ text, label }) {
+  const [wrap, setWrap] = useState(true);
+  const [whole, setWhole] = useState(false);
+  const [copied, setCopied] = useState("");
+  const box = useRef(null);
+  const cut = !whole && text.length > DRAWN_MAX;
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      setCopied(t("copied"));
+    } catch {
+      // Without permission, or not over HTTPS: the text is chosen, and the reader's own keys copy it.
+      getSelection().selectAllChildren(box.current);
+      box.current.focus();
+      setCopied(t("copySelected"));
+    }
+  };
+  return html`<div class="output">
+    <div class="output-tools">
+      <strong>${label}</strong> <span class="dim">${size(text.length)}</span>
+      <button type="button" class="small" aria-pressed=${String(wrap)} onClick=${() => setWrap(!wrap)}>${t("wrap")}</button>
+      <button type="button" class="small" onClick=${copy}>${t("copy")}</button>
+      <span role="status" class="dim">${copied}</span>
+    </div>
+    <pre ref=${box} class=${wrap ? "wrap" : ""} tabindex="0" role="region" aria-label=${label} dir="auto">${cut ? text.slice(0, DRAWN_MAX) : text}</pre>
+    ${cut
+      ? html`<p class="cut">${t("outputCut", { number: size(DRAWN_MAX) })} <button type="button" class="small" onClick=${() => setWhole(true)}>${t("showAll", { number: size(text.length) })}</button></p>`
+      : null}
+  </div>`;
+}
+
+/** A modal dialog for as long as it is drawn; `onClose` when the reader wants it to go. */
+export function Dialog({ label, className, onClose, children }) {
+  const dialog = useRef(null);
+  const closing = useRef(onClose);
+  closing.current = onClose;
+  useLayoutEffect(() => {
+    const opener = document.activeElement;
+    const shown = dialog.current;
+    shown.showModal();
+    return () => {
+      shown.close();
+      // What opened it may be gone, with the job.
+      if (!opener?.isConnected || opener === document.body) queueMicrotask(focusTitle);
+    };
+  }, []);
+  const cancel = (event) => {
+    if (event.target !== dialog.current) return;
+    event.preventDefault();
+    closing.current();
+  };
+  // A browser closes a dialog at the second Escape whatever the page says.
+  const closed = () => dialog.current && !dialog.current.open && dialog.current.isConnected && (dialog.current.showModal(), closing.current());
+  return html`<dialog ref=${dialog} class=${className ?? ""} aria-labelledby=${label} onCancel=${cancel} onClose=${closed}>${children}</dialog>`;
+}
+
+/** Puts the focus where a view begins. */
+export function focusTitle() {
+  document.querySelector("main h1")?.focus({ preventScroll: true });
+}
+
+/** The title of a view, which takes the focus when the view is gone to. */
+export function Title({ children, id }) {
+  const title = useRef(null);
+  useEffect(() => {
+    if (!document.querySelector("dialog[open]") && Title.began) title.current?.focus({ preventScroll: true });
+    Title.began = true;
+  }, [id]);
+  return html`<h1 ref=${title} tabindex="-1">${children}</h1>`;
+}
+
+/** What was done, said in passing. */
+export function Toasts({ toasts }) {
+  return html`<div class="toasts" role="status" aria-live="polite">
+    ${toasts.map(
+      ({ id, text, warnings }) => html`<div class=${`toast ${warnings.length ? "doubt" : ""}`} key=${id}>
+        <div><p>${text}</p>${warnings.length ? html`<ul>${warnings.map((warning) => html`<li>${warning}</li>`)}</ul>` : null}</div>
+        <button type="button" class="small quiet" aria-label=${t("dismiss", { text })} onClick=${() => unsay(id)}>✕</button>
+      </div>`,
+    )}
+  </div>`;
+}
+
+/** A row of names and values. */
+export function Facts({ facts }) {
+  const told = facts.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return html`<dl class="facts">${told.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
