@@ -10,7 +10,8 @@ use common::domain::record::{Ending, Status as Outcome};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::{Identity, Sid};
 use common::ids::backoff;
-use common::kv::{self, Kv};
+use common::keys;
+use common::kv::{self, Kv, Range};
 use common::run_log::RunLog;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,7 +21,8 @@ use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Schedul
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
-use crate::watches::{self, Input, Registered, Registration};
+use crate::watches::{self, Input, Inputs, Registered, Registration};
+use crate::witness::{Era, WentBack, Witness};
 use crate::{claims, sweep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
@@ -146,10 +148,15 @@ struct Driver {
     sink: Sink,
     sink_was_full: bool,
     /// For the tasks that answer.
-    inputs: mpsc::Sender<Input>,
-    received: Option<mpsc::Receiver<Input>>,
+    inputs: Inputs,
+    received: Option<mpsc::Receiver<(Era, Input)>>,
+    /// What follows the store.
+    watching: Vec<JoinHandle<()>>,
+    witness: Arc<Witness>,
     writes: Arc<Semaphore>,
     session: Option<Session>,
+    /// What looks for one.
+    seeking: Option<JoinHandle<()>>,
     /// As last seen.
     registered: BTreeMap<String, Registration>,
     /// Another worker took its name, and it is taking another.
@@ -165,8 +172,10 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(ports: Ports, options: Options, status: Arc<Status>) -> Self {
+    fn new(mut ports: Ports, options: Options, status: Arc<Status>) -> Self {
         let (inputs, received) = mpsc::channel(INPUTS);
+        let witness = Arc::new(Witness::new(ports.kv));
+        ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
         let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch);
         Self {
@@ -176,10 +185,13 @@ impl Driver {
             status,
             sink,
             sink_was_full: false,
-            inputs,
+            inputs: Inputs::new(inputs),
             received: Some(received),
+            watching: Vec::new(),
+            witness,
             writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             session: None,
+            seeking: None,
             registered: BTreeMap::new(),
             registering_again: false,
             renewed: Stopwatch::start(),
@@ -194,12 +206,13 @@ impl Driver {
 
     async fn run(mut self, mut asked: mpsc::Receiver<Command>) {
         let Some(mut received) = self.received.take() else { return };
-        let mut background = watches::start(&self.ports.kv, &self.inputs);
-        background.push(tokio::spawn(sweep_often(
+        let mut went_back = self.witness.news();
+        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        let sweeping = tokio::spawn(sweep_often(
             self.ports.clone(),
             Arc::clone(&self.sweeper),
             Arc::clone(&self.own_sids),
-        )));
+        ));
         self.seek_session();
         while !(self.draining && self.scheduler.is_idle()) {
             let now = self.ports.clock.now();
@@ -212,12 +225,16 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(command) = asked.recv() => self.obey(command).await,
-                Some(input) = received.recv() => {
+                Ok(()) = went_back.changed() => {
+                    let news = went_back.borrow_and_update().clone();
+                    self.begin_anew(news).await;
+                }
+                Some((era, input)) = received.recv() => {
                     woken = false;
-                    self.take(input).await;
+                    self.take_from(era, input).await;
                     for _ in 1..INPUTS_PER_TURN {
-                        let Ok(input) = received.try_recv() else { break };
-                        self.take(input).await;
+                        let Ok((era, input)) = received.try_recv() else { break };
+                        self.take_from(era, input).await;
                     }
                 }
                 () = clock.sleep_until(wake_at) => {}
@@ -235,7 +252,7 @@ impl Driver {
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
         self.leave().await;
-        for task in background {
+        for task in self.watching.into_iter().chain([sweeping]) {
             task.abort();
         }
     }
@@ -258,6 +275,13 @@ impl Driver {
             && let Err(why) = session::deregister(self.ports.kv.as_ref(), session).await
         {
             tracing::warn!(%why, "registration not taken away; it goes with the session");
+        }
+    }
+
+    /// What is told of a store that is no more is not taken.
+    async fn take_from(&mut self, era: Era, input: Input) {
+        if era == self.inputs.era || input.outlives_the_store() {
+            self.take(input).await;
         }
     }
 
@@ -356,15 +380,19 @@ impl Driver {
     // --- the session ----------------------------------------------------------------------------------------------
 
     /// Looks for a session in the background; the answer is [`Input::SessionReady`].
-    fn seek_session(&self) {
+    fn seek_session(&mut self) {
+        if let Some(earlier) = self.seeking.take() {
+            // Of a store that went back meanwhile: two at once would take the registration from each other, with its session.
+            earlier.abort();
+        }
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
-        tokio::spawn(async move {
+        self.seeking = Some(tokio::spawn(async move {
             let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
             let session =
                 session::establish(kv, clock, &options.identity, &options.worker_id, options.session_ttl)
                     .await;
             let _gone = inputs.send(Input::SessionReady(session)).await;
-        });
+        }));
     }
 
     /// Renews the lease when it is time; takes the session for lost when it may have expired. Driven by this loop, so that a loop that is
@@ -399,6 +427,8 @@ impl Driver {
                 Err(why) => return tracing::warn!(%sid, %why, "session not renewed; trying again"),
             };
             let _gone = inputs.send(input).await;
+            // No renewal says that the store went back, and this worker may have nothing else to ask for a long time.
+            let _its_revision = kv.range(Range::key(keys::session(sid))).await;
         });
     }
 
@@ -409,6 +439,35 @@ impl Driver {
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
         self.step(Event::SessionLost).await;
+        if !self.draining {
+            self.seek_session();
+        }
+    }
+
+    /// The store went back to an earlier state, as after a restored backup (design P16): a new session, everything listed again, nothing
+    /// caught up from before now. Commands that are going go on.
+    async fn begin_anew(&mut self, news: WentBack) {
+        tracing::error!(
+            why = news.why,
+            open_runs = self.scheduler.open_runs(),
+            "the store was put back to an earlier state: everything is read again, fires up to now are not caught up"
+        );
+        self.inputs = self.inputs.of(news.era);
+        for task in self.watching.drain(..) {
+            task.abort();
+        }
+        self.registered.clear();
+        self.registering_again = false;
+        let session = self.session.take();
+        self.step(Event::StoreWentBack).await;
+        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        if let Some(session) = session {
+            // It may have come back with the backup, with locks and open runs of then. If this process dies here, it expires by itself.
+            let kv = Arc::clone(&self.ports.kv);
+            tokio::spawn(async move {
+                let _gone_or_expires = kv.revoke(session.sid.lease()).await;
+            });
+        }
         if !self.draining {
             self.seek_session();
         }
@@ -505,10 +564,13 @@ impl Driver {
                     Some(Event::Released(run_id))
                 });
             }
-            Action::Move { open, from, to } => {
+            Action::Move { open, from, to, rescue } => {
                 let kv = Arc::clone(&self.ports.kv);
                 self.answer(None, async move {
-                    let moving = || claims::move_run(kv.as_ref(), &open, from, to);
+                    let moving = async || match rescue {
+                        false => claims::move_run(kv.as_ref(), &open, from, to).await,
+                        true => claims::rescue_run(kv.as_ref(), &open, from, to).await,
+                    };
                     // Without an answer the new session is over too: the next one asks again.
                     let answer = until_answered("run not moved to the new session", moving).await?;
                     Some(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer))
@@ -525,6 +587,7 @@ impl Driver {
             Action::GiveUpSession(sid) => {
                 Box::pin(self.lose_session(sid, "a claim found it gone")).await;
             }
+            Action::GiveUpStore(why) => self.witness.accuse(self.inputs.era, why),
             Action::Report(report) => say(&report),
         }
     }

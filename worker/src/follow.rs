@@ -62,9 +62,16 @@ where
                 failures = if known == Some(revision) { failures + 1 } else { 1 };
                 say(&span, &why, failures, "watch ended; watching again from where it was");
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+                look_whether_it_went_back(kv.as_ref(), &span).await;
             }
         }
     }
+}
+
+/// A store that was away may have come back with an older state, in which a watch from here on would be silent for ever. Any answer to
+/// a linearizable read shows that to [`crate::witness::Witness`], which ends whatever follows the state before.
+async fn look_whether_it_went_back(kv: &dyn Kv, span: &Span) {
+    let _away_still = kv.range(Range::key(span.from.clone())).await;
 }
 
 /// Says that something failed: the first time, and then ever more rarely.
@@ -93,6 +100,10 @@ where
             Ok(None) => return Err(kv::Error::Unavailable("the watch ended".to_owned())),
             Err(silence) => return Err(kv::Error::Unavailable(silence.to_string())),
         };
+        if batch.revision < revision {
+            // From a member that lags, or from a store that went back.
+            look_whether_it_went_back(kv.as_ref(), span).await;
+        }
         if !batch.changes.is_empty() && !tell(News::Changed(batch.changes)).await {
             return Ok(());
         }

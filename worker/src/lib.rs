@@ -14,6 +14,7 @@ mod sink;
 pub mod status;
 mod sweep;
 mod watches;
+mod witness;
 
 pub use driver::{LoopBroke, Options, Ports, Worker};
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct EtcdKv {
     current: Mutex<Current>,
     /// Held while connecting, so that callers who find no connection make one and not many.
     connecting: tokio::sync::Mutex<()>,
+    /// Of the last answer with a header.
+    cluster_id: AtomicU64,
 }
 
 /// The connection in use, and whose turn it is when another one is needed.
@@ -114,6 +117,7 @@ impl EtcdKv {
             call_limit,
             current: Mutex::new(current),
             connecting: tokio::sync::Mutex::new(()),
+            cluster_id: AtomicU64::new(0),
         })
     }
 
@@ -230,6 +234,13 @@ impl EtcdKv {
         }
     }
 
+    /// The revision of an answer, and whose it is.
+    fn note(&self, header: Option<&etcd_client::ResponseHeader>) -> Revision {
+        let Some(header) = header else { return 0 };
+        self.cluster_id.store(header.cluster_id(), Ordering::Relaxed);
+        header.revision()
+    }
+
     fn answered(&self) {
         self.current().answered = SystemClock.now();
     }
@@ -275,11 +286,8 @@ impl Kv for EtcdKv {
                 async move { kv_client(&client).get(key, Some(options)).await }
             })
             .await?;
-        Ok(RangeReply {
-            pairs: pairs(reply.take_kvs()),
-            more: reply.more(),
-            revision: reply.header().map_or(0, etcd_client::ResponseHeader::revision),
-        })
+        let revision = self.note(reply.header());
+        Ok(RangeReply { pairs: pairs(reply.take_kvs()), more: reply.more(), revision })
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, Error> {
@@ -291,7 +299,7 @@ impl Kv for EtcdKv {
                 async move { kv_client(&client).txn(txn).await }
             })
             .await?;
-        let revision = reply.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let revision = self.note(reply.header());
         Ok(txn_reply(&reply, revision))
     }
 
@@ -370,6 +378,10 @@ impl Kv for EtcdKv {
         self.call(Repeat::Allowed, |mut client| async move { client.compact(revision, None).await })
             .await
             .map(drop)
+    }
+
+    fn cluster_id(&self) -> u64 {
+        self.cluster_id.load(Ordering::Relaxed)
     }
 }
 
