@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::exec::process;
+use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Scheduler, Slots};
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
@@ -153,6 +154,7 @@ struct Driver {
     /// What follows the store.
     watching: Vec<JoinHandle<()>>,
     witness: Arc<Witness>,
+    retries: Arc<LoopRetries>,
     writes: Arc<Semaphore>,
     session: Option<Session>,
     /// What looks for one.
@@ -189,6 +191,7 @@ impl Driver {
             received: Some(received),
             watching: Vec::new(),
             witness,
+            retries: Arc::default(),
             writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             session: None,
             seeking: None,
@@ -354,10 +357,11 @@ impl Driver {
     fn register_again(&mut self, sid: Sid) {
         self.registering_again = true;
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        let retries = Arc::clone(&self.retries);
         tokio::spawn(async move {
             let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
             let register = || session::register_again(kv, clock, &options.identity, &options.worker_id, sid);
-            let registered = until_answered("not registered under another name", register).await;
+            let registered = until_answered(&retries.registration, register).await;
             let _gone = inputs.send(Input::RegisteredAgain(sid, registered)).await;
         });
     }
@@ -419,12 +423,16 @@ impl Driver {
             self.perform(Action::ReadMarks { slots: Slots::All, serializable: true }).await;
         }
         let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+        let retries = Arc::clone(&self.retries);
         let sent = Stopwatch::start();
         tokio::spawn(async move {
             let input = match kv.keep_alive(sid.lease()).await {
-                Ok(_ttl) => Input::KeptAlive { sid, sent },
+                Ok(_ttl) => {
+                    retries.renewal.worked();
+                    Input::KeptAlive { sid, sent }
+                }
                 Err(kv::Error::LeaseGone) => Input::LeaseGone(sid),
-                Err(why) => return tracing::warn!(%sid, %why, "session not renewed; trying again"),
+                Err(why) => return retries.renewal.failed(&why),
             };
             let _gone = inputs.send(input).await;
             // No renewal says that the store went back, and this worker may have nothing else to ask for a long time.
@@ -546,41 +554,47 @@ impl Driver {
             }
             Action::ReadMarks { slots, serializable } => {
                 let (kv, asked_at) = (Arc::clone(&self.ports.kv), self.ports.clock.now());
+                let retries = Arc::clone(&self.retries);
                 self.answer(None, async move {
                     Some(match claims::read_marks(kv.as_ref(), slots.clone(), serializable).await {
-                        Ok((slots, marks)) => Event::MarksRead { slots, marks, asked_at },
+                        Ok((slots, marks)) => {
+                            retries.marks.worked();
+                            Event::MarksRead { slots, marks, asked_at }
+                        }
                         Err(why) => {
-                            tracing::warn!(%why, "marks not read; trying again");
+                            retries.marks.failed(&why);
                             Event::MarksUnread(slots)
                         }
                     })
                 });
             }
             Action::Release { run_id, job, lock_revision, not_before } => {
-                let kv = Arc::clone(&self.ports.kv);
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(Some(not_before), async move {
-                    until_answered("lock not freed", || claims::release(kv.as_ref(), &job, lock_revision))
+                    until_answered(&retries.locks, || claims::release(kv.as_ref(), &job, lock_revision))
                         .await;
                     Some(Event::Released(run_id))
                 });
             }
             Action::Move { open, from, to, rescue } => {
-                let kv = Arc::clone(&self.ports.kv);
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(None, async move {
                     let moving = async || match rescue {
                         false => claims::move_run(kv.as_ref(), &open, from, to).await,
                         true => claims::rescue_run(kv.as_ref(), &open, from, to).await,
                     };
                     // Without an answer the new session is over too: the next one asks again.
-                    let answer = until_answered("run not moved to the new session", moving).await?;
+                    let answer = until_answered(&retries.moves, moving).await?;
                     Some(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer))
                 });
             }
             Action::RetireMark { job, revision, mark } => {
-                let kv = Arc::clone(&self.ports.kv);
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 tokio::spawn(async move {
-                    if let Err(why) = claims::retire_mark(kv.as_ref(), &job, revision, &mark).await {
-                        tracing::warn!(%job, %why, "mark of a deleted job not retired; tried again within the hour");
+                    // Tried again within the hour.
+                    match claims::retire_mark(kv.as_ref(), &job, revision, &mark).await {
+                        Ok(()) => retries.retiring.worked(),
+                        Err(why) => retries.retiring.failed(&why),
                     }
                 });
             }
@@ -682,18 +696,21 @@ fn broken(command: String, start_time: Timestamp, end_time: Timestamp, why: &str
 }
 
 /// Sends a request until it is answered; `None` when its lease is gone.
-async fn until_answered<T, F>(what: &str, mut send: impl FnMut() -> F) -> Option<T>
+async fn until_answered<T, F>(retries: &Retries, mut send: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, kv::Error>>,
 {
     let mut failures = 0;
     loop {
         match send().await {
-            Ok(answer) => return Some(answer),
+            Ok(answer) => {
+                retries.worked();
+                return Some(answer);
+            }
             Err(kv::Error::LeaseGone) => return None,
             Err(why) => {
                 failures += 1;
-                tracing::warn!(%why, failures, "{what}; trying again");
+                retries.failed(&why);
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
             }
         }
@@ -702,14 +719,18 @@ where
 
 /// Sweeps whenever a session ends, and now and then in any case: nobody watches when all die.
 async fn sweep_often(ports: Ports, asked: Arc<Notify>, own_sids: Arc<Mutex<BTreeSet<Sid>>>) {
+    let retries = Retries::new("open runs left behind not closed");
     loop {
         let spared = own_sids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let swept =
             sweep::sweep(ports.kv.as_ref(), ports.run_log.as_ref(), ports.clock.as_ref(), &spared).await;
         let pause = match swept {
-            Ok(_) => SWEEP_EVERY,
+            Ok(_) => {
+                retries.worked();
+                SWEEP_EVERY
+            }
             Err(why) => {
-                tracing::warn!(%why, "open runs left behind not closed; trying again");
+                retries.failed(&why);
                 clock::sleep(SWEEP_AGAIN).await;
                 continue;
             }

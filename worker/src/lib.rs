@@ -8,6 +8,7 @@ mod exec;
 mod follow;
 pub mod health;
 pub mod identity;
+mod retries;
 pub mod scheduler;
 mod session;
 mod sink;
