@@ -202,6 +202,42 @@ pub(crate) async fn move_run(
     Ok(ours.map_or(MoveAnswer::Refused, |pair| MoveAnswer::Done(pair.mod_revision)))
 }
 
+/// Takes a run into a new session after the store went back: its open key and its lock may be missing there, or be of before, and say
+/// nothing about it. The lock is taken when it is free; a run that goes is not killed for the want of it.
+pub(crate) async fn rescue_run(
+    kv: &dyn Kv,
+    open: &OpenRun,
+    from: (Sid, u64),
+    to: (Sid, u64),
+) -> Result<MoveAnswer, kv::Error> {
+    let holder = LockHolder::new(to.0, open.run_id.clone());
+    let moved = || {
+        vec![
+            Op::delete(keys::runs(from.0, from.1)),
+            Op::put(keys::runs(to.0, to.1), OpenRuns::new(vec![open.clone()]).encode()),
+        ]
+    };
+    let mut with_lock = moved();
+    with_lock.push(Op::put_leased(keys::lock(&open.job), holder.encode(), to.0.lease()));
+    let txn = Txn {
+        when: vec![Compare::exists(keys::session(to.0)), Compare::absent(keys::lock(&open.job))],
+        then: with_lock,
+        otherwise: vec![Op::get(keys::lock(&open.job))],
+    };
+    let reply = kv.txn(txn).await?;
+    if reply.succeeded {
+        return Ok(MoveAnswer::Done(reply.revision));
+    }
+    let ours = reply.pair(0).filter(|pair| LockHolder::decode(&pair.value).as_ref() == Ok(&Some(holder)));
+    if let Some(pair) = ours {
+        return Ok(MoveAnswer::Done(pair.mod_revision)); // an earlier sending committed
+    }
+    // If this process dies here, the run leaves no trace but its own doing: as if it had died before.
+    let txn = Txn { when: vec![Compare::exists(keys::session(to.0))], then: moved(), otherwise: Vec::new() };
+    let reply = kv.txn(txn).await?;
+    if reply.succeeded { Ok(MoveAnswer::Unlocked(reply.revision)) } else { Err(kv::Error::LeaseGone) }
+}
+
 /// Deletes open keys whose records are stored. Each is of one claim and never put again, so nothing need be compared.
 pub(crate) async fn settle(kv: &dyn Kv, keys: &[(Sid, u64)]) -> Result<(), kv::Error> {
     for some in keys.chunks(kv::OPS_MAX) {

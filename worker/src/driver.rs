@@ -10,17 +10,20 @@ use common::domain::record::{Ending, Status as Outcome};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::{Identity, Sid};
 use common::ids::backoff;
-use common::kv::{self, Kv};
+use common::keys;
+use common::kv::{self, Kv, Range};
 use common::run_log::RunLog;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::exec::process;
+use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Scheduler, Slots};
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
-use crate::watches::{self, Input, Registered, Registration};
+use crate::watches::{self, Input, Inputs, Registered, Registration};
+use crate::witness::{Era, WentBack, Witness};
 use crate::{claims, sweep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
@@ -147,10 +150,16 @@ struct Driver {
     sink: Sink,
     sink_was_full: bool,
     /// For the tasks that answer.
-    inputs: mpsc::Sender<Input>,
-    received: Option<mpsc::Receiver<Input>>,
+    inputs: Inputs,
+    received: Option<mpsc::Receiver<(Era, Input)>>,
+    /// What follows the store.
+    watching: Vec<JoinHandle<()>>,
+    witness: Arc<Witness>,
+    retries: Arc<LoopRetries>,
     writes: Arc<Semaphore>,
     session: Option<Session>,
+    /// What looks for one.
+    seeking: Option<JoinHandle<()>>,
     /// As last seen.
     registered: BTreeMap<String, Registration>,
     /// Another worker took its name, and it is taking another.
@@ -166,8 +175,10 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(ports: Ports, options: Options, status: Arc<Status>) -> Self {
+    fn new(mut ports: Ports, options: Options, status: Arc<Status>) -> Self {
         let (inputs, received) = mpsc::channel(INPUTS);
+        let witness = Arc::new(Witness::new(ports.kv));
+        ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
         let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch);
         Self {
@@ -177,10 +188,14 @@ impl Driver {
             status,
             sink,
             sink_was_full: false,
-            inputs,
+            inputs: Inputs::new(inputs),
             received: Some(received),
+            watching: Vec::new(),
+            witness,
+            retries: Arc::default(),
             writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
             session: None,
+            seeking: None,
             registered: BTreeMap::new(),
             registering_again: false,
             renewed: Stopwatch::start(),
@@ -195,12 +210,13 @@ impl Driver {
 
     async fn run(mut self, mut asked: mpsc::Receiver<Command>) {
         let Some(mut received) = self.received.take() else { return };
-        let mut background = watches::start(&self.ports.kv, &self.inputs);
-        background.push(tokio::spawn(sweep_often(
+        let mut went_back = self.witness.news();
+        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        let sweeping = tokio::spawn(sweep_often(
             self.ports.clone(),
             Arc::clone(&self.sweeper),
             Arc::clone(&self.own_sids),
-        )));
+        ));
         self.seek_session();
         while !(self.draining && self.scheduler.is_idle()) {
             let now = self.ports.clock.now();
@@ -213,12 +229,16 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(command) = asked.recv() => self.obey(command).await,
-                Some(input) = received.recv() => {
+                Ok(()) = went_back.changed() => {
+                    let news = went_back.borrow_and_update().clone();
+                    self.begin_anew(news).await;
+                }
+                Some((era, input)) = received.recv() => {
                     woken = false;
-                    self.take(input).await;
+                    self.take_from(era, input).await;
                     for _ in 1..INPUTS_PER_TURN {
-                        let Ok(input) = received.try_recv() else { break };
-                        self.take(input).await;
+                        let Ok((era, input)) = received.try_recv() else { break };
+                        self.take_from(era, input).await;
                     }
                 }
                 () = clock.sleep_until(wake_at) => {}
@@ -236,7 +256,7 @@ impl Driver {
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
         self.leave().await;
-        for task in background {
+        for task in self.watching.into_iter().chain([sweeping]) {
             task.abort();
         }
     }
@@ -259,6 +279,13 @@ impl Driver {
             && let Err(why) = session::deregister(self.ports.kv.as_ref(), session).await
         {
             tracing::warn!(%why, "registration not taken away; it goes with the session");
+        }
+    }
+
+    /// What is told of a store that is no more is not taken.
+    async fn take_from(&mut self, era: Era, input: Input) {
+        if era == self.inputs.era || input.outlives_the_store() {
+            self.take(input).await;
         }
     }
 
@@ -331,10 +358,11 @@ impl Driver {
     fn register_again(&mut self, sid: Sid) {
         self.registering_again = true;
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        let retries = Arc::clone(&self.retries);
         tokio::spawn(async move {
             let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
             let register = || session::register_again(kv, clock, &options.identity, &options.worker_id, sid);
-            let registered = until_answered("not registered under another name", register).await;
+            let registered = until_answered(&retries.registration, register).await;
             let _gone = inputs.send(Input::RegisteredAgain(sid, registered)).await;
         });
     }
@@ -357,15 +385,19 @@ impl Driver {
     // --- the session ----------------------------------------------------------------------------------------------
 
     /// Looks for a session in the background; the answer is [`Input::SessionReady`].
-    fn seek_session(&self) {
+    fn seek_session(&mut self) {
+        if let Some(earlier) = self.seeking.take() {
+            // Of a store that went back meanwhile: two at once would take the registration from each other, with its session.
+            earlier.abort();
+        }
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
-        tokio::spawn(async move {
+        self.seeking = Some(tokio::spawn(async move {
             let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
             let session =
                 session::establish(kv, clock, &options.identity, &options.worker_id, options.session_ttl)
                     .await;
             let _gone = inputs.send(Input::SessionReady(session)).await;
-        });
+        }));
     }
 
     /// Renews the lease when it is time; takes the session for lost when it may have expired. Driven by this loop, so that a loop that is
@@ -392,14 +424,20 @@ impl Driver {
             self.perform(Action::ReadMarks { slots: Slots::All, serializable: true }).await;
         }
         let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+        let retries = Arc::clone(&self.retries);
         let sent = Stopwatch::start();
         tokio::spawn(async move {
             let input = match kv.keep_alive(sid.lease()).await {
-                Ok(_ttl) => Input::KeptAlive { sid, sent },
+                Ok(_ttl) => {
+                    retries.renewal.worked();
+                    Input::KeptAlive { sid, sent }
+                }
                 Err(kv::Error::LeaseGone) => Input::LeaseGone(sid),
-                Err(why) => return tracing::warn!(%sid, %why, "session not renewed; trying again"),
+                Err(why) => return retries.renewal.failed(&why),
             };
             let _gone = inputs.send(input).await;
+            // No renewal says that the store went back, and this worker may have nothing else to ask for a long time.
+            let _its_revision = kv.range(Range::key(keys::session(sid))).await;
         });
     }
 
@@ -410,6 +448,35 @@ impl Driver {
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
         self.step(Event::SessionLost).await;
+        if !self.draining {
+            self.seek_session();
+        }
+    }
+
+    /// The store went back to an earlier state, as after a restored backup (design P16): a new session, everything listed again, nothing
+    /// caught up from before now. Commands that are going go on.
+    async fn begin_anew(&mut self, news: WentBack) {
+        tracing::error!(
+            why = news.why,
+            open_runs = self.scheduler.open_runs(),
+            "the store was put back to an earlier state: everything is read again, fires up to now are not caught up"
+        );
+        self.inputs = self.inputs.of(news.era);
+        for task in self.watching.drain(..) {
+            task.abort();
+        }
+        self.registered.clear();
+        self.registering_again = false;
+        let session = self.session.take();
+        self.step(Event::StoreWentBack).await;
+        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        if let Some(session) = session {
+            // It may have come back with the backup, with locks and open runs of then. If this process dies here, it expires by itself.
+            let kv = Arc::clone(&self.ports.kv);
+            tokio::spawn(async move {
+                let _gone_or_expires = kv.revoke(session.sid.lease()).await;
+            });
+        }
         if !self.draining {
             self.seek_session();
         }
@@ -488,44 +555,54 @@ impl Driver {
             }
             Action::ReadMarks { slots, serializable } => {
                 let (kv, asked_at) = (Arc::clone(&self.ports.kv), self.ports.clock.now());
+                let retries = Arc::clone(&self.retries);
                 self.answer(None, async move {
                     Some(match claims::read_marks(kv.as_ref(), slots.clone(), serializable).await {
-                        Ok((slots, marks)) => Event::MarksRead { slots, marks, asked_at },
+                        Ok((slots, marks)) => {
+                            retries.marks.worked();
+                            Event::MarksRead { slots, marks, asked_at }
+                        }
                         Err(why) => {
-                            tracing::warn!(%why, "marks not read; trying again");
+                            retries.marks.failed(&why);
                             Event::MarksUnread(slots)
                         }
                     })
                 });
             }
             Action::Release { run_id, job, lock_revision, not_before } => {
-                let kv = Arc::clone(&self.ports.kv);
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(Some(not_before), async move {
-                    until_answered("lock not freed", || claims::release(kv.as_ref(), &job, lock_revision))
+                    until_answered(&retries.locks, || claims::release(kv.as_ref(), &job, lock_revision))
                         .await;
                     Some(Event::Released(run_id))
                 });
             }
-            Action::Move { open, from, to } => {
-                let kv = Arc::clone(&self.ports.kv);
+            Action::Move { open, from, to, rescue } => {
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(None, async move {
-                    let moving = || claims::move_run(kv.as_ref(), &open, from, to);
+                    let moving = async || match rescue {
+                        false => claims::move_run(kv.as_ref(), &open, from, to).await,
+                        true => claims::rescue_run(kv.as_ref(), &open, from, to).await,
+                    };
                     // Without an answer the new session is over too: the next one asks again.
-                    let answer = until_answered("run not moved to the new session", moving).await?;
+                    let answer = until_answered(&retries.moves, moving).await?;
                     Some(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer))
                 });
             }
             Action::RetireMark { job, revision, mark } => {
-                let kv = Arc::clone(&self.ports.kv);
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 tokio::spawn(async move {
-                    if let Err(why) = claims::retire_mark(kv.as_ref(), &job, revision, &mark).await {
-                        tracing::warn!(%job, %why, "mark of a deleted job not retired; tried again within the hour");
+                    // Tried again within the hour.
+                    match claims::retire_mark(kv.as_ref(), &job, revision, &mark).await {
+                        Ok(()) => retries.retiring.worked(),
+                        Err(why) => retries.retiring.failed(&why),
                     }
                 });
             }
             Action::GiveUpSession(sid) => {
                 Box::pin(self.lose_session(sid, "a claim found it gone")).await;
             }
+            Action::GiveUpStore(why) => self.witness.accuse(self.inputs.era, why),
             Action::Report(report) => say(&report),
         }
     }
@@ -620,18 +697,21 @@ fn broken(command: String, start_time: Timestamp, end_time: Timestamp, why: &str
 }
 
 /// Sends a request until it is answered; `None` when its lease is gone.
-async fn until_answered<T, F>(what: &str, mut send: impl FnMut() -> F) -> Option<T>
+async fn until_answered<T, F>(retries: &Retries, mut send: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, kv::Error>>,
 {
     let mut failures = 0;
     loop {
         match send().await {
-            Ok(answer) => return Some(answer),
+            Ok(answer) => {
+                retries.worked();
+                return Some(answer);
+            }
             Err(kv::Error::LeaseGone) => return None,
             Err(why) => {
                 failures += 1;
-                tracing::warn!(%why, failures, "{what}; trying again");
+                retries.failed(&why);
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
             }
         }
@@ -640,14 +720,18 @@ where
 
 /// Sweeps whenever a session ends, and now and then in any case: nobody watches when all die.
 async fn sweep_often(ports: Ports, asked: Arc<Notify>, own_sids: Arc<Mutex<BTreeSet<Sid>>>) {
+    let retries = Retries::new("open runs left behind not closed");
     loop {
         let spared = own_sids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let swept =
             sweep::sweep(ports.kv.as_ref(), ports.run_log.as_ref(), ports.clock.as_ref(), &spared).await;
         let pause = match swept {
-            Ok(_) => SWEEP_EVERY,
+            Ok(_) => {
+                retries.worked();
+                SWEEP_EVERY
+            }
             Err(why) => {
-                tracing::warn!(%why, "open runs left behind not closed; trying again");
+                retries.failed(&why);
                 clock::sleep(SWEEP_AGAIN).await;
                 continue;
             }

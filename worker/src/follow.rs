@@ -10,6 +10,7 @@ use common::kv::{self, Change, Kv, Pair, Range, Revision, Span};
 use futures::StreamExt as _;
 
 use crate::claims::read_pages;
+use crate::retries::Retries;
 
 /// A watch from which nothing comes for so long, not even progress, is opened anew: a dead one is silent.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -32,6 +33,7 @@ where
     F: FnMut(News) -> T + Send,
     T: Future<Output = bool> + Send,
 {
+    let retries = Retries::new(format!("{} not followed", span.from));
     let mut failures = 0_u32;
     let mut known: Option<Revision> = None;
     loop {
@@ -46,13 +48,13 @@ where
                 }
                 Err(why) => {
                     failures += 1;
-                    say(&span, &why, failures, "cannot list; trying again");
+                    retries.failed(&why);
                     clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
                     continue;
                 }
             },
         };
-        match watch_from(&kv, &span, revision, &mut known, &mut tell).await {
+        match watch_from(&kv, &span, revision, &mut known, &retries, &mut tell).await {
             Ok(()) => return,
             Err(kv::Error::Compacted(oldest)) => {
                 tracing::info!(from = %span.from, oldest, "history is gone; listing again");
@@ -60,18 +62,18 @@ where
             }
             Err(why) => {
                 failures = if known == Some(revision) { failures + 1 } else { 1 };
-                say(&span, &why, failures, "watch ended; watching again from where it was");
+                retries.failed(&why); // watching again from where it was
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
+                look_whether_it_went_back(kv.as_ref(), &span).await;
             }
         }
     }
 }
 
-/// Says that something failed: the first time, and then ever more rarely.
-fn say(span: &Span, why: &kv::Error, failures: u32, what: &str) {
-    if failures.is_power_of_two() {
-        tracing::warn!(from = %span.from, %why, failures, "{what}");
-    }
+/// A store that was away may have come back with an older state, in which a watch from here on would be silent for ever. Any answer to
+/// a linearizable read shows that to [`crate::witness::Witness`], which ends whatever follows the state before.
+async fn look_whether_it_went_back(kv: &dyn Kv, span: &Span) {
+    let _away_still = kv.range(Range::key(span.from.clone())).await;
 }
 
 /// Watches until the stream ends; `Ok` = nobody listens any more.
@@ -80,6 +82,7 @@ async fn watch_from<F, T>(
     span: &Span,
     revision: Revision,
     known: &mut Option<Revision>,
+    retries: &Retries,
     tell: &mut F,
 ) -> Result<(), kv::Error>
 where
@@ -93,6 +96,11 @@ where
             Ok(None) => return Err(kv::Error::Unavailable("the watch ended".to_owned())),
             Err(silence) => return Err(kv::Error::Unavailable(silence.to_string())),
         };
+        retries.worked(); // only now: a member without a leader opens watches and ends them at once
+        if batch.revision < revision {
+            // From a member that lags, or from a store that went back.
+            look_whether_it_went_back(kv.as_ref(), span).await;
+        }
         if !batch.changes.is_empty() && !tell(News::Changed(batch.changes)).await {
             return Ok(());
         }

@@ -8,12 +8,14 @@ mod exec;
 mod follow;
 pub mod health;
 pub mod identity;
+mod retries;
 pub mod scheduler;
 mod session;
 mod sink;
 pub mod status;
 mod sweep;
 mod watches;
+mod witness;
 
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
 

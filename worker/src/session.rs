@@ -8,6 +8,8 @@ use common::ids::backoff;
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Range, Txn};
 
+use crate::retries::Retries;
+
 /// Workers of one id on different machines, or several on one, become `id`, `id~2`, … up to this.
 const SUFFIX_MAX: usize = 64;
 /// Pauses between attempts to get a session double from the first to the second, in ms.
@@ -34,13 +36,14 @@ pub(crate) async fn establish(
     id: &str,
     ttl: Duration,
 ) -> Session {
+    let retries = Retries::new("no session yet");
     let mut failures = 0;
     loop {
         match try_establish(kv, clock, identity, id, ttl).await {
-            Ok(session) => return session,
+            Ok(session) => return session, // which its caller says
             Err(why) => {
                 failures += 1;
-                tracing::warn!(%why, failures, "no session yet; trying again");
+                retries.failed(&why);
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
             }
         }

@@ -30,6 +30,8 @@ const HEALED_MS: i64 = 40_000;
 const WELL_MS: i64 = 62_000;
 /// And have left.
 const END_MS: i64 = 80_000;
+/// So long after a restore every worker has noticed, and fires of before are too late to start.
+const UNNOTICED_MAX_MS: i64 = 10_000;
 const WORKERS: usize = 3;
 /// A few seconds' worth; what several hundred more have found is fixed.
 const SEEDS: u64 = 60;
@@ -46,6 +48,8 @@ enum Mutant {
     NoSessionCompare,
     NoLockCompare,
     UnlockAnybodys,
+    /// A store that went back is nothing special.
+    NoFloor,
 }
 
 struct MutantKv {
@@ -61,7 +65,7 @@ impl MutantKv {
         | Compare::Value(key, _)) = compare;
         let of = |prefix: &str| key.strip_prefix(prefix).is_some();
         match self.mutant {
-            Mutant::None => true,
+            Mutant::None | Mutant::NoFloor => true,
             Mutant::NoMarkCompare => !of(keys::FIRED),
             Mutant::NoSessionCompare => !of(keys::SESSIONS),
             Mutant::NoLockCompare => !(of(keys::LOCK) && matches!(compare, Compare::CreateRevision(..))),
@@ -160,7 +164,7 @@ enum Call {
     Read { slots: Slots, asked_at: Timestamp },
     Retire { job: JobName, revision: Revision, mark: Mark },
     Release { run_id: RunId, job: JobName, lock_revision: Revision },
-    Move { open: OpenRun, from: (Sid, u64), to: (Sid, u64) },
+    Move { open: OpenRun, from: (Sid, u64), to: (Sid, u64), rescue: bool },
     Settle((Sid, u64)),
 }
 
@@ -176,6 +180,12 @@ enum Item {
     Gain,
     Lose(Sid),
     Restart,
+    /// Its store is found to have gone back.
+    NoticeRestored,
+    /// Somebody takes a backup of the store.
+    Backup,
+    /// And puts it back.
+    Restore,
     /// The store ends a session, whoever believes in it.
     Expire(Sid),
     Sweep,
@@ -192,6 +202,10 @@ struct Worker {
     frozen_until: i64,
     watched_until: i64,
     skew: i64,
+    /// How many restores of the store it has noticed.
+    era: u32,
+    /// And what it then takes for the last fire that may have run.
+    floor: Timestamp,
 }
 
 /// A command that is going.
@@ -206,7 +220,8 @@ struct World {
     log: Log,
     dice: Dice,
     now: i64,
-    queue: BTreeMap<(i64, u64), (usize, u32, Item)>,
+    /// Each with the worker that it concerns, and the process and the era of that worker when it was queued.
+    queue: BTreeMap<(i64, u64), (usize, u32, u32, Item)>,
     queued: u64,
     workers: Vec<Worker>,
     live: BTreeSet<Sid>,
@@ -215,6 +230,14 @@ struct World {
     started: BTreeSet<(JobName, Timestamp)>,
     /// Committed claims with a record to come: how many fires each stands for.
     claimed: BTreeMap<RunId, u64>,
+    backup: Vec<kv::Pair>,
+    /// How often it was restored.
+    era: u32,
+    /// A process that starts just after a restore knows nothing of the time before: this is not promised (ARCHITECTURE, P16).
+    no_starts_until: i64,
+    /// Claims of the store as it was before, with the process that started their command, if any.
+    claimed_before: BTreeMap<RunId, Option<(usize, u32)>>,
+    started_by: BTreeMap<RunId, (usize, u32)>,
     violations: Vec<String>,
 }
 
@@ -236,6 +259,8 @@ impl World {
             frozen_until: 0,
             watched_until: 0,
             skew: 0,
+            era: 0,
+            floor: Timestamp::ZERO,
         };
         let mut world = Self {
             kv: MutantKv { inner: EmbeddedKv::in_memory().unwrap(), mutant },
@@ -250,6 +275,11 @@ impl World {
             processes: BTreeMap::new(),
             started: BTreeSet::new(),
             claimed: BTreeMap::new(),
+            backup: Vec::new(),
+            era: 0,
+            no_starts_until: 0,
+            claimed_before: BTreeMap::new(),
+            started_by: BTreeMap::new(),
             violations: Vec::new(),
         };
         for name in job_names() {
@@ -266,14 +296,20 @@ impl World {
             let (when, whom) = (world.dice.between(1000, HEALED_MS - 1000), world.dice.below(3));
             world.push(when, usize::try_from(whom).unwrap(), Item::Fault);
         }
+        if world.dice.percent(30) {
+            let backup = world.dice.between(500, HEALED_MS - 2000);
+            let restore = world.dice.between(backup + 1, HEALED_MS - 1000);
+            world.push(backup, 0, Item::Backup);
+            world.push(restore, 0, Item::Restore);
+        }
         world.push(HEALED_MS, 0, Item::Heal);
         world
     }
 
     fn push(&mut self, at: i64, worker: usize, item: Item) {
         self.queued += 1;
-        let incarnation = self.workers[worker].incarnation;
-        self.queue.insert((at, self.queued), (worker, incarnation, item));
+        let (incarnation, era) = (self.workers[worker].incarnation, self.workers[worker].era);
+        self.queue.insert((at, self.queued), (worker, incarnation, era, item));
     }
 
     fn violated(&mut self, what: impl Into<String>) {
@@ -320,19 +356,21 @@ impl World {
                     self.feed(worker, Event::Woke);
                 }
                 _ => {
-                    let (_, (worker, incarnation, item)) = self.queue.pop_first().unwrap();
-                    self.happen(worker, incarnation, item).await;
+                    let (_, (worker, incarnation, era, item)) = self.queue.pop_first().unwrap();
+                    self.happen(worker, incarnation, era, item).await;
                 }
             }
         }
         self.violated("goes on for ever");
     }
 
-    async fn happen(&mut self, worker: usize, incarnation: u32, item: Item) {
+    async fn happen(&mut self, worker: usize, incarnation: u32, era: u32, item: Item) {
         match item {
             Item::Apply(call, answer_after) => {
-                return self.apply(worker, incarnation, call, answer_after).await;
+                return self.apply(worker, incarnation, era, call, answer_after).await;
             }
+            Item::Backup => return self.back_up().await,
+            Item::Restore => return self.put_back().await,
             Item::Expire(sid) => return self.expire(sid).await,
             Item::Fault => return self.fault(worker).await,
             Item::Heal => return self.heal().await,
@@ -361,11 +399,19 @@ impl World {
             }
             return;
         }
+        let of_the_store = !matches!(item, Item::Store(..) | Item::Tell(Event::RunEnded(..)));
+        if of_the_store && era != self.workers[worker].era {
+            return; // of a store that is no more, as far as this worker is concerned
+        }
         let thawed = self.workers[worker].frozen_until;
         if self.now < thawed {
+            // Watches bring news in order: what comes later must not overtake it, should the worker thaw before that.
+            let at = &mut self.workers[worker];
+            at.watched_until = at.watched_until.max(thawed);
             return self.push(thawed, worker, item);
         }
         match item {
+            Item::NoticeRestored => self.notice_restored(worker).await,
             Item::Tell(event) => self.feed(worker, event),
             Item::Store(record, settles) => {
                 self.log.append(std::slice::from_ref(&record)).await.unwrap();
@@ -419,13 +465,17 @@ impl World {
                 let call = Call::Release { run_id, job, lock_revision };
                 self.push(soon + late, worker, Item::Apply(call, Some(answer)));
             }
-            Action::Move { open, from, to } => {
+            Action::Move { open, from, to, rescue } => {
                 if self.faulty() && self.dice.percent(30) {
-                    let call = Call::Move { open: open.clone(), from, to };
+                    let call = Call::Move { open: open.clone(), from, to, rescue };
                     self.push(soon, worker, Item::Apply(call, None));
                 }
                 let late = if self.faulty() { self.dice.below(1000) } else { 0 };
-                self.push(soon + late, worker, Item::Apply(Call::Move { open, from, to }, Some(answer)));
+                self.push(
+                    soon + late,
+                    worker,
+                    Item::Apply(Call::Move { open, from, to, rescue }, Some(answer)),
+                );
             }
             Action::Start { open, .. } => self.start(worker, &open),
             Action::Kill(run_id) => self.push(self.now + 5, worker, Item::ProcessEnds(run_id)),
@@ -435,6 +485,10 @@ impl World {
                 self.push(self.now + delay, worker, Item::Store(record, settles));
             }
             Action::GiveUpSession(sid) => self.push(self.now, worker, Item::Lose(sid)),
+            Action::GiveUpStore(why) if self.workers[worker].era == self.era => {
+                self.violated(format!("the store is said to have gone back: {why}"));
+            }
+            Action::GiveUpStore(_) => self.push(self.now, worker, Item::NoticeRestored),
             Action::Report(_) => {}
         }
     }
@@ -480,6 +534,7 @@ impl World {
         if self.processes.values().any(overlaps) {
             self.violated(format!("{} at {} overlaps another run", open.job, open.plan_time));
         }
+        self.started_by.insert(open.run_id.clone(), (worker, self.workers[worker].incarnation));
         self.processes.insert(open.run_id.clone(), Process { worker, job: open.job.clone(), sid });
         let long = self.dice.percent(30);
         let ends = self.now + if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
@@ -487,20 +542,28 @@ impl World {
     }
 
     fn sid_of_run(&self, run_id: &RunId) -> Option<Sid> {
-        self.claimed.get(run_id)?;
+        let known = self.claimed.contains_key(run_id) || self.claimed_before.contains_key(run_id);
+        known.then_some(())?;
         Sid::parse(run_id.as_str().split_once('-')?.0)
     }
 
     // --- the store ----------------------------------------------------------------------------------------------------
 
-    async fn apply(&mut self, worker: usize, incarnation: u32, call: Call, answer_after: Option<i64>) {
+    async fn apply(
+        &mut self,
+        worker: usize,
+        incarnation: u32,
+        era: u32,
+        call: Call,
+        answer_after: Option<i64>,
+    ) {
         let kv = &self.kv;
         let event = match call {
             Call::Claim(claim) => {
                 let before = self.before(&claim.open.job).await;
                 let answer = claims::claim(&self.kv, &claim).await;
                 if matches!(answer, ClaimAnswer::Won(_)) {
-                    self.check_claim(&claim, before);
+                    self.check_claim(worker, &claim, before);
                 }
                 Some(Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer))
             }
@@ -520,7 +583,11 @@ impl World {
                 claims::release(kv, &job, lock_revision).await.unwrap();
                 Some(Event::Released(run_id))
             }
-            Call::Move { open, from, to } => match claims::move_run(kv, &open, from, to).await {
+            Call::Move { open, from, to, rescue } => match if rescue {
+                claims::rescue_run(kv, &open, from, to).await
+            } else {
+                claims::move_run(kv, &open, from, to).await
+            } {
                 Ok(answer) => {
                     if let (crate::scheduler::MoveAnswer::Done(_), Some(process)) =
                         (answer, self.processes.get_mut(&open.run_id))
@@ -537,8 +604,10 @@ impl World {
             }
         };
         if let (Some(event), Some(after)) = (event, answer_after) {
+            // An answer of another history than that of the request is not handed on, and shows it.
+            let item = if era == self.era { Item::Tell(event) } else { Item::NoticeRestored };
             self.queued += 1;
-            self.queue.insert((self.now + after, self.queued), (worker, incarnation, Item::Tell(event)));
+            self.queue.insert((self.now + after, self.queued), (worker, incarnation, era, item));
         }
     }
 
@@ -556,7 +625,12 @@ impl World {
     }
 
     /// A claim that has committed: it must take the fires that are next in turn and leave none out.
-    fn check_claim(&mut self, claim: &Claim, before: Option<(Schedule, Timestamp, Timestamp)>) {
+    fn check_claim(
+        &mut self,
+        worker: usize,
+        claim: &Claim,
+        before: Option<(Schedule, Timestamp, Timestamp)>,
+    ) {
         let (run_id, to) = (&claim.open.run_id, claim.mark.plan_time);
         let name = &claim.open.job;
         if !self.live.contains(&claim.sid) {
@@ -572,6 +646,7 @@ impl World {
             return self.violated("there is no seed worker");
         }
         let so_far = self.claimed.get(run_id).copied().unwrap_or(0);
+        let after = after.max(self.workers[worker].floor);
         let count = claim.open.skipped.as_ref().map_or(1, |skipped| skipped.count);
         let due = schedule.fires_between(after, to, 10_000).map_or(0, |fires| fires.count);
         // A pause that is lifted moves the base without touching marks: a claim decided before that may take older fires.
@@ -598,6 +673,9 @@ impl World {
         let at = &self.workers[worker];
         if !at.alive || self.now < at.frozen_until {
             return;
+        }
+        if at.era != self.era {
+            return self.push(self.now, worker, Item::NoticeRestored);
         }
         let spared: BTreeSet<Sid> = at.scheduler.sids().into_iter().chain(at.session).collect();
         sweep::sweep(&self.kv, &self.log, &At(self.time_of(worker)), &spared).await.unwrap();
@@ -626,12 +704,22 @@ impl World {
         if self.workers[worker].alive {
             return;
         }
+        if self.now < self.no_starts_until {
+            return self.push(self.no_starts_until, worker, Item::Restart);
+        }
         let at = &mut self.workers[worker];
         at.incarnation += 1;
         at.alive = true;
         at.scheduler = Scheduler::new(2);
         at.frozen_until = self.now;
         at.watched_until = self.now;
+        (at.era, at.floor) = (self.era, Timestamp::ZERO);
+        self.list_all(worker).await;
+        self.push(self.now + 10, worker, Item::Gain);
+    }
+
+    /// What every watch begins with.
+    async fn list_all(&mut self, worker: usize) {
         let paused = self.value(keys::PAUSED).await.is_some();
         let base = claims::parse_base(self.value(keys::BASE).await.as_ref());
         let mut jobs = Vec::new();
@@ -647,7 +735,6 @@ impl World {
         ] {
             self.push(self.now, worker, Item::Tell(event));
         }
-        self.push(self.now + 10, worker, Item::Gain);
     }
 
     async fn gain(&mut self, worker: usize) {
@@ -730,6 +817,51 @@ impl World {
             (8, _) => self.lift_pause().await,
             _ => {}
         }
+    }
+
+    async fn back_up(&mut self) {
+        self.backup = Vec::new();
+        for prefix in [keys::JOBS, keys::FIRED, keys::RUNS, keys::PAUSED, keys::BASE] {
+            self.backup.extend(self.kv.range(Range::prefix(prefix)).await.unwrap().pairs);
+        }
+        self.backup.sort_by_key(|pair| pair.mod_revision);
+    }
+
+    /// The store is as it was at the backup, but for what hung on leases: those are over. Revisions begin anew, lower.
+    async fn put_back(&mut self) {
+        self.kv.inner = EmbeddedKv::in_memory().unwrap();
+        for together in self.backup.chunk_by(|a, b| a.mod_revision == b.mod_revision) {
+            let then = together.iter().map(|pair| Op::put(pair.key.clone(), pair.value.clone())).collect();
+            self.kv.inner.txn(Txn { then, ..Txn::default() }).await.unwrap();
+        }
+        self.era += 1;
+        self.no_starts_until = self.now + UNNOTICED_MAX_MS;
+        self.live.clear();
+        self.registered.clear();
+        for run_id in std::mem::take(&mut self.claimed).into_keys() {
+            let started = self.started_by.get(&run_id).copied();
+            self.claimed_before.insert(run_id, started);
+        }
+        for worker in 0..WORKERS {
+            let heartbeat = self.dice.between(0, 4000);
+            self.push(self.now + heartbeat, worker, Item::NoticeRestored);
+        }
+    }
+
+    /// As the driver does it.
+    async fn notice_restored(&mut self, worker: usize) {
+        let now = self.time_of(worker);
+        let at = &mut self.workers[worker];
+        (at.era, at.session, at.watched_until) = (self.era, None, self.now);
+        if self.kv.mutant == Mutant::NoFloor {
+            self.feed(worker, Event::SessionLost);
+        } else {
+            at.floor = now.plus_ms(2_050);
+            self.feed(worker, Event::StoreWentBack);
+        }
+        self.list_all(worker).await;
+        let soon = self.dice.between(1, 500);
+        self.push(self.now + soon, worker, Item::Gain);
     }
 
     async fn lift_pause(&mut self) {
@@ -842,6 +974,13 @@ impl World {
             entry.0 += 1;
             entry.1 = record.skipped.as_ref().map_or(1, |skipped| skipped.count);
         }
+        for (run_id, started) in self.claimed_before.clone() {
+            // What the store has forgotten has no record, unless its worker lives: that one writes it.
+            let lives = started.is_some_and(|(worker, i)| self.workers[worker].incarnation == i);
+            if lives && !with_record.contains_key(&run_id) {
+                self.violated(format!("{run_id} was started before the store went back, and has no record"));
+            }
+        }
         for (run_id, count) in self.claimed.clone() {
             if with_record.get(&run_id) != Some(&(1, count)) {
                 let found = with_record.get(&run_id);
@@ -886,6 +1025,7 @@ fn the_simulation_notices_what_is_broken() {
         (Mutant::NoSessionCompare, &["session that is over"]),
         (Mutant::NoLockCompare, &["overlaps"]),
         (Mutant::UnlockAnybodys, &["overlaps"]),
+        (Mutant::NoFloor, &["started twice"]),
     ] {
         let noticed = (1..=SEEDS).find_map(|seed| {
             let (violations, _) = simulate(seed, mutant);

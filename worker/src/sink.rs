@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::claims::settle;
+use crate::retries::Retries;
 
 /// Records waiting in memory: beyond so many bytes nothing more is claimed until the store takes some. Half of what a small
 /// container has.
@@ -159,6 +160,8 @@ async fn store_all(
     waiting: Arc<Waiting>,
     told: watch::Sender<u64>,
 ) {
+    let (preparing, settling) =
+        (Retries::new("record store not prepared (indexes)"), Retries::new("open runs not settled"));
     let mut prepared = false;
     let mut unsettled: Vec<(Sid, u64)> = Vec::new();
     loop {
@@ -169,7 +172,7 @@ async fn store_all(
             match clock::timeout(SETTLE_AGAIN, queue.take()).await {
                 Ok(first) => first,
                 Err(_elapsed) => {
-                    settle_all(kv.as_ref(), &mut unsettled).await;
+                    settle_all(kv.as_ref(), &mut unsettled, &settling).await;
                     continue;
                 }
             }
@@ -177,16 +180,17 @@ async fn store_all(
         let batch = gather(first, &queue, settings).await;
         if !prepared {
             match run_log.prepare().await {
-                Ok(()) => prepared = true,
-                Err(why) => {
-                    tracing::warn!(%why, "record store not prepared (indexes); trying again with the next batch")
+                Ok(()) => {
+                    prepared = true;
+                    preparing.worked();
                 }
+                Err(why) => preparing.failed(&why), // again with the next batch
             }
         }
         store(run_log.as_ref(), &batch).await;
         // If this process dies here, a survivor inserts `lost` for the open runs, which the stored records refuse, and settles them.
         unsettled.extend(batch.iter().filter_map(|entry| entry.settles));
-        settle_all(kv.as_ref(), &mut unsettled).await;
+        settle_all(kv.as_ref(), &mut unsettled, &settling).await;
         waiting.subtract(&batch);
         told.send_modify(|batches| *batches += 1);
     }
@@ -229,6 +233,7 @@ async fn store(run_log: &dyn RunLog, batch: &[Entry]) {
 
 /// Sends a batch until the store answers; the error is that it refuses the batch as such.
 async fn append(run_log: &dyn RunLog, records: &[Record]) -> Result<(), run_log::Error> {
+    let retries = Retries::new(format!("{} records not stored", records.len()));
     let mut failures = 0;
     loop {
         match run_log.append(records).await {
@@ -236,15 +241,13 @@ async fn append(run_log: &dyn RunLog, records: &[Record]) -> Result<(), run_log:
                 for conflict in &appended.conflicts {
                     tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
                 }
-                if failures > 0 {
-                    tracing::info!(failures, "record store takes records again");
-                }
+                retries.worked();
                 return Ok(());
             }
             Err(why @ run_log::Error::Invalid(_)) => return Err(why),
             Err(why) => {
                 failures += 1;
-                tracing::warn!(%why, failures, waiting = records.len(), "records not stored; trying again");
+                retries.failed(&why);
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
             }
         }
@@ -253,9 +256,12 @@ async fn append(run_log: &dyn RunLog, records: &[Record]) -> Result<(), run_log:
 
 /// Settles open runs whose records are stored; what fails stays in the list. Should this process die first, they are swept with
 /// their session, harmlessly.
-async fn settle_all(kv: &dyn Kv, unsettled: &mut Vec<(Sid, u64)>) {
+async fn settle_all(kv: &dyn Kv, unsettled: &mut Vec<(Sid, u64)>, retries: &Retries) {
     match settle(kv, unsettled).await {
-        Ok(()) => unsettled.clear(),
-        Err(why) => tracing::warn!(%why, open = unsettled.len(), "open runs not settled; trying again"),
+        Ok(()) => {
+            unsettled.clear();
+            retries.worked();
+        }
+        Err(why) => retries.failed(&why),
     }
 }

@@ -210,6 +210,29 @@ async fn a_run_moves_to_a_new_session_unless_it_was_closed() {
 }
 
 #[tokio::test]
+async fn a_run_is_rescued_into_a_store_that_went_back_whatever_is_there() {
+    let kv = store();
+    let open = open_run(Sid(9), 1, T);
+    let (new, ended) = (open_session(&kv).await, open_session(&kv).await);
+    kv.revoke(ended.lease()).await.unwrap();
+    assert!(claims::rescue_run(&kv, &open, (Sid(9), 1), (ended, 1)).await.is_err());
+    // The backup knows nothing of it.
+    let done = claims::rescue_run(&kv, &open, (Sid(9), 1), (new, 5)).await.unwrap();
+    let lock = get(&kv, keys::lock(&job())).await.unwrap();
+    assert_eq!((done, lock.lease), (MoveAnswer::Done(lock.mod_revision), Some(new.lease())));
+    assert!(get(&kv, keys::runs(new, 5)).await.is_some());
+    assert_eq!(claims::rescue_run(&kv, &open, (Sid(9), 1), (new, 5)).await, Ok(done), "sent again");
+    // Its open run came back, and the lock is another's.
+    put(&kv, keys::runs(Sid(9), 1), OpenRuns::new(vec![open.clone()]).encode()).await;
+    let held = put(&kv, keys::lock(&job()), "").await;
+    let unlocked = claims::rescue_run(&kv, &open, (Sid(9), 1), (new, 6)).await.unwrap();
+    assert!(matches!(unlocked, MoveAnswer::Unlocked(_)));
+    assert_eq!(get(&kv, keys::lock(&job())).await.unwrap().mod_revision, held);
+    assert_eq!(get(&kv, keys::runs(Sid(9), 1)).await, None);
+    assert!(get(&kv, keys::runs(new, 6)).await.is_some());
+}
+
+#[tokio::test]
 async fn settling_deletes_just_those_open_runs() {
     let kv = store();
     let many: Vec<(Sid, u64)> = (1..=300).map(|seq| (Sid(7), seq)).collect();
@@ -432,7 +455,8 @@ async fn a_watch_that_breaks_goes_on_where_it_was_and_one_compacted_lists_again(
     assert_eq!(listed(next().await), 3, "the second watch ended as compacted");
     put(&kv.inner, "/x/3", "3").await;
     assert_eq!(changed(next().await), ["/x/3"]);
-    assert_eq!((kv.lists.load(Ordering::Relaxed), kv.watches.load(Ordering::Relaxed)), (2, 3));
+    // Two lists, and a look whether the store went back before the watch was resumed.
+    assert_eq!((kv.lists.load(Ordering::Relaxed), kv.watches.load(Ordering::Relaxed)), (3, 3));
     following.abort();
 }
 

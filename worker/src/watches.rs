@@ -9,13 +9,14 @@ use common::domain::kill::KillRequest;
 use common::domain::worker::{self, Sid};
 use common::keys;
 use common::kv::{Kv, Pair, Range, Revision, Span};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
 use crate::scheduler::{Event, JobSeen};
 use crate::session::Session;
+use crate::witness::Era;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -34,6 +35,37 @@ pub(crate) enum Input {
     KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
+}
+
+impl Input {
+    /// It says nothing about the store, so that it holds also when the store went back.
+    pub(crate) fn outlives_the_store(&self) -> bool {
+        matches!(self, Self::Event(Event::RunEnded(..)))
+    }
+}
+
+/// Where the loop is told things by whoever works in an era of the store. What comes from an era that is over is thrown away.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    to: mpsc::Sender<(Era, Input)>,
+    pub(crate) era: Era,
+}
+
+impl Inputs {
+    /// Of the first era.
+    pub(crate) fn new(to: mpsc::Sender<(Era, Input)>) -> Self {
+        Self { to, era: 0 }
+    }
+
+    /// For another era.
+    pub(crate) fn of(&self, era: Era) -> Self {
+        Self { to: self.to.clone(), era }
+    }
+
+    /// False: nobody listens any more.
+    pub(crate) async fn send(&self, input: Input) -> bool {
+        self.to.send((self.era, input)).await.is_ok()
+    }
 }
 
 /// A registration as it was read.
@@ -56,7 +88,7 @@ pub(crate) enum Registered {
 }
 
 /// Starts following everything.
-pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Sender<Input>) -> Vec<JoinHandle<()>> {
+pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Inputs) -> Vec<JoinHandle<()>> {
     let (kv_of, to) = (|| Arc::clone(kv), || inputs.clone());
     vec![
         tokio::spawn(follow_jobs(kv_of(), to())),
@@ -68,9 +100,9 @@ pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Sender<Input>) -> Vec<JoinHandle<
     ]
 }
 
-async fn tell(to: &Sender<Input>, events: Vec<Event>) -> bool {
+async fn tell(to: &Inputs, events: Vec<Event>) -> bool {
     for event in events {
-        if to.send(Input::Event(event)).await.is_err() {
+        if !to.send(Input::Event(event)).await {
             return false;
         }
     }
@@ -78,7 +110,7 @@ async fn tell(to: &Sender<Input>, events: Vec<Event>) -> bool {
 }
 
 /// Jobs: the seed's save and delete events.
-async fn follow_jobs(kv: Arc<dyn Kv>, to: Sender<Input>) {
+async fn follow_jobs(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::JOBS), |news| {
         let events = match news {
             News::Listed(pairs) => vec![Event::JobsListed(pairs.iter().filter_map(job_seen).collect())],
@@ -111,7 +143,7 @@ fn job_seen(pair: &Pair) -> Option<JobSeen> {
     Some(JobSeen { name, job, create_revision: pair.create_revision, mod_revision: pair.mod_revision })
 }
 
-async fn follow_workers(kv: Arc<dyn Kv>, to: Sender<Input>) {
+async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
     let mut registered = BTreeMap::new();
     follow(kv, Span::prefix(keys::WORKERS), |news| {
         match news {
@@ -131,7 +163,7 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Sender<Input>) {
             }
         }
         let (to, input) = (to.clone(), Input::Workers(registered.clone()));
-        async move { to.send(input).await.is_ok() }
+        async move { to.send(input).await }
     })
     .await;
 }
@@ -152,20 +184,20 @@ fn registration(pair: &Pair) -> Registration {
     Registration { who, revision: pair.mod_revision }
 }
 
-async fn follow_sessions(kv: Arc<dyn Kv>, to: Sender<Input>) {
+async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::SESSIONS), |news| {
         let ended = match news {
             News::Listed(_) => true, // one may have ended while nobody watched
             News::Changed(changes) => changes.iter().any(common::kv::Change::is_delete),
         };
         let to = to.clone();
-        async move { !ended || to.send(Input::SessionEnded).await.is_ok() }
+        async move { !ended || to.send(Input::SessionEnded).await }
     })
     .await;
 }
 
 /// Kill requests: the seed's kill event.
-async fn follow_kills(kv: Arc<dyn Kv>, to: Sender<Input>) {
+async fn follow_kills(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::KILLER), |news| {
         let events = match news {
             News::Listed(pairs) => pairs.iter().filter_map(kill_asked).collect(),
@@ -192,7 +224,7 @@ fn kill_asked(pair: &Pair) -> Option<Event> {
     }
 }
 
-async fn follow_pause(kv: Arc<dyn Kv>, to: Sender<Input>) {
+async fn follow_pause(kv: Arc<dyn Kv>, to: Inputs) {
     follow(Arc::clone(&kv), Span::key(keys::PAUSED), |news| {
         let paused = match news {
             News::Listed(pairs) => !pairs.is_empty(),
@@ -215,7 +247,7 @@ async fn follow_pause(kv: Arc<dyn Kv>, to: Sender<Input>) {
     .await;
 }
 
-async fn follow_base(kv: Arc<dyn Kv>, to: Sender<Input>) {
+async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::key(keys::BASE), |news| {
         let base = match news {
             News::Listed(pairs) => parse_base(pairs.first()),

@@ -1,6 +1,7 @@
 //! The store in etcd.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct EtcdKv {
     current: Mutex<Current>,
     /// Held while connecting, so that callers who find no connection make one and not many.
     connecting: tokio::sync::Mutex<()>,
+    /// Of the last answer with a header.
+    cluster_id: AtomicU64,
 }
 
 /// The connection in use, and whose turn it is when another one is needed.
@@ -116,6 +119,7 @@ impl EtcdKv {
             call_limit,
             current: Mutex::new(current),
             connecting: tokio::sync::Mutex::new(()),
+            cluster_id: AtomicU64::new(0),
         })
     }
 
@@ -245,6 +249,13 @@ impl EtcdKv {
         }
     }
 
+    /// The revision of an answer, and whose it is.
+    fn note(&self, header: Option<&etcd_client::ResponseHeader>) -> Revision {
+        let Some(header) = header else { return 0 };
+        self.cluster_id.store(header.cluster_id(), Ordering::Relaxed);
+        header.revision()
+    }
+
     /// Puts a connection away over which nothing has come for a while; calls on their way and watches keep it. By the wall clock, in either
     /// direction: the monotonic clock may stand still while a Lambda is frozen.
     fn retire_when_idle(&self) {
@@ -296,11 +307,8 @@ impl Kv for EtcdKv {
                 async move { kv_client(&client).get(key, Some(options)).await }
             })
             .await?;
-        Ok(RangeReply {
-            pairs: pairs(reply.take_kvs()),
-            more: reply.more(),
-            revision: reply.header().map_or(0, etcd_client::ResponseHeader::revision),
-        })
+        let revision = self.note(reply.header());
+        Ok(RangeReply { pairs: pairs(reply.take_kvs()), more: reply.more(), revision })
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, Error> {
@@ -312,7 +320,7 @@ impl Kv for EtcdKv {
                 async move { kv_client(&client).txn(txn).await }
             })
             .await?;
-        let revision = reply.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let revision = self.note(reply.header());
         Ok(txn_reply(&reply, revision))
     }
 
@@ -391,6 +399,10 @@ impl Kv for EtcdKv {
         self.call(Repeat::Allowed, |mut client| async move { client.compact(revision, None).await })
             .await
             .map(drop)
+    }
+
+    fn cluster_id(&self) -> u64 {
+        self.cluster_id.load(Ordering::Relaxed)
     }
 }
 

@@ -484,4 +484,9 @@ pub trait Kv: Send + Sync {
     /// # Errors
     /// [`Error::Compacted`] when that was done already; else try again.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// Names the cluster that answered last; 0 = none has, or the store has no such name. A backup may be restored under another.
+    fn cluster_id(&self) -> u64 {
+        0
+    }
 }

@@ -74,4 +74,8 @@ impl Kv for Renewing<dyn Kv> {
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.call(|kv| async move { kv.compact(revision).await }).await
     }
+
+    fn cluster_id(&self) -> u64 {
+        self.held().map_or(0, |held| held.client.cluster_id())
+    }
 }

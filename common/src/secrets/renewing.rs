@@ -139,7 +139,7 @@ impl<C: ?Sized> Renewing<C> {
         Ok(held)
     }
 
-    fn held(&self) -> Option<Held<C>> {
+    pub(crate) fn held(&self) -> Option<Held<C>> {
         // No step of a change to it can panic.
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -169,6 +169,8 @@ pub enum AdoptAnswer {
 pub enum MoveAnswer {
     /// Done: the new lock has this revision.
     Done(Revision),
+    /// Done at this revision, without the lock: only after the store went back, when another holds it.
+    Unlocked(Revision),
     /// Its open entry is gone, or the lock is taken: the run was closed as lost.
     Refused,
 }
@@ -184,6 +186,8 @@ pub enum Event {
     Renamed(String),
     /// The session is over, or must be taken to be.
     SessionLost,
+    /// The store went back to an earlier state (design P16): nothing that was known of it holds any more.
+    StoreWentBack,
     /// Every job there is.
     JobsListed(Vec<JobSeen>),
     /// A job was put.
@@ -289,6 +293,8 @@ pub enum Action {
         from: (Sid, u64),
         /// Its open key afterwards.
         to: (Sid, u64),
+        /// The store went back since it was started: that its open key is not there, or its lock is another's, says nothing about it.
+        rescue: bool,
     },
     /// Store a record; then, if it settles one, delete the open key.
     Record {
@@ -299,6 +305,8 @@ pub enum Action {
     },
     /// The session was found to be gone.
     GiveUpSession(Sid),
+    /// The store was found to have gone back; answer with [`Event::StoreWentBack`].
+    GiveUpStore(String),
     /// Say something to whoever reads the log.
     Report(Report),
 }

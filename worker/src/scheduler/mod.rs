@@ -6,6 +6,7 @@
 mod event;
 mod job_state;
 mod ownership;
+mod restored;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use event::{
 };
 use job_state::{Definition, JobState, MarkView, Pending, Streak};
 use ownership::Ranks;
+use restored::{gone_back, is_from_before};
 use runs::{Run, Stage};
 
 /// A fire is claimed so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and the
@@ -66,6 +68,8 @@ pub struct Scheduler {
     jobs_listed: bool,
     paused: bool,
     base: Timestamp,
+    /// The store went back: fires up to this time may have run in what it was before.
+    floor: Timestamp,
     sink_full: bool,
     draining: bool,
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
@@ -100,6 +104,7 @@ impl Scheduler {
             jobs_listed: false,
             paused: false,
             base: Timestamp::ZERO,
+            floor: Timestamp::ZERO,
             sink_full: false,
             draining: false,
             killing: false,
@@ -117,6 +122,7 @@ impl Scheduler {
     /// Takes one event and returns what to do, in order.
     pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
+        self.keep_floor_in_bounds(now);
         match event {
             Event::Woke => {}
             Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
@@ -126,6 +132,7 @@ impl Scheduler {
                 self.look_at_all(now, &mut out);
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
+            Event::StoreWentBack => self.on_store_went_back(now, &mut out),
             Event::JobsListed(jobs) => self.on_jobs_listed(now, jobs, &mut out),
             Event::JobPut(job) => self.on_job_put(now, job, &mut out),
             Event::JobDeleted(name) => self.on_job_deleted(&name, &mut out),
@@ -228,7 +235,8 @@ impl Scheduler {
             let to = (sid, self.take_seq());
             if let Some(run) = self.runs.get_mut(&run_id) {
                 run.moving = true;
-                out.push(Action::Move { open: run.open.clone(), from: (run.sid, run.seq), to });
+                let (open, from) = (run.open.clone(), (run.sid, run.seq));
+                out.push(Action::Move { open, from, to, rescue: run.rescue });
             }
         }
         out.push(Action::ReadMarks { slots: Slots::All, serializable: false });
@@ -321,8 +329,15 @@ impl Scheduler {
         let rank = self.ranks.rank(slot);
         self.slots.entry(slot).or_default().insert(name.clone());
         let state = self.jobs.entry(name.clone()).or_insert_with(|| JobState::new(slot, rank));
-        if state.definition.as_ref().is_some_and(|known| known.mod_revision == seen.mod_revision) {
-            return; // listed again
+        if let Some(known) = &state.definition {
+            if known.mod_revision == seen.mod_revision {
+                return; // listed again
+            }
+            if known.mod_revision > seen.mod_revision {
+                // News of a key come in order, and a list is younger than what is known: this is another history (P16).
+                let why = format!("job {name} is of revision {} again", seen.mod_revision);
+                return out.push(Action::GiveUpStore(why));
+            }
         }
         let definition = Arc::new(Definition::new(seen, now));
         if let Err(why) = &definition.runnable {
@@ -562,10 +577,14 @@ impl Scheduler {
             MarkView::Absent => (None, 0),
             MarkView::Known(mark, revision) => (Some(mark.clone()), *revision),
         };
-        let adopted =
-            |mark: &Mark| mark.hash == definition.hash && definition.create_revision <= mark_revision;
+        let floor = self.floor;
+        let adopted = |mark: &Mark| {
+            mark.hash == definition.hash
+                && definition.create_revision <= mark_revision
+                && !is_from_before(mark, floor, rank)
+        };
         let Some(mark) = mark.clone().filter(adopted) else {
-            // Put by other hands: its fires count from when it was seen (P7).
+            // Put by other hands: its fires count from when it was seen (P7). So do all fires once the store went back (P16).
             let act_at = definition.seen_at.plus_ms(offset.max(0));
             if now < act_at {
                 return Some(act_at);
@@ -574,13 +593,14 @@ impl Scheduler {
                 self.wanted.entry(true).or_default().insert(state.slot);
                 return None;
             }
-            let mark = Mark::based(mark.as_ref(), definition.seen_at, definition.hash.clone());
+            let base = definition.seen_at.max(self.floor);
+            let mark = Mark::based(mark.as_ref(), base, definition.hash.clone());
             let job_revision = definition.mod_revision;
             state.pending = Pending::Adopting;
             out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
             return None;
         };
-        let after = mark.plan_time.max(mark.base).max(self.base);
+        let after = mark.plan_time.max(mark.base).max(self.base).max(self.floor);
         let due = schedule.next_after(after)?;
         state.due = Some(due);
         let act_at = due.plus_ms(offset);
@@ -820,6 +840,7 @@ impl Scheduler {
                     stage: Stage::Claimed,
                     kill_asked: false,
                     moving: false,
+                    rescue: false,
                     started_at: None,
                     record: None,
                     open: claim.open,
@@ -855,6 +876,9 @@ impl Scheduler {
         let name = claim.open.job.clone();
         let Some(state) = self.jobs.get_mut(&name) else { return };
         let mark_revision = refusal.mark.as_ref().map_or(0, |seen| seen.revision);
+        if let Some(why) = gone_back(&claim, mark_revision, refusal.job_revision) {
+            return out.push(Action::GiveUpStore(why));
+        }
         if mark_revision != claim.mark_revision {
             // Another worker, or a save, was first; no sending of this claim can commit any more.
             state.pending = Pending::None;

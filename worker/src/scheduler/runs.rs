@@ -42,8 +42,19 @@ pub(super) struct Run {
     pub(super) started_at: Option<Timestamp>,
     /// It is on its way to a new session.
     pub(super) moving: bool,
+    /// The store went back while it was going, and it has no open key of its own yet in what the store is now.
+    pub(super) rescue: bool,
     /// Its record, when it ended on that way.
     pub(super) record: Option<Box<Record>>,
+}
+
+impl Run {
+    /// Its claim is of a history that is no more: kill requests are now compared with the revision of its rescue.
+    fn rescued_at(&mut self, revision: Revision) {
+        if std::mem::take(&mut self.rescue) {
+            self.claim_revision = revision;
+        }
+    }
 }
 
 impl Scheduler {
@@ -172,6 +183,12 @@ impl Scheduler {
             MoveAnswer::Done(revision) => {
                 (run.sid, run.seq) = (sid, seq);
                 run.lock_revision = Some(revision);
+                run.rescued_at(revision);
+            }
+            MoveAnswer::Unlocked(revision) => {
+                (run.sid, run.seq) = (sid, seq);
+                run.lock_revision = None;
+                run.rescued_at(revision);
             }
             MoveAnswer::Refused => {
                 run.lock_revision = None;

@@ -1040,3 +1040,101 @@ fn a_range_of_skips_is_closed_by_a_drain_and_by_a_delete_even_with_a_skip_in_fli
         }
     }
 }
+
+// --- a store that went back (P16) ---------------------------------------------------------------------------------------
+
+#[test]
+fn nothing_from_before_a_store_went_back_is_fired_again() {
+    let mut world = World::new();
+    let job = world.save("a", "*/10 * * * * *");
+    world.feed(Event::JobsListed(vec![job.clone()]));
+    let backup = world.marks.clone();
+    for time in [10_000, 20_000] {
+        world.run_to(time + 2_000);
+        let open = world.starts().pop().unwrap();
+        world.end(&open, Status::Succeeded);
+    }
+    let before = world.start_times();
+    assert_eq!(before, [10_000, 20_000]);
+    // The mark of before the first fire, in the middle of the time in which a late fire would still start.
+    world.marks = backup;
+    world.feed(Event::StoreWentBack);
+    world.feed(Event::JobsListed(vec![job]));
+    world.gain(2);
+    world.run_to(35_000);
+    assert_eq!(world.start_times()[before.len()..], [30_000]);
+    // And whoever starts later reads from the mark where it begins.
+    let mark = world.marks[&name("a")].mark.clone().unwrap();
+    assert!(mark.base > at(22_000), "{mark:?}");
+}
+
+#[test]
+fn what_was_claimed_and_not_started_when_the_store_went_back_has_its_record() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(9_980);
+    assert_eq!(world.claims().len(), 1);
+    world.feed(Event::StoreWentBack);
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), NONE);
+    let records: Vec<_> = world.records().iter().map(|(record, _)| record.status).collect();
+    assert_eq!(records, [Some(Status::Lost)]);
+}
+
+#[test]
+fn a_run_goes_on_while_the_store_goes_back_and_settles_in_the_new_session() {
+    for answer in [MoveAnswer::Done(7), MoveAnswer::Unlocked(7)] {
+        let (mut world, open) = World::running();
+        world.feed(Event::StoreWentBack);
+        world.gain(2);
+        let moves: Vec<_> = world
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Move { to, rescue, .. } => Some((*to, *rescue)),
+                _ => None,
+            })
+            .collect();
+        let [(to, true)] = moves[..] else { panic!("{moves:?}") };
+        world.feed(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer));
+        // A kill request that was restored with the backup is older than the rescue; a later one is meant.
+        world.feed(Event::KillAsked(open.job.clone(), None, 6));
+        assert!(!world.has(&Action::Kill(open.run_id.clone())));
+        world.feed(Event::KillAsked(open.job.clone(), None, 8));
+        assert!(world.has(&Action::Kill(open.run_id.clone())));
+        world.end(&open, Status::Succeeded);
+        assert_eq!(world.records().last().unwrap().1, Some(to));
+        assert_eq!(world.scheduler.open_runs(), 0);
+    }
+}
+
+#[test]
+fn a_mark_or_a_job_of_an_earlier_revision_shows_that_the_store_went_back() {
+    let gives_up = |world: &World| world.actions.iter().any(|a| matches!(a, Action::GiveUpStore(_)));
+    let (mut world, claim) = World::claiming();
+    let refusal = |job_revision, mark: Option<Revision>| {
+        let mark = mark.map(|revision| MarkSeen { mark: Ok(claim.mark.clone()), revision, retired: false });
+        let open = Vec::new();
+        Refusal { session_alive: true, paused: false, job_revision, mark, lock: LockSeen::Free, open }
+    };
+    let earlier_mark = refusal(claim.job_revision, Some(claim.mark_revision - 1));
+    let earlier_job = refusal(claim.job_revision - 1, Some(claim.mark_revision));
+    for earlier in [earlier_mark, earlier_job] {
+        let mark = claim.mark.clone();
+        let mut refused = earlier.clone();
+        if let Some(seen) = &mut refused.mark {
+            seen.mark = Ok(Mark::based(None, mark.base, mark.hash.clone()));
+        }
+        world.feed(answer(&claim, ClaimAnswer::Refused(refused)));
+        assert!(gives_up(&world), "{earlier:?}");
+        (world, _) = World::claiming();
+    }
+    // A job that is listed again as it was before.
+    let mut world = World::new();
+    let old = world.save("a", "* * * * * *");
+    let new = world.save("a", "*/2 * * * * *");
+    world.feed(Event::JobsListed(vec![new]));
+    assert!(!gives_up(&world));
+    world.feed(Event::JobsListed(vec![old]));
+    assert!(gives_up(&world));
+}

@@ -1,0 +1,83 @@
+//! A store that went back to an earlier state, as after a restored backup (design P16).
+
+use common::clock::Timestamp;
+use common::domain::job::JobName;
+use common::domain::mark::Mark;
+use common::domain::record::Record;
+use common::domain::run::RunId;
+use common::kv::Revision;
+
+use super::event::{Action, Claim};
+use super::job_state::{MarkView, Pending};
+use super::runs::Stage;
+use super::{LEAD_MS, Scheduler};
+
+/// Fires so long after the moment of noticing are let go with those before it, in ms: beside the lead, a worker whose clock is ahead, as far
+/// as it may be (P8), could have claimed them in what the store was before.
+const CLAIMED_AHEAD_MAX_MS: i64 = LEAD_MS + 2_000;
+/// Workers notice one after the other, each for itself: those that only step in for a job's owner do not put a mark again whose base is so
+/// little, in ms, before their own.
+const NOTICED_APART_MS: i64 = 30_000;
+
+impl Scheduler {
+    /// Forgets what the store said. Marks went back with it, so that old fires look unclaimed: nothing from before now is caught up.
+    pub(super) fn on_store_went_back(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.floor = self.floor.max(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
+        for state in self.jobs.values_mut() {
+            state.pending = Pending::None;
+        }
+        self.end_all_streaks(out);
+        // What was claimed and not started ends here: its open key may not be in the store any more, so that nobody else would say so.
+        let unstarted: Vec<RunId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.stage == Stage::Claimed)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for run in unstarted.iter().filter_map(|id| self.runs.get(id)) {
+            let record = Box::new(Record::left_behind(&run.open, now));
+            out.push(Action::Record { record, settles: Some((run.sid, run.seq)) });
+        }
+        self.on_session_lost(now, out);
+        // Runs that go on keep going. Until they are rescued, whatever kill request comes is younger than they are.
+        for run in self.runs.values_mut() {
+            (run.rescue, run.claim_revision) = (true, Revision::MIN);
+        }
+        for name in self.jobs.keys().cloned().collect::<Vec<JobName>>() {
+            if let Some(state) = self.jobs.get_mut(&name) {
+                // Revisions name other contents now: every job is news.
+                state.definition = None;
+                state.mark = MarkView::Unknown;
+                (state.kill_seen, state.stale_until, state.due) = (None, None, None);
+            }
+            self.forget_job_if_done(&name);
+        }
+        self.jobs_listed = false;
+        (self.paused, self.base) = (false, Timestamp::ZERO);
+    }
+
+    /// Time goes on from the moment of noticing: a floor that is further ahead was set by a clock that has been put back since.
+    pub(super) fn keep_floor_in_bounds(&mut self, now: Timestamp) {
+        self.floor = self.floor.min(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
+    }
+}
+
+/// This mark leaves open fires up to `floor`, which may have run before the store went back. Its owner puts the base into it, so that
+/// workers that start later, and have noticed nothing, do not take them for missed.
+pub(super) fn is_from_before(mark: &Mark, floor: Timestamp, rank: u8) -> bool {
+    let apart = if rank == 0 { 0 } else { NOTICED_APART_MS };
+    mark.plan_time.max(mark.base) < floor.plus_ms(-apart)
+}
+
+/// Why a refusal shows that the store went back: revisions of one key only grow, so that the claim was decided from what is not (yet) there.
+/// It shows also when the store's own revision is higher than ever (a backup that was restored with raised revisions).
+pub(super) fn gone_back(claim: &Claim, mark: Revision, job: Revision) -> Option<String> {
+    let name = &claim.open.job;
+    if (1..claim.mark_revision).contains(&mark) {
+        Some(format!("the mark of {name} is of revision {mark}, and was of {}", claim.mark_revision))
+    } else if (1..claim.job_revision).contains(&job) {
+        Some(format!("job {name} is of revision {job}, and was of {}", claim.job_revision))
+    } else {
+        None
+    }
+}
