@@ -286,7 +286,10 @@ impl Image {
         let mut container = Container { process, init: Pid::INIT, settings, volume };
         let outer = container.process.pid();
         container.init = wait_for("the first process of the container", SOON, async || {
-            children(i32::try_from(outer).ok()?).first().and_then(|pid| Pid::from_raw(*pid))
+            // One that ends at once may be gone before it was seen; then nobody enters it either.
+            let ended = container.process.ended().map(|_| Pid::INIT);
+            let first = children(i32::try_from(outer).ok()?).first().copied();
+            first.and_then(Pid::from_raw).or(ended)
         })
         .await;
         Ok(container)
