@@ -672,7 +672,7 @@ await check("without the API a banner says so, what was typed stays, and it reco
   equal(await page.evaluate(() => window.marker), "the same page", "the page was loaded again:");
 });
 
-await check("updates stand still when paused, and while the page is hidden", async () => {
+await check("updates stand still when paused, and go on when resumed", async () => {
   let asked = 0;
   page.on("request", (request) => (asked += request.url().includes("/worker/list") ? 1 : 0));
   const next = () => page.waitForRequest(/worker\/list/);
