@@ -8,11 +8,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::secrets::{Reference, Referring, Values};
+
 /// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
 struct Variable {
     name: &'static str,
     help: &'static str,
     set: fn(&mut Settings, &str) -> Result<(), String>,
+    /// Where the value may be kept as a secret.
+    secret: Option<Secret>,
+}
+
+/// How a variable takes the value that a reference led to.
+struct Secret {
+    set: fn(&mut Settings, &str) -> Result<(), String>,
+    /// What is said when it does not take it; the value itself must not be shown.
+    like: &'static str,
 }
 
 /// Variables that workers hand to jobs: no settings, and no mistake when a job starts one of our programs.
@@ -22,44 +33,44 @@ const VARIABLES: [Variable; 18] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
-        set: |s, v| {
-            let endpoints: Vec<String> = v.split(',').map(|e| e.trim().to_owned()).collect();
-            match endpoints.iter().find(|e| !e.starts_with("http://") && !e.starts_with("https://")) {
-                Some(bad) => Err(format!("{bad:?} is not like http://127.0.0.1:2379")),
-                None => {
-                    s.etcd.endpoints = Some(endpoints);
-                    Ok(())
-                }
-            }
-        },
+        set: endpoints,
+        secret: Some(Secret { set: endpoints, like: "like http://127.0.0.1:2379, or several with commas" }),
     },
-    Variable { name: "CRON_ETCD_USERNAME", help: "etcd user", set: |s, v| text(&mut s.etcd.username, v) },
-    Variable { name: "CRON_ETCD_PASSWORD", help: "etcd password", set: |s, v| text(&mut s.etcd.password, v) },
+    Variable {
+        name: "CRON_ETCD_USERNAME",
+        help: "etcd user",
+        set: |s, v| text(&mut s.etcd.username, v),
+        secret: Some(Secret { set: |s, v| text(&mut s.etcd.username, v), like: "a name" }),
+    },
+    Variable {
+        name: "CRON_ETCD_PASSWORD",
+        help: "etcd password",
+        set: |s, v| text(&mut s.etcd.password, v),
+        secret: Some(Secret { set: |s, v| text(&mut s.etcd.password, v), like: "a password" }),
+    },
     Variable {
         name: "CRON_ETCD_CA",
         help: "PEM file of the CA that signed etcd's certificate",
-        set: |s, v| path(&mut s.etcd.ca, v),
+        set: |s, v| pem_file(&mut s.etcd.ca, v),
+        secret: Some(Secret { set: |s, v| pem_text(&mut s.etcd.ca, v), like: "PEM text" }),
     },
     Variable {
         name: "CRON_ETCD_CERT",
         help: "PEM file of the client certificate for etcd",
-        set: |s, v| path(&mut s.etcd.cert, v),
+        set: |s, v| pem_file(&mut s.etcd.cert, v),
+        secret: Some(Secret { set: |s, v| pem_text(&mut s.etcd.cert, v), like: "PEM text" }),
     },
     Variable {
         name: "CRON_ETCD_KEY",
         help: "PEM file of the client certificate's key",
-        set: |s, v| path(&mut s.etcd.key, v),
+        set: |s, v| pem_file(&mut s.etcd.key, v),
+        secret: Some(Secret { set: |s, v| pem_text(&mut s.etcd.key, v), like: "PEM text" }),
     },
     Variable {
         name: "CRON_MONGODB_URI",
         help: "MongoDB (default mongodb://127.0.0.1:27017; local-dev: the embedded store when unset)",
-        set: |s, v| {
-            if !v.starts_with("mongodb://") && !v.starts_with("mongodb+srv://") {
-                return Err("it is not like mongodb://127.0.0.1:27017".to_owned());
-            }
-            s.mongodb_uri = Some(v.to_owned());
-            Ok(())
-        },
+        set: mongodb_uri,
+        secret: Some(Secret { set: mongodb_uri, like: "like mongodb://user:password@127.0.0.1:27017" }),
     },
     Variable {
         name: "CRON_WORKER_ID",
@@ -70,6 +81,7 @@ const VARIABLES: [Variable; 18] = [
             }
             text(&mut s.worker_id, v)
         },
+        secret: None,
     },
     Variable {
         name: "CRON_WORKER_LABELS",
@@ -85,6 +97,7 @@ const VARIABLES: [Variable; 18] = [
             }
             Ok(())
         },
+        secret: None,
     },
     Variable {
         name: "CRON_WORKER_LISTEN",
@@ -93,11 +106,13 @@ const VARIABLES: [Variable; 18] = [
             parsed(&mut s.worker_listen, v, "an address like 127.0.0.1:9070")
                 .map(|()| s.worker_listen_given = true)
         },
+        secret: None,
     },
     Variable {
         name: "CRON_DATA_DIR",
         help: "directory of this instance (worker: default /var/lib/fleetcron or a writable fallback; local-dev: ./.fleetcron)",
         set: |s, v| path(&mut s.data_dir, v),
+        secret: None,
     },
     Variable {
         name: "CRON_SESSION_TTL_SECONDS",
@@ -106,6 +121,7 @@ const VARIABLES: [Variable; 18] = [
             s.session_ttl = Duration::from_secs(within(v, 2, 600)?);
             Ok(())
         },
+        secret: None,
     },
     Variable {
         name: "CRON_DRAIN_SECONDS",
@@ -114,6 +130,7 @@ const VARIABLES: [Variable; 18] = [
             s.drain_limit = Some(Duration::from_secs(within(v, 0, 604_800)?));
             Ok(())
         },
+        secret: None,
     },
     Variable {
         name: "CRON_MAX_RUNS",
@@ -122,6 +139,7 @@ const VARIABLES: [Variable; 18] = [
             s.max_runs = Some(usize::try_from(within(v, 1, 1_000_000)?).unwrap_or(usize::MAX));
             Ok(())
         },
+        secret: None,
     },
     Variable {
         name: "CRON_LOG_BATCH_SIZE",
@@ -130,6 +148,7 @@ const VARIABLES: [Variable; 18] = [
             s.log_batch_size = usize::try_from(within(v, 1, 10_000)?).unwrap_or(usize::MAX);
             Ok(())
         },
+        secret: None,
     },
     Variable {
         name: "CRON_LOG_COMMIT_TIMEOUT_MS",
@@ -138,11 +157,13 @@ const VARIABLES: [Variable; 18] = [
             s.log_commit_timeout = Duration::from_millis(within(v, 1, 60_000)?);
             Ok(())
         },
+        secret: None,
     },
     Variable {
         name: "CRON_LISTEN",
         help: "where local-dev serves the API and the console (default 127.0.0.1:8070)",
         set: |s, v| parsed(&mut s.listen, v, "an address like 127.0.0.1:8070"),
+        secret: None,
     },
     Variable {
         name: "CRON_WORKERS",
@@ -151,8 +172,41 @@ const VARIABLES: [Variable; 18] = [
             s.workers = usize::try_from(within(v, 0, 64)?).unwrap_or(usize::MAX);
             Ok(())
         },
+        secret: None,
     },
 ];
+
+fn endpoints(settings: &mut Settings, value: &str) -> Result<(), String> {
+    let endpoints: Vec<String> = value.split(',').map(|e| e.trim().to_owned()).collect();
+    match endpoints.iter().find(|e| !e.starts_with("http://") && !e.starts_with("https://")) {
+        Some(bad) => Err(format!("{bad:?} is not like http://127.0.0.1:2379")),
+        None => {
+            settings.etcd.endpoints = Some(endpoints);
+            Ok(())
+        }
+    }
+}
+
+fn mongodb_uri(settings: &mut Settings, value: &str) -> Result<(), String> {
+    if !value.starts_with("mongodb://") && !value.starts_with("mongodb+srv://") {
+        return Err("it is not like mongodb://127.0.0.1:27017".to_owned());
+    }
+    settings.mongodb_uri = Some(value.to_owned());
+    Ok(())
+}
+
+fn pem_file(field: &mut Option<Pem>, value: &str) -> Result<(), String> {
+    *field = Some(Pem::File(PathBuf::from(value)));
+    Ok(())
+}
+
+fn pem_text(field: &mut Option<Pem>, value: &str) -> Result<(), String> {
+    if !value.contains("-----BEGIN ") {
+        return Err("it is no PEM text".to_owned());
+    }
+    *field = Some(Pem::Text(value.to_owned()));
+    Ok(())
+}
 
 fn text(field: &mut Option<String>, value: &str) -> Result<(), String> {
     *field = Some(value.to_owned());
@@ -185,12 +239,21 @@ pub struct EtcdSettings {
     pub username: Option<String>,
     /// Password of the user.
     pub password: Option<String>,
-    /// PEM file.
-    pub ca: Option<PathBuf>,
-    /// PEM file.
-    pub cert: Option<PathBuf>,
-    /// PEM file.
-    pub key: Option<PathBuf>,
+    /// The CA that signed etcd's certificate.
+    pub ca: Option<Pem>,
+    /// The client certificate.
+    pub cert: Option<Pem>,
+    /// Its key.
+    pub key: Option<Pem>,
+}
+
+/// Certificates or a key.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Pem {
+    /// A file.
+    File(PathBuf),
+    /// The text itself, out of a secret.
+    Text(String),
 }
 
 impl EtcdSettings {
@@ -213,10 +276,12 @@ impl std::fmt::Debug for EtcdSettings {
 /// All settings of all programs; each uses its own.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// See `CRON_ETCD_*`.
-    pub etcd: EtcdSettings,
-    /// `None` = not set.
-    pub mongodb_uri: Option<String>,
+    /// What is given as it is; see [`Settings::etcd`].
+    etcd: EtcdSettings,
+    /// As above; see [`Settings::mongodb_uri`].
+    mongodb_uri: Option<String>,
+    /// What is kept elsewhere, by variable.
+    references: BTreeMap<&'static str, Reference>,
     /// `None` = not set.
     pub worker_id: Option<String>,
     /// See `CRON_WORKER_LABELS`.
@@ -250,6 +315,7 @@ impl Default for Settings {
         Self {
             etcd: EtcdSettings::default(),
             mongodb_uri: None,
+            references: BTreeMap::new(),
             worker_id: None,
             worker_labels: BTreeMap::new(),
             worker_listen: SocketAddr::from(([127, 0, 0, 1], 9070)),
@@ -267,11 +333,101 @@ impl Default for Settings {
     }
 }
 
+/// The value that a reference led to does not fit its variable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{variable}: the value is not {like}")]
+pub struct Unusable {
+    /// Which variable.
+    pub variable: &'static str,
+    /// What would fit.
+    pub like: &'static str,
+}
+
 impl Settings {
-    /// The MongoDB address, or the default one.
+    /// How to reach etcd, with the values of [`Self::etcd_references`].
+    ///
+    /// # Errors
+    /// When a value is missing or does not fit its variable.
+    pub fn etcd(&self, values: &Values) -> Result<EtcdSettings, Unusable> {
+        Ok(self.with(&self.etcd_references(), values)?.etcd)
+    }
+
+    /// The MongoDB address, or the default one, with the values of [`Self::mongodb_references`].
+    ///
+    /// # Errors
+    /// As [`Self::etcd`].
+    pub fn mongodb_uri(&self, values: &Values) -> Result<String, Unusable> {
+        let uri = self.with(&self.mongodb_references(), values)?.mongodb_uri;
+        Ok(uri.unwrap_or_else(|| "mongodb://127.0.0.1:27017".to_owned()))
+    }
+
+    /// What must be read before etcd can be reached.
     #[must_use]
-    pub fn mongodb_uri_or_default(&self) -> &str {
-        self.mongodb_uri.as_deref().unwrap_or("mongodb://127.0.0.1:27017")
+    pub fn etcd_references(&self) -> Vec<Referring> {
+        self.references_of("CRON_ETCD_")
+    }
+
+    /// What must be read before MongoDB can be reached.
+    #[must_use]
+    pub fn mongodb_references(&self) -> Vec<Referring> {
+        self.references_of("CRON_MONGODB_")
+    }
+
+    /// Whether somebody said where etcd is.
+    #[must_use]
+    pub fn has_etcd(&self) -> bool {
+        self.etcd.endpoints.is_some() || self.references.contains_key("CRON_ETCD_ENDPOINTS")
+    }
+
+    /// Whether somebody said where MongoDB is.
+    #[must_use]
+    pub fn has_mongodb(&self) -> bool {
+        self.mongodb_uri.is_some() || self.references.contains_key("CRON_MONGODB_URI")
+    }
+
+    /// Where etcd is, for the log: the endpoints, or where they are kept.
+    #[must_use]
+    pub fn etcd_shown(&self) -> String {
+        match self.references.get("CRON_ETCD_ENDPOINTS") {
+            Some(reference) => reference.to_string(),
+            None => self.etcd.endpoints_or_default().join(","),
+        }
+    }
+
+    fn references_of(&self, prefix: &str) -> Vec<Referring> {
+        let wanted = self.references.iter().filter(|(variable, _)| variable.starts_with(prefix));
+        wanted.map(|(&variable, reference)| Referring { variable, reference: reference.clone() }).collect()
+    }
+
+    fn with(&self, references: &[Referring], values: &Values) -> Result<Self, Unusable> {
+        let mut settings = self.clone();
+        for Referring { variable, reference } in references {
+            let known = VARIABLES.iter().find(|v| v.name == *variable).and_then(|v| v.secret.as_ref());
+            let Some(Secret { set, like }) = known else { continue };
+            let unusable = Unusable { variable, like };
+            let value = values.get(reference).filter(|value| !value.is_empty()).ok_or(unusable)?;
+            set(&mut settings, value).map_err(|_shows_the_value| unusable)?;
+        }
+        Ok(settings)
+    }
+
+    /// Takes a variable's value, or the reference to it.
+    fn take(&mut self, variable: &Variable, value: &str) -> Result<(), String> {
+        // A flag wins over its variable, whichever of the two is a reference.
+        self.references.remove(variable.name);
+        match (Reference::parse(value), &variable.secret) {
+            (None, _) => (variable.set)(self, value),
+            (Some(Ok(reference)), Some(_)) => {
+                self.references.insert(variable.name, reference);
+                Ok(())
+            }
+            (Some(Err(why)), Some(_)) => Err(why),
+            (Some(_), None) => Err("it takes no reference to a secret: write the value itself".to_owned()),
+        }
+    }
+
+    fn is_given(&self, literal: bool, variable: &str) -> bool {
+        literal || self.references.contains_key(variable)
     }
 }
 
@@ -321,6 +477,22 @@ pub fn settings_or_exit(program: &str) -> Result<Box<Settings>, ExitCode> {
     Err(ExitCode::SUCCESS)
 }
 
+/// What AWS Lambda says about a function's log.
+pub struct LambdaLog {
+    /// Lines are to be JSON: this is a Lambda function, or somebody wants the lines of one (`AWS_LAMBDA_LOG_FORMAT`).
+    pub json: bool,
+    /// `AWS_LAMBDA_LOG_LEVEL`.
+    pub level: Option<String>,
+}
+
+/// Reads Lambda's own variables.
+#[must_use]
+pub fn lambda_log() -> LambdaLog {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let asked = set("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
+    LambdaLog { json: asked || set("AWS_LAMBDA_FUNCTION_NAME").is_some(), level: set("AWS_LAMBDA_LOG_LEVEL") }
+}
+
 /// The environment variables of this process that a job must not inherit: our settings, among them passwords.
 pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CRON_"))
@@ -357,7 +529,7 @@ pub fn parse(
             // An empty variable is how compose files and templates say "not set".
             Some(_) if value.is_empty() => {}
             Some(variable) => {
-                if let Err(why) = (variable.set)(&mut settings, value) {
+                if let Err(why) = settings.take(variable, value) {
                     faults.push(format!("{name}: {why}"));
                 }
             }
@@ -386,7 +558,7 @@ pub fn parse(
             _ => match VARIABLES.iter().find(|v| flag_of(v.name) == flag) {
                 Some(variable) => match inline.or_else(|| arguments.next()) {
                     Some(value) => {
-                        if let Err(why) = (variable.set)(&mut settings, &value) {
+                        if let Err(why) = settings.take(variable, &value) {
                             faults.push(format!("--{flag}: {why}"));
                         }
                     }
@@ -405,10 +577,15 @@ pub fn parse(
             },
         }
     }
-    if settings.etcd.cert.is_some() != settings.etcd.key.is_some() {
+    let etcd = &settings.etcd;
+    if settings.is_given(etcd.cert.is_some(), "CRON_ETCD_CERT")
+        != settings.is_given(etcd.key.is_some(), "CRON_ETCD_KEY")
+    {
         faults.push("CRON_ETCD_CERT and CRON_ETCD_KEY go together: set both or none".to_owned());
     }
-    if settings.etcd.username.is_some() != settings.etcd.password.is_some() {
+    if settings.is_given(etcd.username.is_some(), "CRON_ETCD_USERNAME")
+        != settings.is_given(etcd.password.is_some(), "CRON_ETCD_PASSWORD")
+    {
         faults.push("CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD go together: set both or none".to_owned());
     }
     match faults.is_empty() {
@@ -439,6 +616,12 @@ fn help(program: &str) -> String {
         let _infallible =
             writeln!(text, "  --{:<24} {:<28} {}", flag_of(variable.name), variable.name, variable.help);
     }
+    let secret: Vec<&str> = VARIABLES.iter().filter(|v| v.secret.is_some()).map(|v| v.name).collect();
+    let _infallible = writeln!(
+        text,
+        "\nInstead of a value may stand where AWS keeps it, secretsmanager:<name or ARN>[#<JSON key>] or ssm:<name or ARN>, in\n{}",
+        secret.join(", ")
+    );
     text
 }
 
@@ -447,6 +630,7 @@ impl std::fmt::Debug for Settings {
         // The address of MongoDB holds a password.
         f.debug_struct("Settings")
             .field("etcd", &self.etcd)
+            .field("references", &self.references)
             .field("data_dir", &self.data_dir)
             .finish_non_exhaustive()
     }
@@ -495,6 +679,57 @@ mod tests {
         assert!(faults(&[("CRON_ETCD_ENDPOINT", "x")], &[]).contains("did you mean CRON_ETCD_ENDPOINTS?"));
         assert!(faults(&[], &["--data-dri", "x"]).contains("did you mean --data-dir?"));
         assert!(settings(&[("CRON_RUN_ID", "x")], &[]).words.is_empty());
+    }
+
+    #[test]
+    fn a_reference_stands_for_a_value_where_secrets_may_be() {
+        let s = settings(
+            &[
+                ("CRON_ETCD_USERNAME", "root"),
+                ("CRON_ETCD_PASSWORD", "secretsmanager:etcd#password"),
+                ("CRON_MONGODB_URI", "ssm:/mongodb-uri"),
+            ],
+            &[],
+        );
+        let shown = |references: Vec<Referring>| -> Vec<String> {
+            references.iter().map(|r| format!("{}={}", r.variable, r.reference)).collect()
+        };
+        assert_eq!(shown(s.etcd_references()), ["CRON_ETCD_PASSWORD=secretsmanager:etcd#password"]);
+        assert_eq!(shown(s.mongodb_references()), ["CRON_MONGODB_URI=ssm:/mongodb-uri"]);
+        assert!(s.has_mongodb() && !s.has_etcd());
+        // Nobody gets settings of a store before its secrets are read.
+        assert_eq!(s.etcd(&Values::default()).err().unwrap().variable, "CRON_ETCD_PASSWORD");
+        assert_eq!(s.mongodb_uri(&Values::default()).err().unwrap().variable, "CRON_MONGODB_URI");
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_variable_whichever_is_a_reference() {
+        let kept = "ssm:/mongodb-uri";
+        let s = settings(&[("CRON_MONGODB_URI", kept)], &["--mongodb-uri", "mongodb://a"]);
+        assert_eq!(s.mongodb_uri(&Values::default()).unwrap(), "mongodb://a");
+        let s = settings(&[("CRON_MONGODB_URI", "mongodb://a")], &["--mongodb-uri", kept]);
+        assert_eq!(s.mongodb_references().len(), 1);
+    }
+
+    #[test]
+    fn a_reference_is_refused_where_it_is_wrong_or_no_secret_belongs() {
+        let said = faults(
+            &[
+                ("CRON_WORKER_ID", "ssm:/worker"),
+                ("CRON_DATA_DIR", "secretsmanager:dir"),
+                ("CRON_ETCD_PASSWORD", "ssm:/p#key"),
+                ("CRON_ETCD_CERT", "ssm:/cert"),
+            ],
+            &["--check-config"],
+        );
+        for part in [
+            "CRON_WORKER_ID: it takes no reference",
+            "CRON_DATA_DIR: it takes no reference",
+            "CRON_ETCD_PASSWORD: a parameter has no keys",
+            "CRON_ETCD_CERT and CRON_ETCD_KEY go together",
+        ] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
     }
 
     #[test]

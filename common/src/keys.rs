@@ -1,6 +1,7 @@
 //! The only module that builds or parses a key of the store. One entry for each: who writes it, its value, how long it
 //! lives, what its absence means.
 
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::job::JobName;
 use crate::domain::worker::Sid;
 
@@ -29,6 +30,9 @@ pub const PAUSED: &str = "/cron/paused";
 /// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on; absent = the fleet
 /// was never paused.
 pub const BASE: &str = "/cron/base";
+/// `/cron/idempotency/{digest}`: written by `save`, `delete` and `kill` in the transaction of the change itself, when the client named it by an
+/// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
+pub const IDEMPOTENCY: &str = "/cron/idempotency/";
 
 /// Number of slots: many more than workers, so that they spread evenly; few enough to list.
 pub const SLOTS: u16 = 4096;
@@ -94,6 +98,12 @@ pub fn runs(sid: Sid, seq: u64) -> String {
     format!("{}{seq:016x}", runs_of(sid))
 }
 
+/// The answer that is kept under a client's key.
+#[must_use]
+pub fn idempotency(key: &IdempotencyKey) -> String {
+    format!("{IDEMPOTENCY}{}", key.digest())
+}
+
 /// The job name in `/cron/fired/{slot}/{name}`.
 #[must_use]
 pub fn parse_fired(key: &crate::kv::Key) -> Option<JobName> {
@@ -129,6 +139,21 @@ mod tests {
         for sid in [Sid(1), Sid(0x694d_7f00_1234_5678), Sid(i64::MAX)] {
             assert_eq!(parse_session(&Key::from(session(sid))), Some(sid));
             assert_eq!(parse_runs(&Key::from(runs(sid, 77))), Some(sid));
+        }
+    }
+
+    #[test]
+    fn a_clients_key_stays_in_its_place() {
+        let key = |text: &str| idempotency(&IdempotencyKey::parse(text.as_bytes()).unwrap());
+        // Kept answers are found by it: it may not change between versions.
+        assert_eq!(
+            key("a"),
+            "/cron/idempotency/ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+        );
+        for text in ["../jobs/a", "/", "a b", "x".repeat(255).as_str()] {
+            let key = Key::from(key(text));
+            let digest = key.strip_prefix(IDEMPOTENCY).unwrap();
+            assert!(digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()), "{digest}");
         }
     }
 

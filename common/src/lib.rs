@@ -11,3 +11,5 @@ pub mod kv;
 pub mod logging;
 pub mod run_log;
 pub mod schedule;
+pub mod secrets;
+pub mod stores;

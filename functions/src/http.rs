@@ -11,6 +11,8 @@ use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt as _};
 use serde_json::Value;
 
+use crate::idempotency;
+
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
 
@@ -18,8 +20,9 @@ pub type Response = lambda_http::Response<Body>;
 /// option, and is a sixth of what Lambda would take.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// A handler as a whole answers within 10 seconds: this, and what the network takes.
-const HANDLER_MAX: Duration = Duration::from_millis(9_500);
+/// A handler as a whole answers within 10 seconds: this, and what the network takes. API Gateway waits for 29, and so a caller always gets an
+/// answer of ours.
+pub const HANDLER_MAX: Duration = Duration::from_millis(9_500);
 
 /// Routes that only read; HEAD is GET without its body.
 pub(crate) const READ: &[&str] = &["GET", "HEAD"];
@@ -32,11 +35,18 @@ pub(crate) struct Reply {
     pub(crate) data: Value,
     pub(crate) next: Option<String>,
     pub(crate) warnings: Vec<String>,
+    /// It is the answer that the same request got before: this one changed nothing.
+    pub(crate) replayed: bool,
 }
 
 impl Reply {
     pub(crate) fn new(data: Value, warnings: Vec<String>) -> Self {
-        Self { data, next: None, warnings }
+        Self { data, next: None, warnings, replayed: false }
+    }
+
+    /// The answer's body.
+    pub(crate) fn into_envelope(self) -> Envelope {
+        Envelope { next: self.next, warnings: self.warnings, ..Envelope::success(self.data) }
     }
 }
 
@@ -68,6 +78,7 @@ where
     }
     let head = request.method() == Method::HEAD;
     let writes = request.method() == Method::POST;
+    let named = request.headers().contains_key(idempotency::HEADER);
     if writes && let Some(refused) = other_site(request.headers()) {
         return refused;
     }
@@ -75,14 +86,18 @@ where
         Ok(answered) => answered,
         Err(elapsed) => {
             tracing::error!(%elapsed, "the stores did not answer in time");
-            Err(out_of_time(writes))
+            Err(out_of_time(writes, named))
         }
     };
     let mut response = match answered {
-        Ok(reply) => render(
-            StatusCode::OK,
-            &Envelope { next: reply.next, warnings: reply.warnings, ..Envelope::success(reply.data) },
-        ),
+        Ok(reply) => {
+            let replayed = reply.replayed;
+            let mut response = render(StatusCode::OK, &sendable(reply.into_envelope()));
+            if replayed {
+                response.headers_mut().insert(idempotency::REPLAYED, HeaderValue::from_static("true"));
+            }
+            response
+        }
         Err(refusal) => refuse(refusal.kind, refusal.message),
     };
     if head {
@@ -91,13 +106,25 @@ where
     response
 }
 
-fn out_of_time(writes: bool) -> Refusal {
+fn out_of_time(writes: bool, named: bool) -> Refusal {
     let message = if writes {
-        "the stores took too long to answer: the change may or may not have been made; look, and send it again if it is missing"
+        format!(
+            "the stores took too long to answer: the change may or may not have been made; {}",
+            again(named)
+        )
     } else {
-        "the stores took too long to answer: try again in a moment"
+        "the stores took too long to answer: try again in a moment".to_owned()
     };
     Refusal::new(Kind::Unavailable, message)
+}
+
+/// What to do about a change that may or may not have been made.
+pub(crate) fn again(named: bool) -> &'static str {
+    if named {
+        "send it again with the same Idempotency-Key, then it is made once and no more"
+    } else {
+        "look, and send it again if it is missing (a request with an Idempotency-Key can be sent again without looking)"
+    }
 }
 
 /// 405 with `Allow` for a method that the route does not take.
@@ -131,20 +158,44 @@ fn other_site(headers: &HeaderMap) -> Option<Response> {
 #[must_use]
 pub fn refuse(kind: Kind, message: impl Into<String>) -> Response {
     let (status, errno) = kind.code();
+    let message = shortened(message.into(), MESSAGE_BYTES_MAX);
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     render(status, &Envelope::failure(errno, message))
 }
 
 fn render(status: StatusCode, envelope: &Envelope) -> Response {
-    let body = serde_json::to_string(envelope).expect("plain data with string keys is always JSON");
+    let body = json(envelope);
     let headers = [
         (CONTENT_TYPE, "application/json"),
         // What is asked for changes every second; a cached answer is a wrong one.
         (CACHE_CONTROL, "no-store"),
         (HeaderName::from_static("x-content-type-options"), "nosniff"),
     ];
-    with_headers(status, &headers, body)
+    let mut response = with_headers(status, &headers, body);
+    response.extensions_mut().insert(Errno(envelope.errno));
+    response
 }
+
+/// What Lambda lets through: pages are bounded where they are filled, but a single job that other hands put may be larger than an answer can be.
+/// The request was served all the same, and the answer says what it lacks.
+fn sendable(envelope: Envelope) -> Envelope {
+    let bytes = travelling_bytes(&json(&envelope));
+    if bytes <= LAMBDA_BYTES_MAX - HEAD_BYTES {
+        return envelope;
+    }
+    let warning = format!(
+        "the data is left out: with its warnings it takes {bytes} bytes on its way, and at most {LAMBDA_BYTES_MAX} arrive"
+    );
+    Envelope { data: Value::Null, warnings: vec![warning], ..envelope }
+}
+
+fn json(envelope: &Envelope) -> String {
+    serde_json::to_string(envelope).expect("plain data with string keys is always JSON")
+}
+
+/// An answer's `errno`, beside it for the log.
+#[derive(Clone, Copy)]
+pub(crate) struct Errno(pub(crate) i32);
 
 /// A response of `text` with these headers.
 pub(crate) fn with_headers(
@@ -270,6 +321,11 @@ impl Call {
         Ok(Some(media_type).filter(|media_type| !media_type.is_empty()))
     }
 
+    /// The headers.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// The path as it was sent, still percent-encoded.
     pub(crate) fn path(&self) -> &str {
         &self.path
@@ -385,13 +441,50 @@ fn unescape(encoded: &[u8]) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|e| e.to_string())
 }
 
-/// The bytes that a JSON text takes on its way through Lambda, which wraps it into a JSON string once more.
+/// The bytes that a JSON text takes on its way through Lambda, which wraps it into a JSON string once more: each quote and each backslash gets
+/// a backslash before it. Control characters are escaped already.
 pub(crate) fn travelling_bytes(json: &str) -> usize {
     json.len() + json.bytes().filter(|b| matches!(b, b'"' | b'\\')).count()
 }
 
-/// Most that a page of jobs or records takes (see [`travelling_bytes`]): Lambda's limit is 6 MiB, and API Gateway's above it.
+/// The bytes that a character of a text takes on its way, the text being a string in the JSON (see [`travelling_bytes`]).
+pub(crate) fn travelling_bytes_of(character: char) -> usize {
+    match character {
+        // \" and \\, both characters escaped again.
+        '"' | '\\' => 4,
+        // \n, the backslash escaped again.
+        '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 3,
+        // \u0000, the backslash escaped again.
+        '\0'..'\u{20}' => 7,
+        other => other.len_utf8(),
+    }
+}
+
+/// Most that Lambda lets a function answer, status and headers and the escaped body together: 6 MB in its documentation, and so many bytes
+/// in its error message. What is longer never arrives: API Gateway sends a 500 in its place.
+pub const LAMBDA_BYTES_MAX: usize = 6_291_556;
+
+/// Of that, what status and headers may take; ours take some 400.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Most that a page of jobs, records or workers takes on its way. The rest up to Lambda's limit is for a hundred warnings of
+/// [`WARNING_BYTES_MAX`], of which a byte may become seven.
 pub(crate) const PAGE_BYTES_MAX: usize = 5_000_000;
+
+/// Most of one warning that is said: a line that somebody reads.
+pub(crate) const WARNING_BYTES_MAX: usize = 1000;
+
+/// Most of a failure's message that is said. It quotes the request, which may be a megabyte.
+const MESSAGE_BYTES_MAX: usize = 10_000;
+
+/// The text, or its beginning with an ellipsis when it is longer than `bytes`.
+pub(crate) fn shortened(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push('…');
+    }
+    text
+}
 
 #[cfg(test)]
 mod tests {
@@ -418,6 +511,33 @@ mod tests {
         check_form("a=100%", Err("two hex digits"));
         check_form("a=%zz", Err("two hex digits"));
         check_form("a=%ff", Err("utf-8"));
+    }
+
+    #[test]
+    fn what_a_text_takes_on_its_way_is_known() {
+        let all: String = ('\0'..='\u{ff}').chain(['任', '😀', '\u{2028}']).collect();
+        for character in all.chars() {
+            let wrapped = serde_json::to_string(&serde_json::to_string(&character).unwrap()).unwrap();
+            // Around it stand a quote each of the text and of the wrapper, the inner ones escaped.
+            assert_eq!(travelling_bytes_of(character), wrapped.len() - 6, "{character:?}");
+        }
+        let json = serde_json::to_string(&all).unwrap();
+        let wrapped = serde_json::to_string(&json).unwrap();
+        assert_eq!(travelling_bytes(&json), wrapped.len() - 2);
+        assert_eq!(travelling_bytes(&json), all.chars().map(travelling_bytes_of).sum::<usize>() + 4);
+    }
+
+    #[test]
+    fn an_answer_that_lambda_would_drop_is_made_smaller_and_says_so() {
+        // Fits as it is, and not once its quotes are escaped.
+        let data = Value::from("\"".repeat(LAMBDA_BYTES_MAX / 3));
+        let sent = sendable(Envelope::success(data));
+        assert!(sent.data.is_null() && sent.warnings[0].contains("left out"), "{:?}", sent.warnings);
+        let small = Envelope::success("x".repeat(1000).into());
+        assert_eq!(sendable(small.clone()), small);
+        let refused = refuse(Kind::BadRequest, "ö".repeat(BODY_BYTES_MAX));
+        let Body::Text(text) = refused.body() else { panic!("no text") };
+        assert!(text.len() < 2 * MESSAGE_BYTES_MAX && text.contains('…'));
     }
 
     #[track_caller]

@@ -2,6 +2,8 @@
 
 pub mod endpoints;
 pub mod http;
+mod idempotency;
+pub mod invocation;
 pub mod ports;
 mod store;
 
@@ -9,16 +11,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::api::errno::Kind;
 use common::clock::Clock;
 use common::config::{self, Settings};
 use common::kv::Kv;
 use common::run_log::RunLog;
-use lambda_http::{Request, RequestExt as _};
+use lambda_http::Request;
 
 use crate::endpoints::{console, delete, kill, list, log, save, workers};
 use crate::http::{Response, refuse};
+use crate::invocation::Invocation;
 
 /// Everything that the handlers use, for whoever serves all of them in one process.
 #[derive(Clone)]
@@ -101,14 +105,22 @@ pub const ROUTES: [Route; 8] = [
 
 /// Serves a request to any route; 404 in the envelope when there is none for its path.
 pub async fn handle(ports: &Ports, request: Request) -> Response {
-    let path = request.raw_http_path();
-    match ROUTES.iter().find(|route| matches(route.path, path)) {
+    match route(&request) {
         Some(route) => (route.handler)(ports.clone(), request).await,
         None => {
+            let path = invocation::path(&request);
             let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
             refuse(Kind::NotFound, format!("there is nothing at {path}: the paths are {}", paths.join(", ")))
         }
     }
+}
+
+/// The route that a request is for; `None` when there is none for its path.
+#[must_use]
+pub fn route(request: &Request) -> Option<&'static Route> {
+    static TABLE: &[Route] = &ROUTES;
+    let path = invocation::path(request);
+    TABLE.iter().find(|route| matches(route.path, path))
 }
 
 fn matches(pattern: &str, path: &str) -> bool {
@@ -122,10 +134,10 @@ fn matches(pattern: &str, path: &str) -> bool {
 
 /// Runs one endpoint as a Lambda function: `build` makes its handler from the settings, without I/O, and the handler keeps its
 /// connections across invocations. Returns when Lambda ends the process, or with every reason why the settings are no good.
-pub fn serve<H, F>(function: &str, build: impl FnOnce(&Settings) -> Result<H, String>) -> ExitCode
+pub fn serve<H, F>(function: &'static str, build: impl FnOnce(&Settings) -> Result<H, String>) -> ExitCode
 where
-    H: Fn(Request) -> F,
-    F: Future<Output = Response> + Send,
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
 {
     common::logging::init();
     let settings = match config::settings_or_exit(function) {
@@ -135,13 +147,17 @@ where
     // Built inside the runtime: the clients of the stores start their tasks there.
     let served = runtime().and_then(|runtime| {
         runtime.block_on(async {
-            let handler = build(&settings)?;
-            let service = lambda_http::service_fn(|request| {
-                let handling = handler(request);
-                async { Ok::<_, std::convert::Infallible>(handling.await) }
-            });
-            lambda_http::run(service).await.map_err(|e| e.to_string())
-        })
+                let handler = Arc::new(build(&settings)?);
+                let cold = Arc::new(AtomicBool::new(true));
+                let service = lambda_http::service_fn(move |request: Request| {
+                    let (handler, cold) = (Arc::clone(&handler), cold.swap(false, Ordering::Relaxed));
+                    async move {
+                        Ok::<_, std::convert::Infallible>(invoke(&*handler, function, request, cold).await)
+                    }
+                });
+                // One request at a time, unless Lambda says that it sends several at once (AWS_LAMBDA_MAX_CONCURRENCY, on managed instances).
+                lambda_http::run_concurrent(service).await.map_err(|e| e.to_string())
+            })
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,7 +168,19 @@ where
     }
 }
 
+async fn invoke<H, F>(handler: &H, function: &'static str, request: Request, cold: bool) -> Response
+where
+    H: Fn(Request) -> F,
+    F: Future<Output = Response>,
+{
+    // Which function it is was decided by the gateway; the path only tells which of its routes.
+    let own = route(&request).map_or(function, |route| route.path);
+    let invocation = Invocation::of_lambda(&request, own, cold);
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    invocation.observe(method, &headers, async { handler(request).await }).await
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    // One request at a time is what Lambda gives a process: one thread serves it.
+    // A request waits for its store nearly all the time: one thread serves them, however many Lambda gives a process.
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())
 }

@@ -1,13 +1,13 @@
-//! Builds the ports of the Lambda functions, without I/O: the first call of a handler connects.
+//! Builds the ports of the Lambda functions, without I/O: the first call of a handler reads the secrets that the settings refer to, and
+//! connects.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::config::Settings;
 use common::kv::Kv;
-use common::kv::etcd::EtcdKv;
 use common::run_log::RunLog;
-use common::run_log::mongo::MongoRunLog;
+use common::stores;
 
 /// Longest that one call of a store may take: a few elections of etcd, and three such calls fit the handler's ten seconds.
 pub const STORE_CALL_MAX: Duration = Duration::from_secs(3);
@@ -17,8 +17,7 @@ pub const STORE_CALL_MAX: Duration = Duration::from_secs(3);
 /// # Errors
 /// What is wrong with the settings.
 pub fn kv(settings: &Settings) -> Result<Arc<dyn Kv>, String> {
-    let kv = EtcdKv::new(&settings.etcd, STORE_CALL_MAX).map_err(|e| format!("CRON_ETCD_…: {e}"))?;
-    Ok(Arc::new(kv))
+    stores::kv(settings, STORE_CALL_MAX)
 }
 
 /// The store of records.
@@ -26,7 +25,5 @@ pub fn kv(settings: &Settings) -> Result<Arc<dyn Kv>, String> {
 /// # Errors
 /// What is wrong with the settings.
 pub fn run_log(settings: &Settings) -> Result<Arc<dyn RunLog>, String> {
-    let run_log = MongoRunLog::new(settings.mongodb_uri_or_default(), STORE_CALL_MAX)
-        .map_err(|e| format!("CRON_MONGODB_URI: {e}"))?;
-    Ok(Arc::new(run_log))
+    stores::run_log(settings, STORE_CALL_MAX)
 }

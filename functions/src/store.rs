@@ -10,7 +10,7 @@ use common::ids::backoff;
 use common::kv::{self, Kv, Range, RangeReply, Txn, TxnReply};
 use common::run_log::{self, RecordQuery, RunLog};
 
-use crate::http::Refusal;
+use crate::http::{Refusal, again};
 
 /// A write in doubt is sent again until so long after the start, so that the last try (3 s) ends before the handler's time does.
 const RESEND_UNTIL: Duration = Duration::from_secs(6);
@@ -18,6 +18,9 @@ const RESEND_UNTIL: Duration = Duration::from_secs(6);
 const PAUSE_MS: u64 = 50;
 /// Longest such pause.
 const PAUSE_MS_MAX: u64 = 800;
+
+/// Names of secrets and roles are nobody's business but the log's.
+const UNCONFIGURED: &str = "this function's configuration refers to secrets that cannot be read, nothing was changed: the function's log says why; tell whoever runs it";
 
 /// What a write answered.
 pub(crate) struct Written {
@@ -27,8 +30,15 @@ pub(crate) struct Written {
     pub(crate) doubted: bool,
 }
 
-/// Sends a transaction that is idempotent under its compares, again and identical while it is in doubt (design P2).
-pub(crate) async fn write(kv: &dyn Kv, txn: &Txn, since: &Stopwatch, what: &str) -> Result<Written, Refusal> {
+/// Sends a transaction that is idempotent under its compares, again and identical while it is in doubt (design P2). `what` it is and whether
+/// its client `named` it by a key is for the sentence that tells of the doubt.
+pub(crate) async fn write(
+    kv: &dyn Kv,
+    txn: &Txn,
+    since: &Stopwatch,
+    what: &str,
+    named: bool,
+) -> Result<Written, Refusal> {
     let mut doubted = false;
     for attempt in 0.. {
         let error = match kv.txn(txn.clone()).await {
@@ -46,12 +56,13 @@ pub(crate) async fn write(kv: &dyn Kv, txn: &Txn, since: &Stopwatch, what: &str)
         }
         clock::sleep(backoff(attempt, PAUSE_MS, PAUSE_MS_MAX)).await;
     }
-    Err(in_doubt(what))
+    Err(in_doubt(what, named))
 }
 
-fn in_doubt(what: &str) -> Refusal {
+fn in_doubt(what: &str, named: bool) -> Refusal {
     let message = format!(
-        "the store of jobs (etcd) did not confirm in time: {what} may or may not have happened; look, and send it again if it is missing"
+        "the store of jobs (etcd) did not confirm in time: {what} may or may not have happened; {}",
+        again(named)
     );
     Refusal::new(Kind::Unavailable, message)
 }
@@ -99,6 +110,7 @@ fn kv_refusal(error: &kv::Error) -> Refusal {
             Kind::Unavailable,
             "the store of jobs (etcd) refuses this function's credentials: see CRON_ETCD_USERNAME, _PASSWORD, _CERT and _KEY",
         ),
+        kv::Error::Unconfigured(_) => (Kind::Unavailable, UNCONFIGURED),
         kv::Error::Compacted(_) | kv::Error::LeaseGone => {
             (Kind::Unavailable, "the store of jobs (etcd) moved on meanwhile, nothing was changed: try again")
         }
@@ -122,6 +134,7 @@ fn run_log_refusal(error: &run_log::Error) -> Refusal {
             Kind::Unavailable,
             "the store of records (MongoDB) refuses this function's credentials: see CRON_MONGODB_URI",
         ),
+        run_log::Error::Unconfigured(_) => (Kind::Unavailable, UNCONFIGURED),
         run_log::Error::Internal(_) => {
             (Kind::Unavailable, "the store of records (MongoDB) is full or broken: tell whoever runs it")
         }

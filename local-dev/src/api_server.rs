@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use common::api::errno::Kind;
 use common::clock;
+use common::ids::random_id;
 use functions::Ports;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
+use functions::invocation::Invocation;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HOST;
@@ -145,20 +147,32 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
     let (parts, incoming) = request.into_parts();
-    let response = match clock::timeout(BODY_MAX, collect(incoming)).await {
+    let path = parts.uri.path().to_owned();
+    let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
+    let invocation = Invocation {
+        request_id: random_id(),
+        gateway_request_id: None,
+        cold: None,
+        route: functions::route(&request).map_or("none", |route| route.path),
+    };
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let response = invocation.observe(method, &headers, answer(ports, request, incoming)).await;
+    Ok(sendable(response))
+}
+
+async fn answer(ports: &Ports, request: lambda_http::Request, incoming: Incoming) -> Response {
+    let (parts, _) = request.into_parts();
+    match clock::timeout(BODY_MAX, collect(incoming)).await {
         Ok(Ok(Some(_))) if !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
         Ok(Ok(Some(bytes))) => {
-            let path = parts.uri.path().to_owned();
-            let request = lambda_http::Request::from_parts(parts, body(bytes)).with_raw_http_path(path);
-            functions::handle(ports, request).await
+            functions::handle(ports, lambda_http::Request::from_parts(parts, body(bytes))).await
         }
         Ok(Ok(None)) => {
             refuse(Kind::TooLarge, format!("the body is too large: shorten it to {BODY_BYTES_MAX} bytes"))
         }
         Ok(Err(error)) => refuse(Kind::BadRequest, format!("the body did not arrive whole: {error}")),
         Err(elapsed) => refuse(Kind::BadRequest, format!("the body did not arrive in time: {elapsed}")),
-    };
-    Ok(sendable(response))
+    }
 }
 
 /// Whether a request was sent to an address or name that only this machine can have. Any other name is somebody's own: whoever owns a domain
@@ -268,6 +282,10 @@ mod tests {
         answer
     }
 
+    fn request_id(answer: &str) -> &str {
+        answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap_or_default()
+    }
+
     #[tokio::test]
     async fn the_routes_are_served() {
         let server = Server::start().await;
@@ -277,6 +295,8 @@ mod tests {
         let listed = server.get("/job/list?prefix=a%201").await;
         assert!(listed.contains("application/json") && listed.contains(r#""name":"a 1""#), "{listed}");
         assert!(server.get("/").await.contains("<!doctype html>"));
+        let ids: Vec<&str> = [&saved, &listed].map(|answer| request_id(answer)).to_vec();
+        assert!(ids[0].len() == 32 && ids[1].len() == 32 && ids[0] != ids[1], "{ids:?}");
         let missing = server.get("/nothing").await;
         assert!(missing.starts_with("HTTP/1.1 404 ") && missing.contains(r#""errno":-1"#), "{missing}");
         let wrong = server.post("/job/list", "").await;

@@ -82,7 +82,7 @@ async fn one_process(settings: &Settings) -> anyhow::Result<()> {
         opened => opened?,
     };
     let stores = open_stores(settings, &own.path)?;
-    if settings.etcd.endpoints.is_none() {
+    if !settings.has_etcd() {
         samples::make_once(stores.kv.as_ref(), &own.path).await?;
     }
     let mut workers = Vec::new();
@@ -134,13 +134,13 @@ async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyh
 }
 
 fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Ports> {
-    let kv: Arc<dyn Kv> = match &settings.etcd.endpoints {
-        Some(_) => ports::kv(settings).map_err(anyhow::Error::msg)?,
-        None => Arc::new(EmbeddedKv::open(dir).with_context(|| format!("the store in {}", dir.display()))?),
+    let kv: Arc<dyn Kv> = match settings.has_etcd() {
+        true => ports::kv(settings).map_err(anyhow::Error::msg)?,
+        false => Arc::new(EmbeddedKv::open(dir).with_context(|| format!("the store in {}", dir.display()))?),
     };
-    let run_log: Arc<dyn RunLog> = match &settings.mongodb_uri {
-        Some(_) => ports::run_log(settings).map_err(anyhow::Error::msg)?,
-        None => {
+    let run_log: Arc<dyn RunLog> = match settings.has_mongodb() {
+        true => ports::run_log(settings).map_err(anyhow::Error::msg)?,
+        false => {
             Arc::new(EmbeddedRunLog::open(dir).with_context(|| format!("the records in {}", dir.display()))?)
         }
     };
@@ -153,8 +153,8 @@ fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
         if set { real.to_owned() } else { format!("the embedded store in {}", dir.display()) }
     };
     println!("\nFleetcron is running: open http://{address}/ in a browser");
-    println!("jobs:    {}", store(settings.etcd.endpoints.is_some(), "etcd (CRON_ETCD_ENDPOINTS)"));
-    println!("records: {}", store(settings.mongodb_uri.is_some(), "MongoDB (CRON_MONGODB_URI)"));
+    println!("jobs:    {}", store(settings.has_etcd(), "etcd (CRON_ETCD_ENDPOINTS)"));
+    println!("records: {}", store(settings.has_mongodb(), "MongoDB (CRON_MONGODB_URI)"));
     println!("workers: {} in this process. The API is open to every user of this machine.", settings.workers);
     println!("Ctrl-C ends it; everything is kept.\n");
 }

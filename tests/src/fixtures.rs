@@ -76,7 +76,8 @@ impl Drop for TestDir {
 }
 
 /// This test program's guard; it lives as long as the program.
-fn guard() -> Option<Guard> {
+#[must_use]
+pub fn guard() -> Option<Guard> {
     static GUARD: OnceLock<Option<Guard>> = OnceLock::new();
     GUARD.get_or_init(|| Guard::start(&programs().ok()?.join("tests")).ok()).clone()
 }
@@ -98,7 +99,8 @@ pub fn skip(test: &str, missing: &str) {
 }
 
 /// Where the servers of a test live.
-fn site(dir: &TestDir) -> Site {
+#[must_use]
+pub fn site(dir: &TestDir) -> Site {
     Site { dir: dir.path().to_path_buf(), guard: guard() }
 }
 
@@ -165,7 +167,8 @@ pub struct Fleet {
     pub etcd: Server,
     /// Where the test may write.
     pub dir: TestDir,
-    pub(crate) site: Site,
+    /// Who keeps and guards its servers.
+    pub site: Site,
     _alone: MutexGuard<'static, ()>,
 }
 

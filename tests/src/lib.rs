@@ -1,5 +1,12 @@
 //! What the tests share: the exams of the two storage seams, and fleets of real parts.
 
+pub mod aws;
 pub mod conformance;
+pub mod container;
+pub mod context;
+pub mod dockerfile;
 pub mod fixtures;
+pub mod function;
+pub mod line;
+pub mod runtime_api;
 pub mod seed;

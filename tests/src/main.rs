@@ -1,7 +1,10 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
+//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip.
 
+mod init_time;
 mod licences;
 mod report;
+mod zips;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -34,12 +37,17 @@ enum What {
     Cargo(Vec<Vec<String>>),
     /// Hold the dependencies against `deny.toml`.
     Licences,
+    /// Build the functions for Lambda, and hold the zips against the template.
+    Zips,
 }
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words == [guard::WORD] {
         return exit(guard::run().context("guard"));
+    }
+    if words == ["measure-functions"] {
+        return exit(init_time::measure());
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -132,7 +140,13 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "etcd", what: What::Tool(provision::etcd) },
         Step { name: "mongodb-protocol server", what: What::Tool(provision::mongo) },
         Step { name: "cargo-lambda", what: What::Tool(provision::cargo_lambda) },
+        Step { name: "moto (AWS)", what: What::Tool(provision::moto) },
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
+        Step { name: "cfn-lint", what: What::Tool(provision::cfn_lint) },
+        Step { name: "arm64 tools", what: What::Tool(provision::arm64_tools) },
+        Step { name: "compose library", what: What::Tool(provision::compose) },
+        Step { name: "kubernetes-validate", what: What::Tool(provision::kubernetes_validate) },
+        Step { name: "debian root", what: What::Tool(provision::debian_root) },
         Step { name: "browser", what: What::Tool(browser) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },
         Step { name: "licences", what: What::Licences },
@@ -152,6 +166,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "api", what: What::Cargo(vec![test("", &tests.api, "")]) },
         // One after the other: they count the seconds in which jobs fire.
         Step { name: "end-to-end", what: What::Cargo(vec![test("", &tests.e2e, " --test-threads=1")]) },
+        Step { name: "lambda zips", what: What::Zips },
     ])
 }
 
@@ -217,6 +232,11 @@ async fn perform(step: &Step, logs: &Path, guard: &Guard) -> (Outcome, Counts) {
                 Err(why) => one(Outcome::Failed(format!("{why:#}"))),
             }
         }
+        What::Zips => {
+            let log = logs.join("lambda-zips.log");
+            let _absent = std::fs::remove_file(&log);
+            one(lambda_zips(&log, guard).await)
+        }
         What::Cargo(lines) => {
             let log = logs.join(format!("{}.log", step.name.replace(' ', "-")));
             let _absent = std::fs::remove_file(&log);
@@ -263,6 +283,43 @@ async fn cargo_step(name: &str, lines: &[Vec<String>], log: &Path, guard: &Guard
         Outcome::Passed(String::new())
     };
     (outcome, counts)
+}
+
+/// Builds every function for arm64 as the deployment does, and looks at what came out.
+async fn lambda_zips(log: &Path, guard: &Guard) -> Outcome {
+    let tools = tokio::task::spawn_blocking(|| Ok((provision::cargo_lambda()?, provision::arm64_tools()?)));
+    let (cargo_lambda, zig) = match tools.await {
+        Ok(Ok(tools)) => tools,
+        Ok(Err::<_, Missing>(missing)) => {
+            return Outcome::Skipped(format!("{}; how to get it: {}", missing.what, missing.how_to_get));
+        }
+        Err(panic) => return Outcome::Failed(panic.to_string()),
+    };
+    let build = async {
+        let mut command = Command::new(&cargo_lambda.program);
+        without_cargo_variables(&mut command).current_dir(workspace()).args(zips::BUILD);
+        let found = zig.program.parent().unwrap_or(Path::new("")).to_path_buf();
+        let path = std::iter::once(found).chain(common::config::search_path());
+        command.env("PATH", std::env::join_paths(path)?).env("CARGO_TERM_COLOR", "never");
+        let mut process = process::Process::start("lambda-zips", command, log, Some(guard))?;
+        anyhow::Ok(process.wait(STEP_LIMIT).await?.success())
+    };
+    match build.await {
+        Ok(true) => {}
+        Ok(false) => {
+            let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+            let tail = report::failure(&text, TAIL_LINES);
+            return Outcome::Failed(format!("{tail}\n(the whole log: {})", log.display()));
+        }
+        Err(why) => return Outcome::Failed(format!("{why:#}")),
+    }
+    match zips::check() {
+        Ok(table) => {
+            println!("{table}");
+            Outcome::Passed(String::new())
+        }
+        Err(why) => Outcome::Failed(format!("{why:#}")),
+    }
 }
 
 /// Runs one Cargo command, its output into the log; whether it succeeded.

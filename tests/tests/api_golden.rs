@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +24,7 @@ use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{self, Appended, RecordQuery, RunLog};
 use functions::http::{BODY_BYTES_MAX, Response};
 use functions::{Ports, ROUTES};
+use lambda_http::http::HeaderValue;
 use lambda_http::{Body, Request, RequestExt as _};
 use serde_json::{Map, Value, json};
 
@@ -56,6 +57,8 @@ impl Stage {
                 inner: EmbeddedKv::in_memory().unwrap(),
                 down: AtomicBool::new(false),
                 writes: std::sync::Mutex::new(Vec::new()),
+                grants: AtomicUsize::new(0),
+                txns: AtomicUsize::new(0),
             }),
             run_log: Arc::new(FaultyRunLog {
                 inner: EmbeddedRunLog::in_memory().unwrap(),
@@ -80,6 +83,19 @@ impl Stage {
 
     async fn post(&self, path: &str, json: Value) -> (u16, Value) {
         self.send(request("POST", path, Some("application/json"), &json.to_string())).await
+    }
+
+    /// Posts with an `Idempotency-Key`; whether the answer is said to be the first one again stands beside it.
+    async fn post_once(&self, path: &str, json: Value, key: &str) -> (u16, Value, bool) {
+        let mut request = request("POST", path, Some("application/json"), &json.to_string());
+        request.headers_mut().insert("idempotency-key", HeaderValue::from_str(key).unwrap());
+        let response = functions::handle(&self.ports(), request).await;
+        let replayed = response.headers().contains_key("idempotent-replayed");
+        (response.status().as_u16(), body(&response), replayed)
+    }
+
+    async fn kept(&self) -> Vec<Pair> {
+        self.kv.inner.range(Range::prefix(keys::IDEMPOTENCY)).await.unwrap().pairs
     }
 
     async fn put(&self, key: impl Into<Key>, value: impl Into<Vec<u8>>) {
@@ -191,6 +207,9 @@ async fn golden(stage: &Stage, step: &Value) -> Map<String, Value> {
     if let Some(site) = text("secFetchSite") {
         request.headers_mut().insert("sec-fetch-site", site.parse().unwrap());
     }
+    if let Some(key) = text("idempotencyKey") {
+        request.headers_mut().insert("idempotency-key", HeaderValue::from_str(key).unwrap());
+    }
     let response = functions::handle(&stage.ports(), request).await;
     let status = response.status().as_u16();
     if status != 200 {
@@ -200,6 +219,10 @@ async fn golden(stage: &Stage, step: &Value) -> Map<String, Value> {
     let header = |name: &str| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
     if let Some(allow) = header("allow") {
         golden.insert("allow".to_owned(), allow.into());
+    }
+    if let Some(replayed) = header("idempotent-replayed") {
+        assert_eq!(stage.revision().await, before, "{step}: answered again, and something was written");
+        golden.insert("replayed".to_owned(), replayed.into());
     }
     match header("content-type").unwrap() {
         json if json == "application/json" => golden.insert("reply".to_owned(), body(&response)),
@@ -222,7 +245,7 @@ async fn the_replies_are_the_golden_ones() {
             let object = step.as_object_mut().unwrap();
             let expected: Map<String, Value> = object
                 .iter()
-                .filter(|(k, _)| ["status", "allow", "reply", "replyType"].contains(&k.as_str()))
+                .filter(|(k, _)| ["status", "allow", "replayed", "reply", "replyType"].contains(&k.as_str()))
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect();
             if got != expected {
@@ -300,6 +323,8 @@ async fn events_of_api_gateway_are_decoded() {
     assert_eq!((status, &reply["data"]["name"]), (200, &json!("job 1")), "{reply}");
     let (status, reply) = stage.send(event("log_query.json")).await;
     assert_eq!((status, &reply["data"][0]["output"]), (200, &json!("out")), "{reply}");
+    let (status, reply) = stage.send(event("list_named_stage.json")).await;
+    assert_eq!((status, &reply["data"][0]["name"]), (200, &json!("job 1")), "a stage is no part of the path");
     let (status, reply) = stage.send(event("list_wrong_method.json")).await;
     assert_eq!((status, &reply["errno"]), (405, &json!(-1)), "{reply}");
 }
@@ -342,6 +367,29 @@ async fn a_list_that_does_not_fit_says_where_it_goes_on() {
     let all: Vec<Value> = (0..120).map(|n| json!(format!("job{n:03}"))).collect();
     assert_eq!(listed, all);
     assert!(pages > 1 && pages < 10, "{pages} pages");
+}
+
+#[tokio::test]
+async fn workers_that_do_not_fit_are_on_the_next_page() {
+    let stage = Stage::new();
+    // Ids alone, as other hands may put them: of 1000 bytes, of which Lambda makes 4000.
+    let ids: Vec<String> = (0..2500).map(|n| format!("w{n:04}{}", "\"".repeat(1000))).collect();
+    for id in &ids {
+        stage.put(keys::worker(id), "").await;
+    }
+    let (mut listed, mut pages, mut path) = (Vec::new(), 0, "/worker/list".to_owned());
+    loop {
+        let (status, reply) = stage.get(&path).await;
+        assert_eq!(status, 200, "{reply}");
+        pages += 1;
+        listed.extend(reply["data"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
+        match reply["next"].as_str() {
+            Some(next) => path = format!("/worker/list?after={}", next.replace('"', "%22")),
+            None => break,
+        }
+    }
+    assert!(listed == ids, "{} of {}", listed.len(), ids.len());
+    assert_eq!(pages, 3);
 }
 
 #[tokio::test]
@@ -475,6 +523,9 @@ struct FaultyKv {
     down: AtomicBool,
     /// What becomes of the next writes; afterwards they are done.
     writes: std::sync::Mutex<Vec<Fault>>,
+    /// Calls so far.
+    grants: AtomicUsize,
+    txns: AtomicUsize,
 }
 
 impl FaultyKv {
@@ -498,6 +549,7 @@ impl Kv for FaultyKv {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, kv::Error> {
         let kv = self.up()?;
+        self.txns.fetch_add(1, Ordering::Relaxed);
         let writes = txn.then.iter().any(|op| !matches!(op, Op::Range(_)));
         let fault = if writes { self.writes.lock().unwrap().pop() } else { None };
         match fault {
@@ -520,6 +572,7 @@ impl Kv for FaultyKv {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, kv::Error> {
+        self.grants.fetch_add(1, Ordering::Relaxed);
         self.up()?.grant(ttl).await
     }
 
@@ -591,6 +644,92 @@ async fn a_store_that_is_down_is_503_and_the_next_call_works() {
     }
 }
 
+/// Answers so many calls as an empty store would, and no more.
+struct HangingKv {
+    answers: AtomicI64,
+}
+
+impl HangingKv {
+    async fn pass<T>(&self, answer: T) -> Result<T, kv::Error> {
+        if self.answers.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            std::future::pending::<()>().await;
+        }
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl Kv for HangingKv {
+    async fn range(&self, _range: Range) -> Result<RangeReply, kv::Error> {
+        self.pass(RangeReply::default()).await
+    }
+
+    async fn txn(&self, _txn: Txn) -> Result<TxnReply, kv::Error> {
+        self.pass(TxnReply { succeeded: true, ..TxnReply::default() }).await
+    }
+
+    async fn watch(&self, _span: Span, _start: Revision) -> Result<WatchStream, kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn grant(&self, _ttl: Duration) -> Result<LeaseId, kv::Error> {
+        self.pass(LeaseId(1)).await
+    }
+
+    async fn keep_alive(&self, _lease: LeaseId) -> Result<Duration, kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn lease_keys(&self, _lease: LeaseId) -> Result<Vec<Key>, kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn revoke(&self, _lease: LeaseId) -> Result<(), kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn compact(&self, _revision: Revision) -> Result<(), kv::Error> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_store_hangs_there_is_an_answer() {
+    assert!(functions::http::HANDLER_MAX < Duration::from_secs(10), "what README promises");
+    let stage = Stage::new();
+    // How many calls each makes; all hang at once, so that the limit is waited for once.
+    let rows = [
+        ("GET", "/job/list", json!(null), false, 1),
+        ("GET", "/worker/list", json!(null), false, 1),
+        ("POST", "/job/save", job("a"), false, 2),
+        ("POST", "/job/save", job("a"), true, 3),
+        ("POST", "/job/delete", json!({"name": "a"}), false, 1),
+        ("POST", "/job/delete", json!({"name": "a"}), true, 3),
+        ("POST", "/job/kill", json!({"name": "a"}), false, 3),
+        ("POST", "/job/kill", json!({"name": "a"}), true, 4),
+    ];
+    let mut serving = tokio::task::JoinSet::new();
+    for (method, path, sent, named, calls) in rows {
+        for answered in 0..=calls {
+            let kv = Arc::new(HangingKv { answers: AtomicI64::new(answered) });
+            let ports = Ports { kv, ..stage.ports() };
+            let mut request = request(method, path, Some("application/json"), &sent.to_string());
+            if named {
+                request.headers_mut().insert("idempotency-key", HeaderValue::from_static("k"));
+            }
+            serving.spawn(async move {
+                let response = functions::handle(&ports, request).await;
+                let msg = body(&response)["msg"].as_str().unwrap().to_owned();
+                let wanted = if answered == calls { 200 } else { 503 };
+                assert_eq!(response.status().as_u16(), wanted, "{path}, {answered} of {calls} calls: {msg}");
+                let safe = msg.contains("send it again with the same Idempotency-Key");
+                assert_eq!(safe, named && wanted == 503, "{path}: {msg}");
+            });
+        }
+    }
+    serving.join_all().await;
+}
+
 #[tokio::test]
 async fn each_endpoint_uses_its_own_store_alone() {
     let stage = Stage::new();
@@ -644,6 +783,178 @@ async fn a_save_that_is_overtaken_looks_again_and_gives_up_after_five_times() {
     assert_eq!((status, &reply["errno"]), (409, &json!(-1)), "{reply}");
     let stored = stage.pair("/cron/jobs/a").await.unwrap();
     assert_eq!(Job::from_stored("a", &stored.value).unwrap().command, "echo hello", "nothing was written");
+}
+
+// ---- changes with an Idempotency-Key ----
+
+#[tokio::test]
+async fn without_a_key_there_is_no_lease_and_no_further_call() {
+    let stage = Stage::new();
+    let calls = |stage: &Stage| {
+        (stage.kv.grants.swap(0, Ordering::Relaxed), stage.kv.txns.swap(0, Ordering::Relaxed))
+    };
+    stage.post("/job/save", job("a")).await;
+    assert_eq!(calls(&stage), (0, 2), "a look and a write");
+    stage.post("/job/delete", json!({"name": "a"})).await;
+    assert_eq!(calls(&stage), (0, 2));
+    stage.post("/job/delete", json!({"name": "a"})).await;
+    assert_eq!(calls(&stage), (0, 1), "there is nothing to delete");
+    stage.post("/job/kill", json!({"name": "a"})).await;
+    assert_eq!(calls(&stage), (1, 2), "the kill request's own lease");
+    assert_eq!(stage.kept().await, []);
+    stage.post_once("/job/save", job("a"), "k").await;
+    assert_eq!(calls(&stage), (1, 2), "a lease, and the answer goes with the change");
+    stage.post_once("/job/save", job("a"), "k").await;
+    assert_eq!(calls(&stage), (0, 1), "a replay is one look");
+}
+
+#[tokio::test]
+async fn a_kept_answer_goes_with_its_lease_of_an_hour() {
+    let stage = Stage::new();
+    stage.post_once("/job/save", job("a"), "k").await;
+    let [kept] = stage.kept().await.try_into().unwrap();
+    assert_eq!(stage.pair("/cron/jobs/a").await.unwrap().mod_revision, kept.mod_revision, "one transaction");
+    let lease = kept.lease.unwrap();
+    assert_eq!(stage.kv.inner.keep_alive(lease).await.unwrap(), Duration::from_secs(3600));
+    stage.kv.inner.revoke(lease).await.unwrap();
+    let mut other = job("a");
+    other["command"] = json!("other");
+    let (status, reply, replayed) = stage.post_once("/job/save", other, "k").await;
+    assert_eq!((status, replayed, &reply["data"]), (200, false, &job("a")), "the key is free again: {reply}");
+}
+
+#[tokio::test]
+async fn a_replay_changes_nothing_whatever_happened_since() {
+    let stage = Stage::new();
+    let run = RunId::new(Sid(7), 3);
+    stage.put(keys::lock(&name("a")), LockHolder::new(Sid(7), run).encode()).await;
+    let kill = json!({"name": "a", "runId": "7-3"});
+    let requests = [
+        ("/job/save", job("a"), "save"),
+        ("/job/kill", kill, "kill"),
+        ("/job/delete", json!({"name": "a"}), "delete"),
+        ("/job/delete", json!({"name": "a"}), "delete nothing"),
+    ];
+    let mut first = Vec::new();
+    for (path, body, key) in requests.clone() {
+        let (status, reply, replayed) = stage.post_once(path, body, key).await;
+        assert_eq!((status, replayed), (200, false), "{key}: {reply}");
+        first.push(reply);
+    }
+    // Somebody saves the job anew, the run ends and its kill request is gone.
+    let mut other = job("a");
+    other["command"] = json!("of somebody else");
+    stage.post("/job/save", other.clone()).await;
+    let gone = [keys::lock(&name("a")), keys::killer(&name("a"))].map(Op::delete).to_vec();
+    stage.kv.inner.txn(Txn { then: gone, ..Txn::default() }).await.unwrap();
+    let before = stage.revision().await;
+    for ((path, body, key), first) in requests.into_iter().zip(first) {
+        let (status, reply, replayed) = stage.post_once(path, body, key).await;
+        assert_eq!((status, replayed, reply), (200, true, first), "{key}");
+    }
+    assert_eq!(stage.revision().await, before);
+    let stored = stage.pair("/cron/jobs/a").await.unwrap();
+    assert_eq!(Job::from_stored("a", &stored.value).unwrap().to_value(), other);
+}
+
+#[tokio::test]
+async fn a_replay_comes_even_where_the_request_would_be_refused_by_now() {
+    let stage = Stage::new();
+    let soon = json!({"name": "a", "command": "true", "cronExpr": "0 5 0 21 11 * 2026"});
+    let (status, first, _) = stage.post_once("/job/save", soon.clone(), "k").await;
+    assert_eq!(status, 200, "{first}");
+    stage.pass(600_000);
+    assert_eq!(stage.post_once("/job/save", soon.clone(), "k").await, (200, first, true));
+    assert_eq!(stage.post_once("/job/save", soon, "another").await.0, 400, "its only time is over");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_settled_by_the_kept_one() {
+    for fault in [Fault::AnswerLost, Fault::RequestLost] {
+        let stage = Stage::new();
+        let rows = [
+            ("/job/save", job("a"), Value::Null),
+            ("/job/kill", json!({"name": "a"}), json!({"runIds": []})),
+            ("/job/delete", json!({"name": "a"}), job("a")),
+            ("/job/delete", json!({"name": "b"}), Value::Null),
+        ];
+        for (path, sent, data) in rows {
+            let key = format!("{path} {sent}");
+            let before = stage.revision().await;
+            stage.kv.fail(&[fault]);
+            let (status, reply, replayed) = stage.post_once(path, sent.clone(), &key).await;
+            assert_eq!((status, replayed, &reply["data"]), (200, false, &data), "{key}: {reply}");
+            assert_eq!(stage.revision().await, before + 1, "{key}: it was applied once");
+            assert_eq!(stage.post_once(path, sent, &key).await, (200, reply, true), "{key}");
+        }
+        assert_eq!(stage.kept().await.len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_kept() {
+    let stage = Stage::new();
+    let mut wrong = job("a");
+    wrong["cronExpr"] = json!("never");
+    assert_eq!(stage.post_once("/job/save", wrong, "k").await.0, 400);
+    let not_open = json!({"name": "a", "runId": "7-3"});
+    assert_eq!(stage.post_once("/job/kill", not_open, "k").await.0, 400);
+    stage.kv.down.store(true, Ordering::Relaxed);
+    assert_eq!(stage.post_once("/job/save", job("a"), "k").await.0, 503);
+    stage.kv.down.store(false, Ordering::Relaxed);
+    stage.kv.fail(&[Fault::Overtaken; 5]);
+    assert_eq!(stage.post_once("/job/save", job("a"), "k").await.0, 409);
+    assert_eq!(stage.kept().await, []);
+    let (status, reply, replayed) = stage.post_once("/job/save", job("a"), "k").await;
+    assert_eq!((status, replayed), (200, false), "the key is still free: {reply}");
+}
+
+#[tokio::test]
+async fn of_many_requests_with_one_key_one_applies() {
+    let stage = Arc::new(Stage::new());
+    let rows = [
+        ("/job/save", job("a"), "/cron/jobs/a"),
+        // Nothing but the kept answer keeps a second kill or a second delete of nothing from being applied.
+        ("/job/kill", json!({"name": "a"}), "/cron/killer/a"),
+        ("/job/delete", json!({"name": "b"}), "/cron/jobs/b"),
+    ];
+    for (path, sent, key) in rows {
+        let before = stage.revision().await;
+        let mut sending = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (stage, sent) = (Arc::clone(&stage), sent.clone());
+            sending.spawn(async move { stage.post_once(path, sent, path).await });
+        }
+        let answers = sending.join_all().await;
+        let first = answers.iter().filter(|(_, _, replayed)| !replayed).count();
+        assert_eq!(first, 1, "{path}: one is the first");
+        let same = answers.iter().all(|(status, reply, _)| *status == 200 && *reply == answers[0].1);
+        assert!(same, "{path}: {answers:?}");
+        assert_eq!(stage.revision().await, before + 1, "{path}");
+        assert!(stage.pair(key).await.is_none_or(|pair| pair.version == 1), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_a_newer_version_is_left_alone() {
+    let stage = Stage::new();
+    stage.post_once("/job/save", job("a"), "k").await;
+    let key = stage.kept().await[0].key.clone();
+    stage.put(key, r#"{"v":99}"#).await;
+    let (status, reply, _) = stage.post_once("/job/save", job("a"), "k").await;
+    assert_eq!(status, 409);
+    assert!(reply["msg"].as_str().unwrap().contains("newer"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_given_twice_is_refused() {
+    let stage = Stage::new();
+    let mut twice = request("POST", "/job/delete", None, "name=a");
+    twice.headers_mut().append("idempotency-key", HeaderValue::from_static("a"));
+    twice.headers_mut().append("idempotency-key", HeaderValue::from_static("b"));
+    let (status, reply) = stage.send(twice).await;
+    assert_eq!(status, 400);
+    assert!(reply["msg"].as_str().unwrap().contains("given twice"), "{reply}");
 }
 
 // ---- the console ----

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::{Stopwatch, sleep, timeout};
-use common::config::EtcdSettings;
+use common::config::{self, EtcdSettings, Invocation, Settings};
 use common::kv::embedded::EmbeddedKv;
 use common::kv::etcd::EtcdKv;
 use common::kv::{Error, Kv, Op, Range, Txn};
+use common::secrets::Vault;
+use common::stores;
 use futures::StreamExt;
 use local_dev::native::servers::Server;
+use tests::aws::Shelf;
 use tests::conformance::kv::exam;
 use tests::fixtures::Store;
+use tests::line::Line;
 
 /// Call limit of the clients: what the functions use or more.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -22,6 +26,15 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// How to reach an etcd.
 fn settings(etcd: &Server) -> EtcdSettings {
     EtcdSettings { endpoints: Some(vec![etcd.url()]), ..EtcdSettings::default() }
+}
+
+/// Settings of which some refer to secrets.
+fn refers(environment: &[(&str, &str)]) -> Settings {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    match config::parse("tests", environment, std::iter::empty()).unwrap() {
+        Invocation::Run(settings) => *settings,
+        _ => unreachable!("no flag asks for anything else"),
+    }
 }
 
 fn client(etcd: &Server, call_limit: Duration) -> EtcdKv {
@@ -43,6 +56,15 @@ async fn the_embedded_store_on_disk_passes() {
 async fn etcd_passes() {
     let Some(store) = Store::etcd("kv-exam", &[]).await else { return };
     exam(Arc::new(client(&store.server, LIMIT))).await;
+}
+
+#[tokio::test]
+async fn etcd_behind_a_secret_passes() {
+    let Some(store) = Store::etcd("kv-secret-exam", &[]).await else { return };
+    let shelf = Arc::new(Shelf::of(&[("etcd", &store.server.url())]));
+    let settings = refers(&[("CRON_ETCD_ENDPOINTS", "secretsmanager:etcd")]);
+    exam(Arc::new(stores::renewing_kv(&settings, Arc::clone(&shelf) as Arc<dyn Vault>, LIMIT))).await;
+    assert_eq!(shelf.reads(), ["etcd"], "once, and not before the first call");
 }
 
 async fn put(kv: &dyn Kv, key: &str, value: &str) -> Result<i64, Error> {
@@ -321,6 +343,50 @@ mod etcd {
         assert_eq!(get(&kv, "ours/k").await.unwrap().as_deref(), Some("2"));
     }
 
+    #[tokio::test]
+    async fn a_rotated_password_is_read_again_and_nobody_notices() {
+        let Some(mut store) = Store::etcd("kv-rotation", &[]).await else { return };
+        enable_users(&store.server).await;
+        let of = |password: &str| format!(r#"{{"user":"root","password":"{password}"}}"#);
+        let shelf = Arc::new(Shelf::of(&[("etcd", &of("secret"))]));
+        let settings = refers(&[
+            ("CRON_ETCD_ENDPOINTS", &store.server.url()),
+            ("CRON_ETCD_USERNAME", "secretsmanager:etcd#user"),
+            ("CRON_ETCD_PASSWORD", "secretsmanager:etcd#password"),
+        ]);
+        let kv = stores::renewing_kv(&settings, Arc::clone(&shelf) as Arc<dyn Vault>, LIMIT);
+        put(&kv, "k", "1").await.unwrap();
+        let lease = kv.grant(Duration::from_secs(60)).await.unwrap();
+        let mut watch = kv.watch(common::kv::Span::key("k"), 0).await.unwrap();
+
+        let options = etcd_client::ConnectOptions::new().with_user("root", "secret");
+        let mut admin = etcd_client::Client::connect([store.server.url()], Some(options)).await.unwrap();
+        admin.user_change_password("root", "second").await.unwrap();
+        // The old one is refused, and no other is known yet.
+        let refused = put(&kv, "k", "2").await;
+        assert!(matches!(refused, Err(Error::Denied(_))), "{refused:?}");
+        shelf.put("etcd", &of("second"));
+        // The next reading comes when the last one is a few seconds old.
+        while let Err(error) = put(&kv, "k", "2").await {
+            assert!(matches!(error, Error::Denied(_)), "{error}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("2"));
+        kv.keep_alive(lease).await.unwrap();
+        assert_eq!(shelf.reads(), ["etcd"; 3], "at first, in vain, and anew");
+        let told = async {
+            while !watch.next().await.unwrap().unwrap().changes.iter().any(|c| c.pair.value == b"2") {}
+        };
+        timeout(LIMIT, told).await.expect("a watch goes on");
+        // Nothing of the old password is left: no token either.
+        store.server.restart().await.unwrap();
+        while let Err(error) = kv.keep_alive(lease).await {
+            assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        }
+        put(&kv, "k", "3").await.unwrap();
+        assert_eq!(shelf.reads().len(), 3);
+    }
+
     async fn enable_users(server: &Server) {
         use etcd_client::{Client, Permission};
         let mut client = Client::connect([server.url()], None).await.unwrap();
@@ -334,50 +400,16 @@ mod etcd {
         client.auth_enable().await.unwrap();
     }
 
-    /// Stands between a client and a server; what it has taken can be cut off without a word, as by a NAT that forgot it.
-    struct Middle {
-        port: u16,
-        era: tokio::sync::watch::Sender<u32>,
-    }
-
-    impl Middle {
-        async fn before(server: &Server) -> Self {
-            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let address = server.address();
-            let (era, eras) = tokio::sync::watch::channel(0);
-            tokio::spawn(async move {
-                while let Ok((mut inside, _)) = listener.accept().await {
-                    let mut eras = eras.clone();
-                    eras.mark_unchanged();
-                    tokio::spawn(async move {
-                        let mut outside = tokio::net::TcpStream::connect(address).await.unwrap();
-                        tokio::select! {
-                            _ended = tokio::io::copy_bidirectional(&mut inside, &mut outside) => {}
-                            // Both ends stay open, and nothing passes.
-                            _cut = eras.changed() => std::future::pending().await,
-                        }
-                    });
-                }
-            });
-            Self { port, era }
-        }
-
-        fn cut(&self) {
-            self.era.send_modify(|era| *era += 1);
-        }
-    }
-
     #[tokio::test]
     async fn a_dead_connection_is_replaced() {
         let Some(store) = Store::etcd("kv-dead-connection", &[]).await else { return };
-        let middle = Middle::before(&store.server).await;
-        let endpoints = Some(vec![format!("http://127.0.0.1:{}", middle.port)]);
+        let line = Line::to(store.server.address()).await;
+        let endpoints = Some(vec![format!("http://{}", line.address())]);
         let kv = EtcdKv::new(&EtcdSettings { endpoints, ..EtcdSettings::default() }, LIMIT).unwrap();
         put(&kv, "k", "1").await.unwrap();
         let mut watch = kv.watch(common::kv::Span::key("k"), 0).await.unwrap();
         // A read does not show it.
-        middle.cut();
+        line.fall_silent();
         assert_eq!(get(&kv, "k").await.unwrap().as_deref(), Some("1"));
         let started = Stopwatch::start();
         let ended =
@@ -387,10 +419,10 @@ mod etcd {
         // Nor does a write after a while: a thawed Lambda.
         put(&kv, "k", "2").await.unwrap();
         sleep(Duration::from_secs(11)).await;
-        middle.cut();
+        line.fall_silent();
         put(&kv, "k", "3").await.unwrap();
         // At once it cannot be told from a slow server.
-        middle.cut();
+        line.fall_silent();
         let write = put(&kv, "k", "4").await;
         assert!(matches!(write, Err(Error::Indeterminate(_))), "{write:?}");
         put(&kv, "k", "5").await.unwrap();

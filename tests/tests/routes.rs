@@ -1,4 +1,4 @@
-//! The table of routes, the functions' programs, and the router of `cargo lambda watch` say the same.
+//! The table of routes, the functions' programs, the router of `cargo lambda watch` and the template for AWS say the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -62,4 +62,32 @@ fn every_program_serves_its_own_endpoint() {
             "{function} serves another endpoint"
         );
     }
+}
+
+/// Read as text, so that it needs no tool; `infra.rs` looks at what the gateway makes of it.
+#[test]
+fn the_template_has_exactly_the_routes_and_the_functions() {
+    let template = std::fs::read_to_string(functions_dir().join("../infra/template.yaml")).unwrap();
+    let mut function = String::new();
+    let mut programs = BTreeSet::new();
+    let mut routed = BTreeMap::new();
+    for line in template.lines() {
+        if let Some(name) = line.trim().strip_prefix("FunctionName: !Sub '${AWS::StackName}-") {
+            function = name.trim_end_matches('\'').to_owned();
+            programs.insert(function.clone());
+        }
+        if let Some(path) = line.trim().strip_prefix("CodeUri: ") {
+            assert_eq!(path, format!("../target/lambda/{function}/bootstrap.zip"));
+        }
+        if let Some((_, event)) = line.split_once("Type: HttpApi, Properties: {") {
+            let (_, path) = event.split_once("Path: ").unwrap();
+            let path = path.split(", Method: ANY}").next().unwrap().trim_matches('\'');
+            assert!(line.contains("Method: ANY}"), "{path} leaves some methods to the gateway");
+            assert_eq!(routed.insert(path.to_owned(), function.clone()), None, "{path} stands twice");
+        }
+    }
+    let routes: BTreeMap<String, String> =
+        functions::ROUTES.iter().map(|route| (route.path.to_owned(), route.function.to_owned())).collect();
+    assert_eq!(routed, routes);
+    assert_eq!(programs, routes.values().cloned().collect());
 }

@@ -1,22 +1,23 @@
 //! Every store of records takes the same exam, and then what is its own.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::{Stopwatch, Timestamp, sleep};
+use common::config::{self, Invocation};
 use common::domain::record::{Record, RecordId, Status};
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::mongo::MongoRunLog;
 use common::run_log::{Error, RunLog};
+use common::secrets::Vault;
+use common::stores;
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
+use tests::aws::Shelf;
 use tests::conformance::run_log::{all, exam, like_the_seeds, new_job, record};
 use tests::fixtures::Store;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tests::line::Line;
 
 /// Time limit where nothing is supposed to reach it.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -78,6 +79,20 @@ async fn embedded_says_where_it_cannot_be_opened() {
 async fn mongodb() {
     let Some(store) = Store::mongo("run-log-exam").await else { return };
     exam(mongo(&store, AMPLE)).await;
+}
+
+#[tokio::test]
+async fn mongodb_behind_a_secret() {
+    let Some(store) = Store::mongo("run-log-secret-exam").await else { return };
+    let shelf = Arc::new(Shelf::of(&[("/mongodb-uri", &store.server.url())]));
+    let environment = [("CRON_MONGODB_URI".to_owned(), "ssm:/mongodb-uri".to_owned())];
+    let Invocation::Run(settings) =
+        config::parse("tests", environment.into_iter(), std::iter::empty()).unwrap()
+    else {
+        unreachable!("no flag asks for anything else")
+    };
+    exam(Arc::new(stores::renewing_run_log(&settings, Arc::clone(&shelf) as Arc<dyn Vault>, AMPLE))).await;
+    assert_eq!(shelf.reads(), ["/mongodb-uri"], "once, and not before the first call");
 }
 
 #[tokio::test]
@@ -224,7 +239,7 @@ async fn mongodb_frozen_is_unavailable_and_then_back() {
 async fn mongodb_connections_that_died_in_silence_cost_one_call() {
     let Some(store) = Store::mongo("run-log-silence").await else { return };
     let line = Line::to(store.server.address()).await;
-    let uri = format!("mongodb://127.0.0.1:{}", line.port);
+    let uri = format!("mongodb://{}", line.address());
     let limit = Duration::from_secs(2);
     let log: Arc<dyn RunLog> = Arc::new(MongoRunLog::new(&uri, limit).unwrap());
     let job = new_job("silence");
@@ -236,39 +251,6 @@ async fn mongodb_connections_that_died_in_silence_cost_one_call() {
     unavailable_within(limit, log.append(&[record(&job, 2000)])).await;
     log.append(&[record(&job, 2000)]).await.unwrap();
     assert_eq!(all(&log, &job).await.len(), 2);
-}
-
-/// A line to the server, as through a gateway that may forget the connections it has.
-struct Line {
-    port: u16,
-    generation: watch::Sender<u32>,
-}
-
-impl Line {
-    async fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (generation, _) = watch::channel(0);
-        let generations = generation.clone();
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut forgotten = generations.subscribe();
-                tokio::spawn(async move {
-                    let mut server = TcpStream::connect(server).await.unwrap();
-                    tokio::select! {
-                        _ended = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = forgotten.changed() => std::future::pending::<()>().await, // open, and dead
-                    }
-                });
-            }
-        });
-        Self { port, generation }
-    }
-
-    /// Nothing passes any more on the connections there are; new ones are as good as ever.
-    fn fall_silent(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
-    }
 }
 
 #[tokio::test]

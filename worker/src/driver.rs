@@ -38,7 +38,8 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 /// Marks are read whole this often, to find those of deleted jobs.
 const READ_ALL_MARKS_EVERY: Duration = Duration::from_secs(3600);
 /// A draining worker whose runs have ended waits so long for the record store; what is not stored then ends as `lost`.
-const LAST_RECORDS_MAX: Duration = Duration::from_secs(30);
+/// Whoever sends SIGKILL in the end waits longer than `CRON_DRAIN_SECONDS` and this together.
+pub const LAST_RECORDS_MAX: Duration = Duration::from_secs(30);
 /// Pauses between attempts to free a lock or to move a run double from the first to the second, in ms.
 const RETRY_MIN_MS: u64 = 50;
 const RETRY_MAX_MS: u64 = 2_000;

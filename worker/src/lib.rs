@@ -15,7 +15,7 @@ pub mod status;
 mod sweep;
 mod watches;
 
-pub use driver::{LoopBroke, Options, Ports, Worker};
+pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
 
 #[cfg(test)]
 mod simulation_tests;

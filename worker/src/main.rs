@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use common::clock::{self, Clock as _, SystemClock};
 use common::config::{self, Settings};
-use common::kv::etcd::EtcdKv;
-use common::run_log::mongo::MongoRunLog;
+use common::stores;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::data_dir::DataDir;
@@ -44,13 +43,9 @@ fn run(settings: &Settings) -> anyhow::Result<()> {
 
 async fn work(settings: &Settings) -> anyhow::Result<()> {
     let data_dir = DataDir::open(settings.data_dir.as_deref())?;
-    let ports = Ports {
-        kv: Arc::new(EtcdKv::new(&settings.etcd, CALL_LIMIT).context("CRON_ETCD_*")?),
-        run_log: Arc::new(
-            MongoRunLog::new(settings.mongodb_uri_or_default(), CALL_LIMIT).context("CRON_MONGODB_URI")?,
-        ),
-        clock: Arc::new(SystemClock),
-    };
+    // Secrets that cannot be read end the worker at once: whoever starts it again is told why each time.
+    let (kv, run_log) = stores::open(settings, CALL_LIMIT).await.map_err(anyhow::Error::msg)?;
+    let ports = Ports { kv, run_log, clock: Arc::new(SystemClock) };
     let identity = identity::identity(settings, data_dir.instance.clone(), SystemClock.now());
     let options = worker::Options::new(settings, identity);
     let health = listen(settings).await?;
@@ -58,7 +53,7 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         worker_id = %options.worker_id,
         data_dir = %data_dir.path.display(),
-        etcd = ?settings.etcd.endpoints_or_default(),
+        etcd = settings.etcd_shown(),
         max_runs = options.identity.max_runs,
         "worker starting"
     );

@@ -17,6 +17,8 @@ pub enum Kind {
     TooLarge,
     /// The body is neither a form nor JSON.
     UnsupportedMediaType,
+    /// The `Idempotency-Key` belongs to another request.
+    KeyReused,
     /// A store did not answer in time, or refused us.
     Unavailable,
     /// A bug.
@@ -35,6 +37,7 @@ impl Kind {
             Self::Conflict => (409, -1),
             Self::TooLarge => (413, -1),
             Self::UnsupportedMediaType => (415, -1),
+            Self::KeyReused => (422, -1),
             Self::Unavailable => (503, -1),
             Self::Internal => (500, -1),
         }

@@ -1,7 +1,6 @@
 //! The store in etcd.
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::{
     TxnReply, WatchBatch, WatchStream,
 };
 use crate::clock::{Clock, Stopwatch, SystemClock, Timestamp, timeout};
-use crate::config::EtcdSettings;
+use crate::config::{EtcdSettings, Pem};
 
 /// HTTP/2 pings go out this often while a request or a watch is open. etcd counts pings below five seconds apart
 /// (`--grpc-keepalive-min-time`), and any on an idle connection, as abuse and hangs up: hence ten, and none while idle.
@@ -30,8 +29,8 @@ const PING_ANSWER: Duration = Duration::from_secs(5);
 const WATCH_SILENCE: Duration = Duration::from_secs(5);
 /// A watch that then hears nothing for so long ends with an error.
 const WATCH_ANSWER: Duration = Duration::from_secs(10);
-/// Before a write, a connection that is new or was idle for so long is tried with a read: a thawed Lambda's may be dead without
-/// knowing it, a new one may not pass etcd's check of certificates, and a write that is lost on either would be in doubt.
+/// A connection that was idle for so long is replaced before the next call: a thawed Lambda's may be dead without knowing it, and a
+/// new one costs milliseconds where a silent one costs the time of an attempt.
 const IDLE_MS: i64 = 10_000;
 /// Largest answer. etcd sends what a range or a watch asks for, however large; gRPC's default of 4 MB is less than ten thousand jobs.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
@@ -54,7 +53,10 @@ pub struct EtcdKv {
 struct Current {
     connection: Option<Connection>,
     connected: usize,
-    answered: Timestamp,
+    /// When it was made, or last brought an answer.
+    heard: Timestamp,
+    /// It has brought an answer.
+    proven: bool,
 }
 
 #[derive(Clone)]
@@ -108,7 +110,7 @@ impl EtcdKv {
             }
             (endpoint, options)
         });
-        let current = Current { connection: None, connected: 0, answered: Timestamp::ZERO };
+        let current = Current { connection: None, connected: 0, heard: Timestamp::ZERO, proven: false };
         Ok(Self {
             endpoints: endpoints.collect(),
             call_limit,
@@ -127,7 +129,9 @@ impl EtcdKv {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let started = Stopwatch::start();
-        if repeat == Repeat::Never && self.is_unproven() {
+        self.retire_when_idle();
+        // A new connection may not pass etcd's check of certificates, and a write that is lost on it would be in doubt: a read goes first.
+        if repeat == Repeat::Never && !self.is_proven() {
             self.attempts(started, Repeat::Allowed, |client| async move {
                 client.kv_client().get([0], Some(GetOptions::new().with_count_only())).await
             })
@@ -172,7 +176,7 @@ impl EtcdKv {
             let limit = if repeat == Repeat::Allowed { left.min(step) } else { left };
             let failure = match timeout(limit, Box::pin(request(connection.client))).await {
                 Ok(Ok(answer)) => {
-                    self.answered();
+                    self.answered(connection.number);
                     return Ok(answer);
                 }
                 Ok(Err(e)) => failure(e),
@@ -180,7 +184,7 @@ impl EtcdKv {
             };
             match failure {
                 Failure::Refused(e) => {
-                    self.answered();
+                    self.answered(connection.number);
                     return Err(e);
                 }
                 Failure::NoAnswer(w) if repeat == Repeat::Never => {
@@ -214,7 +218,10 @@ impl EtcdKv {
         let (endpoint, options) = &self.endpoints[(number - 1) % self.endpoints.len()];
         let connecting = Box::pin(Client::connect([endpoint], Some(options.clone())));
         let connection = Connection { client: connecting.await.map_err(failure)?, number };
-        self.current().connection = Some(connection.clone());
+        let mut current = self.current();
+        current.connection = Some(connection.clone());
+        current.heard = SystemClock.now();
+        current.proven = false;
         Ok(connection)
     }
 
@@ -230,15 +237,28 @@ impl EtcdKv {
         }
     }
 
-    fn answered(&self) {
-        self.current().answered = SystemClock.now();
+    fn answered(&self, number: usize) {
+        let mut current = self.current();
+        if current.connection.as_ref().is_some_and(|c| c.number == number) {
+            current.heard = SystemClock.now();
+            current.proven = true;
+        }
     }
 
-    /// Whether nothing has come over the connection for a while, or ever. By the wall clock, in either direction: the monotonic clock may
-    /// stand still while a Lambda is frozen.
-    fn is_unproven(&self) -> bool {
+    /// Puts a connection away over which nothing has come for a while; calls on their way and watches keep it. By the wall clock, in either
+    /// direction: the monotonic clock may stand still while a Lambda is frozen.
+    fn retire_when_idle(&self) {
+        let mut current = self.current();
+        if current.connection.is_some() && SystemClock.now().ms_since(current.heard).abs() > IDLE_MS {
+            current.connection = None;
+            // The next one goes to the same endpoint, which has done nothing wrong.
+            current.connected += self.endpoints.len() - 1;
+        }
+    }
+
+    fn is_proven(&self) -> bool {
         let current = self.current();
-        current.connection.is_none() || SystemClock.now().ms_since(current.answered).abs() > IDLE_MS
+        current.connection.is_some() && current.proven
     }
 }
 
@@ -250,9 +270,10 @@ fn attempts(endpoints: usize) -> u32 {
 fn tls(settings: &EtcdSettings) -> Result<TlsOptions, Error> {
     // An error says that somebody installed one already.
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
-    let read = |what: &str, path: &Path| {
-        std::fs::read(path)
-            .map_err(|e| Error::Invalid(format!("the {what} file {} cannot be read: {e}", path.display())))
+    let read = |what: &str, pem: &Pem| match pem {
+        Pem::Text(text) => Ok(text.clone().into_bytes()),
+        Pem::File(path) => std::fs::read(path)
+            .map_err(|e| Error::Invalid(format!("the {what} file {} cannot be read: {e}", path.display()))),
     };
     let mut options = match &settings.ca {
         Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(read("CRON_ETCD_CA", ca)?)),

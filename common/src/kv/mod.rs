@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod etcd;
+mod renewing;
 
 /// A store revision: grows by one with every write request, shared by all keys that the request wrote. 0 = before any write.
 pub type Revision = i64;
@@ -424,6 +425,9 @@ pub enum Error {
     /// The credentials are refused.
     #[error("access denied: {0}")]
     Denied(String),
+    /// The settings refer to secrets that cannot be read: nothing was asked of the store. Try again once that is mended.
+    #[error("the configuration cannot be read: {0}")]
+    Unconfigured(String),
     /// The store is full or broken: report it, try again later.
     #[error("store failed: {0}")]
     Internal(String),

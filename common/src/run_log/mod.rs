@@ -11,6 +11,7 @@ mod batch;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod mongo;
+mod renewing;
 
 /// Which records to list. The seed's `JobLogFilter`, with its sort order (`startTime` descending) built in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +72,9 @@ pub enum Error {
     /// The credentials are refused.
     #[error("record store denied access: {0}")]
     Denied(String),
+    /// The settings refer to secrets that cannot be read: nothing was asked of the store. Try again once that is mended.
+    #[error("the configuration cannot be read: {0}")]
+    Unconfigured(String),
     /// The request itself is wrong: a bug of the caller.
     #[error("invalid request to the record store: {0}")]
     Invalid(String),

@@ -6,10 +6,11 @@ use common::domain::job::Job;
 use common::keys;
 use common::kv::{Compare, Kv, Op, Txn};
 use lambda_http::Request;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{CONFLICTS_MAX, job_name};
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
+use crate::idempotency::Once;
 use crate::store;
 
 /// The methods that it takes.
@@ -24,26 +25,34 @@ async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let name = job_name(&call.fields(&["name"])?)?;
     let key = keys::job(&name);
-    let look = Txn { then: vec![Op::get(key.as_str())], ..Txn::default() };
-    let mut stored = store::read(kv, look).await?.pair(0).cloned();
+    let mut once = Once::of(call, "delete", &json!({ "name": name.as_str() }))?;
+    let reads: Vec<Op> = [Op::get(key.as_str())].into_iter().chain(once.read()).collect();
+    let mut found = store::read(kv, Txn { then: reads.clone(), ..Txn::default() }).await?;
     let mut doubted = None;
     for _ in 0..CONFLICTS_MAX {
-        let Some(pair) = stored else {
+        if let Some(answered) = once.answered(found.pair(1))? {
+            return Ok(answered);
+        }
+        let stored = found.pair(0).cloned();
+        if stored.is_none() && !once.is_named() {
             // Gone: because a try of ours whose answer was lost did it, or because it was not there.
             return Ok(reply(name.as_str(), doubted.as_deref(), call));
-        };
-        // The compare keeps a request that lingers in the network from deleting what is saved later.
-        let txn = Txn {
-            when: vec![Compare::unchanged(key.as_str(), pair.mod_revision)],
-            then: vec![Op::delete(key.as_str())],
-            otherwise: vec![Op::get(key.as_str())],
-        };
-        let written = store::write(kv, &txn, &since, "the delete").await?;
-        if written.reply.succeeded {
-            return Ok(reply(name.as_str(), Some(&pair.value), call));
         }
-        stored = written.reply.pair(0).cloned();
-        doubted = written.doubted.then_some(pair.value);
+        let answer = reply(name.as_str(), stored.as_ref().map(|pair| pair.value.as_slice()), call);
+        let mut txn = Txn {
+            // The compare keeps a request that lingers in the network from deleting what is saved later.
+            when: vec![Compare::unchanged(key.as_str(), stored.as_ref().map_or(0, |pair| pair.mod_revision))],
+            // Of a job that is not there only the answer is kept: sent again, the request must not delete what was saved meanwhile.
+            then: stored.iter().map(|pair| Op::delete(pair.key.clone())).collect(),
+            otherwise: reads.clone(),
+        };
+        once.guard(kv, &mut txn, &answer).await?;
+        let written = store::write(kv, &txn, &since, "the delete", once.is_named()).await?;
+        if written.reply.succeeded {
+            return Ok(answer);
+        }
+        found = written.reply;
+        doubted = stored.filter(|_| written.doubted).map(|pair| pair.value);
     }
     let message = format!(
         "the job {:?} is being changed by others again and again, it was not deleted: send it again",

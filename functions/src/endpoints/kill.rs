@@ -8,12 +8,13 @@ use common::domain::job::JobName;
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
 use common::domain::run::{LockHolder, RunId};
 use common::keys;
-use common::kv::{Kv, Op, Txn};
+use common::kv::{Kv, Op, Pair, Txn};
 use lambda_http::Request;
 use serde_json::json;
 
 use super::job_name;
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
+use crate::idempotency::Once;
 use crate::store;
 
 /// The methods that it takes.
@@ -28,7 +29,14 @@ async fn kill(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let fields = call.fields(&["name", "runId"])?;
     let name = job_name(&fields)?;
-    let (run_ids, warning) = match (open(kv, &name).await?, fields.filled("runId")) {
+    let asked = json!({ "name": name.as_str(), "runId": fields.filled("runId") });
+    let mut once = Once::of(call, "kill", &asked)?;
+    let reads = [Op::get(keys::lock(&name))].into_iter().chain(once.read()).collect();
+    let found = store::read(kv, Txn { then: reads, ..Txn::default() }).await?;
+    if let Some(answered) = once.answered(found.pair(1))? {
+        return Ok(answered);
+    }
+    let (run_ids, warning) = match (open(&name, found.pair(0))?, fields.filled("runId")) {
         (Open::Ours(run_id), None) => (vec![run_id], None),
         (Open::Ours(run_id), Some(wanted)) if run_id.as_str() == wanted => (vec![run_id], None),
         (open, Some(wanted)) => return Err(not_open(&name, &open, wanted)),
@@ -43,12 +51,23 @@ async fn kill(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let lease = store::grant(kv, Duration::from_secs(KILL_TTL_SECONDS)).await?;
     // If the function dies here, the lease ends without a key and nothing was asked for.
     let request = KillRequest::new(run_ids.clone()).encode();
-    // Sending it twice is harmless: it names the runs, and a later one is none of them.
-    let put = Txn { then: vec![Op::put_leased(keys::killer(&name), request, lease)], ..Txn::default() };
-    store::write(kv, &put, &since, "the kill").await?;
     let mut warnings = call.query_warnings();
     warnings.extend(warning);
-    Ok(Reply::new(json!({ "runIds": run_ids }), warnings))
+    let reply = Reply::new(json!({ "runIds": run_ids }), warnings);
+    // Sending it twice is harmless: it names the runs, and a later one is none of them.
+    let put = Op::put_leased(keys::killer(&name), request, lease);
+    let mut txn = Txn { then: vec![put], otherwise: once.read().into_iter().collect(), ..Txn::default() };
+    once.guard(kv, &mut txn, &reply).await?;
+    let written = store::write(kv, &txn, &since, "the kill", once.is_named()).await?;
+    if written.reply.succeeded {
+        return Ok(reply);
+    }
+    // Refused, so an answer is kept: that of a try of ours whose answer was lost, or of another request with the key.
+    once.answered(written.reply.pair(0))?.ok_or_else(|| {
+        let message =
+            "the answer kept under this Idempotency-Key has just expired, nothing was changed: send it again";
+        Refusal::new(Kind::Conflict, message)
+    })
 }
 
 /// Who runs the job now.
@@ -59,10 +78,8 @@ enum Open {
     Ours(RunId),
 }
 
-async fn open(kv: &dyn Kv, name: &JobName) -> Result<Open, Refusal> {
-    let look = Txn { then: vec![Op::get(keys::lock(name))], ..Txn::default() };
-    let reply = store::read(kv, look).await?;
-    match reply.pair(0).map(|lock| LockHolder::decode(&lock.value)) {
+fn open(name: &JobName, lock: Option<&Pair>) -> Result<Open, Refusal> {
+    match lock.map(|lock| LockHolder::decode(&lock.value)) {
         None => Ok(Open::None),
         Some(Ok(None)) => Ok(Open::Seeds),
         Some(Ok(Some(holder))) => Ok(Open::Ours(holder.run_id)),

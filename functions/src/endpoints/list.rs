@@ -33,7 +33,8 @@ async fn list(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
             }
         }
     }
-    Ok(Reply { data: Value::Array(page.jobs), next: page.next, warnings: page.warnings.finish() })
+    let reply = Reply::new(Value::Array(page.jobs), page.warnings.finish());
+    Ok(Reply { next: page.next, ..reply })
 }
 
 fn limit(query: &Fields) -> Result<usize, Refusal> {

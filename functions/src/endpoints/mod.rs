@@ -11,7 +11,7 @@ pub mod workers;
 use common::domain::job::JobName;
 use common::kv::{Kv, Pair, Range, Revision, Span};
 
-use crate::http::{Fields, Refusal};
+use crate::http::{Fields, Refusal, WARNING_BYTES_MAX, shortened};
 use crate::store;
 
 /// How often a write that others keep getting in the way of is tried before 409. Each try takes a new look, so losing five times in a row
@@ -73,12 +73,12 @@ struct Warnings {
 }
 
 impl Warnings {
-    /// Most warnings in one answer: enough to mend them a screenful at a time, few enough for the page's size not to matter.
+    /// Most warnings in one answer: enough to mend them a screenful at a time; with the page they fit into what Lambda lets through.
     const SAID_MAX: usize = 100;
 
     fn push(&mut self, warning: String) {
         if self.said.len() < Self::SAID_MAX {
-            self.said.push(warning);
+            self.said.push(shortened(warning, WARNING_BYTES_MAX));
         } else {
             self.unsaid += 1;
         }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::CONFLICTS_MAX;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
+use crate::idempotency::Once;
 use crate::store;
 
 /// The methods that it takes.
@@ -24,21 +25,32 @@ pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Respons
 async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let submitted = Job::from_submitted(submitted_value(call)?).map_err(|faults| refusal(&faults))?;
+    let mut once = Once::of(call, "save", &submitted.job.to_value())?;
+    let mut stored = Stored::of(store::read(kv, look(&submitted.job, &once)).await?.replies);
+    if let Some(answered) = once.answered(stored.kept.as_ref())? {
+        return Ok(answered);
+    }
     if submitted.schedule.next_after(clock.now()).is_none() {
         let never = "all its times are over, so the job would never fire: give one that is still to come";
         return Err(refusal(&[Fault::new("cronExpr", never)]));
     }
-    let mut stored = Stored::of(store::read(kv, look(&submitted.job)).await?.replies);
     for _ in 0..CONFLICTS_MAX {
         let plan = Plan::make(&submitted, &stored, clock.now())?;
-        let written = store::write(kv, &plan.txn(&submitted.job, &stored), &since, "the save").await?;
+        let reply = plan.reply(&submitted, call);
+        let mut txn = plan.txn(&submitted.job, &stored, &once);
+        once.guard(kv, &mut txn, &reply).await?;
+        let written = store::write(kv, &txn, &since, "the save", once.is_named()).await?;
         if written.reply.succeeded {
-            return Ok(plan.reply(submitted, call));
+            return Ok(reply);
         }
         let found = Stored::of(written.reply.replies);
-        // The first try may have been applied and only its answer lost: then what stands there now is what we put.
-        if written.doubted && plan.stands_in(&found, &stored) {
-            return Ok(plan.reply(submitted, call));
+        if let Some(answered) = once.answered(found.kept.as_ref())? {
+            return Ok(answered);
+        }
+        // The first try may have been applied and only its answer lost: then what stands there now is what we put. With a key there is no
+        // such guessing: had it been applied, its answer would be kept.
+        if !once.is_named() && written.doubted && plan.stands_in(&found, &stored) {
+            return Ok(reply);
         }
         stored = found;
     }
@@ -68,26 +80,30 @@ fn refusal(faults: &[Fault]) -> Refusal {
     Refusal::bad(said.join("; "))
 }
 
-/// Reads what a save is decided from: the job and its mark, at one revision.
-fn look(job: &Job) -> Txn {
-    Txn { then: reads(job), ..Txn::default() }
+/// Reads what a save is decided from: the job, its mark and the answer that may be kept, at one revision.
+fn look(job: &Job, once: &Once) -> Txn {
+    Txn { then: reads(job, once), ..Txn::default() }
 }
 
-fn reads(job: &Job) -> Vec<Op> {
-    vec![Op::get(keys::job(&job.name)), Op::get(keys::fired(&job.name))]
+fn reads(job: &Job, once: &Once) -> Vec<Op> {
+    let mut reads = vec![Op::get(keys::job(&job.name)), Op::get(keys::fired(&job.name))];
+    reads.extend(once.read());
+    reads
 }
 
 /// What is stored of the job before the save.
 struct Stored {
     job: Option<Pair>,
     mark: Option<Pair>,
+    kept: Option<Pair>,
 }
 
 impl Stored {
     /// From the replies to [`reads`].
     fn of(replies: Vec<OpReply>) -> Self {
         let mut pairs = replies.into_iter().map(|reply| reply.first().cloned());
-        Self { job: pairs.next().flatten(), mark: pairs.next().flatten() }
+        let mut next = || pairs.next().flatten();
+        Self { job: next(), mark: next(), kept: next() }
     }
 }
 
@@ -147,7 +163,7 @@ impl Plan {
         Ok(Self { job, mark, previous, warnings })
     }
 
-    fn txn(&self, job: &Job, stored: &Stored) -> Txn {
+    fn txn(&self, job: &Job, stored: &Stored, once: &Once) -> Txn {
         let (job_key, mark_key) = (keys::job(&job.name), keys::fired(&job.name));
         let mut then = vec![Op::put(job_key.as_str(), self.job.clone())];
         then.extend(self.mark.as_ref().map(|mark| Op::put(mark_key.as_str(), mark.encode())));
@@ -157,7 +173,7 @@ impl Plan {
                 Compare::unchanged(mark_key, revision(stored.mark.as_ref())),
             ],
             then,
-            otherwise: reads(job),
+            otherwise: reads(job, once),
         }
     }
 
@@ -174,10 +190,10 @@ impl Plan {
         job_put && mark_put
     }
 
-    fn reply(self, submitted: Submitted, call: &Call) -> Reply {
-        let mut warnings = submitted.warnings;
-        warnings.extend(self.warnings);
+    fn reply(&self, submitted: &Submitted, call: &Call) -> Reply {
+        let mut warnings = submitted.warnings.clone();
+        warnings.extend(self.warnings.iter().cloned());
         warnings.extend(call.query_warnings());
-        Reply::new(self.previous.map_or(Value::Null, |previous| previous.to_value()), warnings)
+        Reply::new(self.previous.as_ref().map_or(Value::Null, Job::to_value), warnings)
     }
 }

@@ -1,6 +1,8 @@
-//! The native stack: etcd, a MongoDB-protocol server, `cargo lambda watch` and workers as plain processes, without docker.
+//! The native stack: the services of `local-dev/docker-compose.yml` as plain processes, without docker.
 
+pub mod compose;
 pub mod guard;
+pub mod plan;
 pub mod process;
 pub mod provision;
 pub mod servers;

@@ -20,10 +20,10 @@ use super::guard::{Guard, kill_tree};
 /// Tells the servers of `tests/servers` (nobody else knows it) to end with their standard input, and so with this process.
 pub const EXIT_ON_STDIN_EOF: (&str, &str) = ("FLEETCRON_EXIT_ON_STDIN_EOF", "1");
 /// How often a condition is looked at again.
-const POLL: Duration = Duration::from_millis(20);
+pub const POLL: Duration = Duration::from_millis(20);
 /// Lines of a server's log that an error shows.
 const TAIL_LINES: usize = 15;
-/// A server that is waited for so long does not come any more.
+/// A server that has no limit of its own and is waited for so long does not come any more.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running server.
@@ -189,7 +189,20 @@ impl Process {
     ///
     /// # Errors
     /// When the process ends before, or it takes over a minute; with the end of its log.
-    pub async fn ready(&mut self, mut probe: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    pub async fn ready(&mut self, probe: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+        self.ready_within(READY_LIMIT, POLL, probe).await
+    }
+
+    /// Asks `probe`, `every` so often, until it says yes.
+    ///
+    /// # Errors
+    /// When the process ends before, or it takes longer than `limit`; with the end of its log.
+    pub async fn ready_within(
+        &mut self,
+        limit: Duration,
+        every: Duration,
+        mut probe: impl AsyncFnMut() -> bool,
+    ) -> anyhow::Result<()> {
         let waited = Stopwatch::start();
         loop {
             if let Some(status) = self.ended() {
@@ -198,10 +211,10 @@ impl Process {
             if probe().await {
                 return Ok(());
             }
-            if waited.elapsed() > READY_LIMIT {
-                bail!("{} was not ready after {READY_LIMIT:?}\n{}", self.name, self.tail());
+            if waited.elapsed() > limit {
+                bail!("{} was not ready after {limit:?}\n{}", self.name, self.tail());
             }
-            sleep(POLL).await;
+            sleep(every).await;
         }
     }
 

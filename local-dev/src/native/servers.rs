@@ -1,23 +1,33 @@
-//! The servers of the native stack: how each is started, told to be ready, and ended.
+//! The services of the compose file as child processes: how each is started, told to be ready, and ended. What they are told stands in
+//! the file; this module knows where their programs are.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use common::clock::timeout;
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
+use super::compose::{Compose, Health, Service};
 use super::guard::Guard;
-use super::process::{EXIT_ON_STDIN_EOF, Process, free_port, get};
+use super::plan::{self, Place, Plan};
+use super::process::{self, EXIT_ON_STDIN_EOF, Process, free_port, get, is_free};
 use super::{provision, workspace};
 
-/// How long a server may take to end by itself.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// A port that was free a moment ago can be taken by the time a server binds it: try others so often.
 const START_ATTEMPTS: u32 = 3;
+/// A health check that is a program is asked so often.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// The stores' names in the compose file.
+const ETCD: &str = "etcd";
+const MONGO: &str = "mongo";
+/// The API's name in it.
+pub const FUNCTIONS: &str = "functions";
 
 /// Where a set of servers keeps its data and logs, and who guards it.
 #[derive(Clone)]
@@ -32,142 +42,154 @@ impl Site {
     fn log(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.log"))
     }
-
-    fn data(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let data = self.dir.join(name);
-        std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
-        Ok(data)
-    }
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+/// The programs that are not found by themselves.
+#[derive(Clone, Default)]
+pub struct Programs {
+    /// The worker.
+    pub worker: Option<PathBuf>,
+    /// cargo-lambda, for the scripts that say `cargo lambda`.
+    pub cargo_lambda: Option<PathBuf>,
 }
 
-/// Starts a server on `port`, or on free ones until one is still free when the server binds it.
-async fn start_on<S>(port: Option<u16>, start: impl AsyncFn(u16) -> anyhow::Result<S>) -> anyhow::Result<S> {
-    if let Some(port) = port {
-        return start(port).await;
-    }
-    let mut attempt = 1;
-    loop {
-        match start(free_port()?).await {
-            Err(_again) if attempt < START_ATTEMPTS => attempt += 1,
-            result => return result,
+impl Programs {
+    /// A command for a program that the compose file names.
+    fn command(&self, word: &str) -> anyhow::Result<Command> {
+        let name = Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or(word);
+        match name {
+            "etcd" | "mongod" => {
+                let mut command = Command::new(if name == "etcd" {
+                    provision::etcd_path()
+                } else {
+                    provision::mongo_path()
+                });
+                command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
+                Ok(command)
+            }
+            "worker" => Ok(Command::new(self.worker.as_ref().context("no worker was built")?)),
+            "bash" => self.bash(),
+            _ => bail!("the native stack does not know where the program {word:?} is"),
         }
     }
+
+    /// A script of ours. What it builds was built here before, or its parts were: the network is not asked.
+    fn bash(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new("bash");
+        without_cargo_variables(&mut command).env("CARGO_NET_OFFLINE", "true");
+        if let Some(dir) = self.cargo_lambda.as_ref().and_then(|program| program.parent()) {
+            let path = std::iter::once(dir.to_path_buf()).chain(common::config::search_path());
+            command.env("PATH", std::env::join_paths(path).context("put cargo-lambda on the PATH")?);
+        }
+        Ok(command)
+    }
 }
 
-/// A store's server: etcd (one member), or one that speaks MongoDB's protocol.
-pub struct Server {
+/// What is said beside the compose file when a service is started.
+pub struct Start<'a> {
+    /// The file.
+    pub compose: &'a Compose,
+    /// The service.
+    pub service: &'a str,
+    /// Its name here: of its log and its directory. Most often the service's.
+    pub name: &'a str,
+    /// Where its programs are.
+    pub programs: &'a Programs,
+    /// Where the others listen: `etcd:2379` to `127.0.0.1:40123`.
+    pub others: &'a BTreeMap<String, String>,
+    /// Where it listens; `None`: at a free port.
+    pub listen: Option<SocketAddr>,
+    /// Further words of its command line.
+    pub words: &'a [&'a str],
+    /// Further variables, or other values.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
+/// A service that runs.
+pub struct Running {
     recipe: Recipe,
-    site: Site,
     process: Process,
 }
 
-/// How a server is started, each time on the same address and data.
+/// How a service is started, each time on the same addresses and data.
 struct Recipe {
-    kind: Kind,
-    address: SocketAddr,
-    arguments: Vec<OsString>,
+    site: Site,
+    name: String,
+    programs: Programs,
+    plan: Plan,
+    health: Health,
+    stop_signal: Signal,
+    stop_grace: Duration,
+    /// Where it listens, by its ports in a container.
+    addresses: BTreeMap<u16, SocketAddr>,
+    /// The one that others use.
+    listen: SocketAddr,
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Etcd,
-    Mongo,
-}
-
-impl Server {
-    /// Starts etcd with further `flags` of its own on `port` (`None`: a free one) and waits until it is healthy.
+impl Running {
+    /// Starts a service and waits until it is healthy.
     ///
     /// # Errors
     /// When it cannot be started; with the end of its log.
-    pub async fn etcd(site: &Site, port: Option<u16>, flags: &[&str]) -> anyhow::Result<Self> {
-        start_on(port, async |port| {
-            let (client, peer) =
-                (format!("http://{}", loopback(port)), format!("http://{}", loopback(free_port()?)));
-            let mut arguments: Vec<OsString> =
-                ["--name", "default", "--log-level", "warn", "--data-dir"].map(Into::into).into();
-            arguments.push(site.data("etcd")?.into());
-            for (flag, value) in [
-                ("--listen-client-urls", &client),
-                ("--advertise-client-urls", &client),
-                ("--listen-peer-urls", &peer),
-                ("--initial-advertise-peer-urls", &peer),
-                ("--initial-cluster", &format!("default={peer}")),
-            ] {
-                arguments.extend([flag.into(), value.into()]);
+    pub async fn start(site: &Site, start: &Start<'_>) -> anyhow::Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let recipe = Recipe::new(site, start)?;
+            match recipe.start().await {
+                Ok(process) => return Ok(Self { recipe, process }),
+                // It is gone. If one of its ports is busy all the same, another program was faster.
+                Err(_faster) if attempt < START_ATTEMPTS && recipe.lost_a_port(start) => attempt += 1,
+                Err(why) => return Err(why),
             }
-            arguments.extend(flags.iter().map(Into::into));
-            Self::start(site, Recipe { kind: Kind::Etcd, address: loopback(port), arguments }).await
-        })
-        .await
+        }
     }
 
-    /// Starts a server of MongoDB's protocol on `port` (`None`: a free one) and waits until it takes connections.
+    /// Its name here.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.recipe.name
+    }
+
+    /// Where it listens: its published port, by the file.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.recipe.listen
+    }
+
+    /// Where it listens, by its ports in a container.
+    #[must_use]
+    pub fn addresses(&self) -> &BTreeMap<u16, SocketAddr> {
+        &self.recipe.addresses
+    }
+
+    /// Tells it to end, and does not wait.
+    pub fn ask_to_stop(&mut self) {
+        self.process.signal(self.recipe.stop_signal);
+    }
+
+    /// Tells it to end, waits, and kills it when it takes longer than it may.
+    pub async fn stop(&mut self) {
+        self.process.stop(self.recipe.stop_signal, self.recipe.stop_grace).await;
+    }
+
+    /// Waits for its end after [`Self::ask_to_stop`].
     ///
     /// # Errors
-    /// When it cannot be started; with the end of its log.
-    pub async fn mongo(site: &Site, port: Option<u16>) -> anyhow::Result<Self> {
-        start_on(port, async |port| {
-            let address = loopback(port);
-            let data = site.data("mongo")?;
-            let arguments = vec!["-listen".into(), address.to_string().into(), "-data".into(), data.into()];
-            Self::start(site, Recipe { kind: Kind::Mongo, address, arguments }).await
-        })
-        .await
-    }
-
-    async fn start(site: &Site, recipe: Recipe) -> anyhow::Result<Self> {
-        let process = recipe.start(site).await?;
-        Ok(Self { recipe, site: site.clone(), process })
-    }
-
-    /// For `CRON_ETCD_ENDPOINTS` or `CRON_MONGODB_URI`.
-    #[must_use]
-    pub fn url(&self) -> String {
-        let scheme = match self.recipe.kind {
-            Kind::Etcd => "http",
-            Kind::Mongo => "mongodb",
-        };
-        format!("{scheme}://{}", self.recipe.address)
-    }
-
-    /// Where it takes connections.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.recipe.address
-    }
-
-    /// Ends it properly; its ports and data stay its own for [`Self::restart`].
-    pub async fn stop(&mut self) {
-        self.process.stop(Signal::TERM, STOP_LIMIT).await;
-    }
-
-    /// Kills it (SIGKILL).
-    pub fn kill(&mut self) {
+    /// When it took longer than it may; it was killed then.
+    pub async fn stopped(&mut self) -> anyhow::Result<()> {
+        let ended = self.process.wait(self.recipe.stop_grace).await;
         self.process.kill();
+        ended.map(|_status| ())
     }
 
-    /// Starts it again on the same ports and data.
+    /// Kills it (SIGKILL) and starts it again on the same ports and data.
     ///
     /// # Errors
     /// When it cannot be started; with the end of its log.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        self.kill();
-        self.process = self.recipe.start(&self.site).await?;
+        self.process.kill();
+        self.process = self.recipe.start().await?;
         Ok(())
-    }
-
-    /// Stops it in its tracks: connections stay, answers do not come.
-    pub fn freeze(&mut self) {
-        self.process.freeze();
-    }
-
-    /// Lets it go on.
-    pub fn thaw(&mut self) {
-        self.process.thaw();
     }
 
     /// Its process.
@@ -177,26 +199,209 @@ impl Server {
 }
 
 impl Recipe {
-    async fn start(&self, site: &Site) -> anyhow::Result<Process> {
-        let (name, program) = match self.kind {
-            Kind::Etcd => ("etcd", provision::etcd_path()),
-            Kind::Mongo => ("mongo", provision::mongo_path()),
-        };
-        let mut command = Command::new(program);
-        command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1).args(&self.arguments);
-        let mut process = Process::start(name, command, &site.log(name), site.guard.as_ref())?;
-        process.ready(async || self.answers().await).await?;
-        Ok(process)
+    fn new(site: &Site, start: &Start<'_>) -> anyhow::Result<Self> {
+        let service: &Service = start.compose.service(start.service)?;
+        let mut ports = BTreeMap::new();
+        for (number, port) in plan::ports(service).into_iter().enumerate() {
+            let given = start.listen.filter(|_| number == 0).map(|listen| listen.port());
+            ports.insert(port, given.map_or_else(free_port, Ok)?);
+        }
+        let address = start.listen.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |listen| listen.ip());
+        let names: BTreeSet<String> = start.compose.services.keys().cloned().collect();
+        let dir = site.dir.join(start.name);
+        let mut plan = plan::plan(
+            service,
+            &Place {
+                service: start.service,
+                address,
+                ports: &ports,
+                others: start.others,
+                names: &names,
+                dir: &dir,
+                workspace: workspace(),
+            },
+        )?;
+        plan.words.extend(start.words.iter().map(|&word| word.to_owned()));
+        for &(name, value) in start.environment {
+            plan.environment.insert(name.to_owned(), value.to_owned());
+        }
+        if plan.needs_dir {
+            std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        let addresses: BTreeMap<u16, SocketAddr> =
+            ports.into_iter().map(|(there, here)| (there, SocketAddr::new(address, here))).collect();
+        let published = service.ports.first().map(|port| port.container);
+        let listen = published.and_then(|port| addresses.get(&port)).copied();
+        Ok(Self {
+            site: site.clone(),
+            name: start.name.to_owned(),
+            programs: start.programs.clone(),
+            plan,
+            health: service.health.clone(),
+            stop_signal: service.stop_signal,
+            stop_grace: service.stop_grace,
+            listen: listen.with_context(|| format!("{} publishes no port", start.service))?,
+            addresses,
+        })
     }
 
-    async fn answers(&self) -> bool {
-        match self.kind {
-            Kind::Etcd => {
-                let health = get(self.address, "/health").await;
-                health.is_some_and(|(_, body)| body.contains("\"true\""))
-            }
-            Kind::Mongo => TcpStream::connect(self.address).await.is_ok(),
+    /// Whether a port that was chosen here, and not given, is taken by somebody else.
+    fn lost_a_port(&self, start: &Start<'_>) -> bool {
+        self.addresses.values().any(|address| Some(*address) != start.listen && !is_free(*address))
+    }
+
+    async fn start(&self) -> anyhow::Result<Process> {
+        let (program, arguments) = self.plan.words.split_first().context("an empty command line")?;
+        let mut command = self.programs.command(program).with_context(|| format!("start {}", self.name))?;
+        command.args(arguments).envs(&self.plan.environment);
+        if let Some(dir) = &self.plan.working_dir {
+            command.current_dir(dir);
         }
+        let log = self.site.log(&self.name);
+        let mut process = Process::start(&self.name, command, &log, self.site.guard.as_ref())?;
+        let check = Check::new(self)?;
+        process
+            .ready_within(self.health.patience(), check.every(), async || check.is_healthy().await)
+            .await?;
+        Ok(process)
+    }
+}
+
+/// A service's health check, as it is done here.
+enum Check<'a> {
+    /// The file's own command.
+    Command { program: OsString, arguments: &'a [String], limit: Duration },
+    /// For `etcdctl endpoint health`, where etcdctl is not installed: the same question over HTTP.
+    Etcd(SocketAddr),
+    /// For mongosh's ping, where mongosh is not installed: whether it takes connections.
+    Mongo(SocketAddr),
+}
+
+impl<'a> Check<'a> {
+    fn new(recipe: &'a Recipe) -> anyhow::Result<Self> {
+        let (program, arguments) = recipe.plan.check.split_first().context("an empty health check")?;
+        let found = provision::search(program).map(PathBuf::into_os_string);
+        match (found, program.as_str()) {
+            (Some(program), _) => Ok(Self::Command { program, arguments, limit: recipe.health.timeout }),
+            (None, "etcdctl") => Ok(Self::Etcd(recipe.listen)),
+            (None, "mongosh") => Ok(Self::Mongo(recipe.listen)),
+            (None, other) => bail!("{}: the health check wants {other}, which is not installed", recipe.name),
+        }
+    }
+
+    fn every(&self) -> Duration {
+        match self {
+            Self::Command { .. } => CHECK_EVERY,
+            Self::Etcd(_) | Self::Mongo(_) => process::POLL,
+        }
+    }
+
+    async fn is_healthy(&self) -> bool {
+        match self {
+            Self::Command { program, arguments, limit } => {
+                let mut command = tokio::process::Command::new(program);
+                command.args(*arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                let status = timeout(*limit, command.kill_on_drop(true).status()).await;
+                matches!(status, Ok(Ok(status)) if status.success())
+            }
+            Self::Etcd(address) => {
+                get(*address, "/health").await.is_some_and(|(_, body)| body.contains("\"true\""))
+            }
+            Self::Mongo(address) => TcpStream::connect(address).await.is_ok(),
+        }
+    }
+}
+
+/// A store's server of a test's own: etcd (one member), or one that speaks MongoDB's protocol.
+pub struct Server {
+    scheme: &'static str,
+    running: Running,
+}
+
+impl Server {
+    /// Starts etcd with further `flags` of its own on `port` (`None`: a free one) and waits until it is healthy.
+    ///
+    /// # Errors
+    /// When it cannot be started; with the end of its log.
+    pub async fn etcd(site: &Site, port: Option<u16>, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::start(site, ETCD, port, flags, "http").await
+    }
+
+    /// Starts a server of MongoDB's protocol on `port` (`None`: a free one) and waits until it is healthy.
+    ///
+    /// # Errors
+    /// When it cannot be started; with the end of its log.
+    pub async fn mongo(site: &Site, port: Option<u16>) -> anyhow::Result<Self> {
+        Self::start(site, MONGO, port, &[], "mongodb").await
+    }
+
+    async fn start(
+        site: &Site,
+        service: &str,
+        port: Option<u16>,
+        words: &[&str],
+        scheme: &'static str,
+    ) -> anyhow::Result<Self> {
+        let running = Running::start(
+            site,
+            &Start {
+                compose: &Compose::load()?,
+                service,
+                name: service,
+                programs: &Programs::default(),
+                others: &BTreeMap::new(),
+                listen: port.map(loopback),
+                words,
+                environment: &[],
+            },
+        )
+        .await?;
+        Ok(Self { scheme, running })
+    }
+
+    /// For `CRON_ETCD_ENDPOINTS` or `CRON_MONGODB_URI`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address())
+    }
+
+    /// Where it takes connections.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.running.listen()
+    }
+
+    /// Ends it properly; its ports and data stay its own for [`Self::restart`].
+    pub async fn stop(&mut self) {
+        self.running.stop().await;
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(&mut self) {
+        self.process().kill();
+    }
+
+    /// Starts it again on the same ports and data.
+    ///
+    /// # Errors
+    /// When it cannot be started; with the end of its log.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.running.restart().await
+    }
+
+    /// Stops it in its tracks: connections stay, answers do not come.
+    pub fn freeze(&mut self) {
+        self.process().freeze();
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&mut self) {
+        self.process().thaw();
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        self.running.process()
     }
 }
 
@@ -215,15 +420,14 @@ impl Stores {
     }
 }
 
-/// A worker process.
+/// A worker process of a test's own.
 pub struct Worker {
-    id: String,
-    listen: SocketAddr,
-    process: Process,
+    running: Running,
 }
 
 impl Worker {
-    /// Starts the worker `program` under the name `id`, with its own data directory and further settings, and waits until it is ready.
+    /// Starts the worker `program` under the name `id`, with its own data directory and further settings, and waits until it is healthy.
+    /// It is the first worker of the compose file in all but that.
     ///
     /// # Errors
     /// When it cannot be started; with the end of its log.
@@ -234,85 +438,78 @@ impl Worker {
         id: &str,
         settings: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        Self::start_at(site, program, stores, id, settings, None).await
-    }
-
-    /// As [`Self::start`], with the port for its health given.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn start_at(
-        site: &Site,
-        program: &Path,
-        stores: &Stores,
-        id: &str,
-        settings: &[(&str, &str)],
-        port: Option<u16>,
-    ) -> anyhow::Result<Self> {
-        start_on(port, async |port| {
-            let listen = loopback(port);
-            let mut command = Command::new(program);
-            command
-                .envs(stores.environment())
-                .env("CRON_WORKER_ID", id)
-                .env("CRON_WORKER_LISTEN", listen.to_string())
-                .env("CRON_DATA_DIR", site.data(id)?)
-                .envs(settings.iter().copied());
-            let mut process = Process::start(id, command, &site.log(id), site.guard.as_ref())?;
-            process
-                .ready(async || get(listen, "/readyz").await.is_some_and(|(status, _)| status == 200))
-                .await?;
-            Ok(Self { id: id.to_owned(), listen, process })
-        })
-        .await
+        let compose = Compose::load()?;
+        let is_worker = |service: &Service| service.words().next().is_some_and(|word| word == "worker");
+        let (service, _) = compose
+            .services
+            .iter()
+            .find(|(_, service)| is_worker(service))
+            .context("there is no worker in the compose file")?;
+        let mut environment = vec![("CRON_WORKER_ID", id)];
+        environment.extend(stores.environment());
+        environment.extend(settings);
+        let running = Running::start(
+            site,
+            &Start {
+                compose: &compose,
+                service,
+                name: id,
+                programs: &Programs { worker: Some(program.to_owned()), ..Programs::default() },
+                others: &stores_of_a_test(&compose)?,
+                listen: None,
+                words: &[],
+                environment: &environment,
+            },
+        )
+        .await?;
+        Ok(Self { running })
     }
 
     /// Its name in the fleet.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        self.running.name()
     }
 
     /// Where it serves its health.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
-        self.listen
+        self.running.listen()
     }
 
-    /// Tells it to drain (SIGTERM), which ends it once its runs have.
+    /// Tells it to drain, which ends it once its runs have.
     pub fn drain(&mut self) {
-        self.process.signal(Signal::TERM);
+        self.running.ask_to_stop();
     }
 
     /// Kills it alone (SIGKILL), as a crash would: what it runs goes on.
     pub fn crash(&mut self) {
-        self.process.crash();
+        self.process().crash();
     }
 
     /// Stops it in its tracks.
     pub fn freeze(&mut self) {
-        self.process.freeze();
+        self.process().freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&mut self) {
-        self.process.thaw();
+        self.process().thaw();
     }
 
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+        self.running.process()
     }
 }
 
-/// The functions under `cargo lambda watch`, at the seed's URLs.
+/// The functions under `cargo lambda watch`, at the seed's URLs, of a test's own.
 pub struct Watch {
-    address: SocketAddr,
-    process: Process,
+    running: Running,
 }
 
 impl Watch {
-    /// Builds the functions, starts `cargo_lambda` with them on `address` (`None`: a free port), and waits until it answers.
+    /// Builds the functions, starts `cargo_lambda` with them on `address` (`None`: a free port), and waits until they answer.
     ///
     /// # Errors
     /// When it cannot be started; with the end of its log.
@@ -322,50 +519,55 @@ impl Watch {
         stores: &Stores,
         address: Option<SocketAddr>,
     ) -> anyhow::Result<Self> {
-        // Built before, so that the first request to each function does not wait for a compiler. From the same directory and with the
-        // same flags as cargo-lambda does it: features are then the same and nothing is built twice.
-        build(&["-p", "functions"]).await?;
-        let start = async |address: SocketAddr| {
-            let mut command = Command::new(cargo_lambda);
-            without_cargo_variables(&mut command)
-                .current_dir(workspace().join("functions"))
-                .args([
-                    "lambda",
-                    "watch",
-                    "-p",
-                    "functions",
-                    "--ignore-changes",
-                    "--disable-cors",
-                    "--offline",
-                ])
-                .args(["-A", &address.ip().to_string(), "-P", &address.port().to_string()])
-                .envs(stores.environment());
-            let mut process =
-                Process::start("functions", command, &site.log("functions"), site.guard.as_ref())?;
-            process.ready(async || TcpStream::connect(address).await.is_ok()).await?;
-            Ok(Self { address, process })
-        };
-        match address {
-            Some(address) => start(address).await,
-            None => start_on(None, async |port| start(loopback(port)).await).await,
-        }
+        let compose = Compose::load()?;
+        let running = Running::start(
+            site,
+            &Start {
+                compose: &compose,
+                service: FUNCTIONS,
+                name: FUNCTIONS,
+                programs: &Programs { cargo_lambda: Some(cargo_lambda.to_owned()), ..Programs::default() },
+                others: &stores_of_a_test(&compose)?,
+                listen: address,
+                // A test is of the sources as they were when it began.
+                words: &["--ignore-changes"],
+                environment: &stores.environment(),
+            },
+        )
+        .await?;
+        Ok(Self { running })
     }
 
     /// The base of all URLs, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.running.listen())
     }
 
     /// Ends it and the functions.
     pub async fn stop(&mut self) {
-        self.process.stop(Signal::INT, STOP_LIMIT).await;
+        self.running.stop().await;
     }
 
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+        self.running.process()
     }
+}
+
+/// Names for the stores' addresses: a test gives its processes the stores' whole URLs instead, which win.
+fn stores_of_a_test(compose: &Compose) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut others = BTreeMap::new();
+    for name in [ETCD, MONGO] {
+        for port in plan::ports(compose.service(name)?) {
+            others.insert(format!("{name}:{port}"), format!("{name}.invalid:{port}"));
+        }
+    }
+    Ok(others)
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// Builds programs of the workspace (debug profile) with Cargo; without the network, for this program was built here too.

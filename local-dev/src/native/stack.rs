@@ -1,5 +1,6 @@
-//! `local-dev stack`: etcd, a MongoDB-protocol server, all functions under `cargo lambda watch` and two workers, in one command.
+//! `local-dev stack`: all services of `docker-compose.yml` as plain processes, in one command.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,26 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use common::config::Settings;
 
+use super::compose::{Compose, Service};
 use super::guard::{self, Guard};
-use super::process::{Process, is_free};
-use super::servers::{self, Server, Site, Stores, Watch, Worker};
+use super::process::is_free;
+use super::servers::{self, FUNCTIONS, Programs, Running, Site, Start};
 use super::{programs, provision};
 use crate::stop::Stop;
 
-/// Two, so that one can be ended to see the other take over.
-const WORKERS: u16 = 2;
-/// The ports that etcd and MongoDB are known for; taken when they are free.
-const ETCD_PORT: u16 = 2379;
-const MONGO_PORT: u16 = 27017;
-/// The first worker's health; the others follow.
-const WORKER_PORT: u16 = 9070;
-/// How long the workers may take to finish what they run.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How often somebody looks whether all servers still run.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
-/// Runs the stack until Ctrl-C (or SIGTERM), then ends it: the workers finish their runs, then the API goes, then the stores. A second
-/// Ctrl-C does not wait. The data stay in `stack` below the data directory.
+/// Runs the stack until Ctrl-C (or SIGTERM), then ends it, those first that others do not need: the workers finish their runs, then the
+/// stores go. A second Ctrl-C does not wait. The data stay in `stack` below the data directory.
 ///
 /// The program's `main` must call [`guard::run`] when its only argument is [`guard::WORD`].
 ///
@@ -47,7 +40,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
         stack = Stack::start(settings) => stack?,
         () = stop.asked() => bail!("interrupted while starting"),
     };
-    stack.say_where(settings.listen);
+    stack.say_where();
     let result = tokio::select! {
         () = stop.asked() => Ok(()),
         ended = stack.one_ended() => Err(ended),
@@ -60,12 +53,9 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     result
 }
 
-/// The servers, in the order in which dropping them is right.
+/// The services that run, in the order in which they were started: a level of those that need only earlier levels after the other.
 struct Stack {
-    workers: Vec<Worker>,
-    watch: Watch,
-    mongo: Server,
-    etcd: Server,
+    levels: Vec<Vec<Running>>,
     dir: PathBuf,
 }
 
@@ -77,48 +67,79 @@ impl Stack {
         let own = std::env::current_exe().context("find this program")?;
         let guard = Guard::start(&own).with_context(|| format!("start {} {}", own.display(), guard::WORD))?;
         let site = Site { dir: dir.clone(), guard: Some(guard) };
+        let compose = Compose::load()?;
 
         let tools = tokio::task::spawn_blocking(|| {
             Ok::<_, provision::Missing>((provision::etcd()?, provision::mongo()?, provision::cargo_lambda()?))
         });
         let (etcd, mongo, cargo_lambda) = tools.await.context("provision")??;
         say(&format!("etcd: {}; MongoDB protocol: {}; {}", etcd.origin, mongo.origin, cargo_lambda.origin));
-
-        let etcd = Server::etcd(&site, if_free(ETCD_PORT), &[]).await?;
-        let mongo = Server::mongo(&site, if_free(MONGO_PORT)).await?;
-        let stores = Stores { etcd: etcd.url(), mongodb: mongo.url() };
-        say("building the worker and the functions");
-        let programs = programs().context("find the worker")?;
-        let release = programs.ends_with("release");
+        say("building the worker");
+        let built = programs().context("find the worker")?;
+        let release = built.ends_with("release");
         servers::build(if release { &["-p", "worker", "--release"] } else { &["-p", "worker"] }).await?;
-        let program = programs.join("worker");
-        let watch = Watch::start(&site, &cargo_lambda.program, &stores, Some(settings.listen)).await?;
-        let mut workers = Vec::new();
-        for number in 1..=WORKERS {
-            let port = if_free(WORKER_PORT + number - 1);
-            let id = format!("worker-{number}");
-            workers.push(Worker::start_at(&site, &program, &stores, &id, &[], port).await?);
+        let programs =
+            Programs { worker: Some(built.join("worker")), cargo_lambda: Some(cargo_lambda.program) };
+
+        let mut others = BTreeMap::new();
+        let mut levels = Vec::new();
+        for names in compose.levels()? {
+            let mut level: Vec<Running> = Vec::new();
+            for name in names {
+                let service = compose.service(name)?;
+                let listen =
+                    if name == FUNCTIONS { Some(settings.listen) } else { published_if_free(service) };
+                if name == FUNCTIONS {
+                    say(&format!(
+                        "building and starting the functions (log: {})",
+                        dir.join("functions.log").display()
+                    ));
+                }
+                let start = Start {
+                    compose: &compose,
+                    service: name,
+                    name,
+                    programs: &programs,
+                    others: &others,
+                    listen,
+                    words: &[],
+                    environment: &[],
+                };
+                level.push(Running::start(&site, &start).await?);
+            }
+            for running in &level {
+                for (port, address) in running.addresses() {
+                    others.insert(format!("{}:{port}", running.name()), address.to_string());
+                }
+            }
+            levels.push(level);
         }
-        Ok(Self { workers, watch, mongo, etcd, dir })
+        Ok(Self { levels, dir })
     }
 
-    fn say_where(&self, api: SocketAddr) {
-        say(&format!("\nthe console:  http://{api}/"));
-        say(&format!(
-            "the API:      http://{api}/job/list and so on, each route a Lambda function of its own"
-        ));
-        say(&format!("etcd:         {}", self.etcd.url()));
-        say(&format!("MongoDB:      {}", self.mongo.url()));
-        for worker in &self.workers {
-            say(&format!("{}:     http://{}/metrics", worker.id(), worker.listen()));
+    fn say_where(&self) {
+        say("");
+        for running in self.levels.iter().flatten() {
+            let (name, address) = (running.name(), running.listen());
+            let line = match name {
+                FUNCTIONS => format!(
+                    "http://{address}/ is the console; http://{address}/job/list and so on: each route a Lambda function of its own, \
+                     built again when its sources change"
+                ),
+                "mongo" => format!("mongodb://{address}"),
+                "etcd" => format!("http://{address}"),
+                _ => format!("http://{address}/metrics"),
+            };
+            say(&format!("{:<14}{line}", format!("{name}:")));
         }
-        say(&format!("data, logs:   {}\nCtrl-C ends it all\n", self.dir.display()));
+        say(&format!("{:<14}{}\nCtrl-C ends it all\n", "data, logs:", self.dir.display()));
     }
 
-    /// Returns once one of the servers has ended although nobody asked it to.
+    /// Returns once one of the services has ended although nobody asked it to. Docker would start it again; here somebody is watching
+    /// who wants to know why it ended.
     async fn one_ended(&mut self) -> anyhow::Error {
         loop {
-            for process in self.processes() {
+            for process in self.levels.iter_mut().flatten().map(Running::process) {
                 if let Some(status) = process.ended() {
                     return anyhow::anyhow!(
                         "{} ended by itself ({status}), so all do\n{}",
@@ -131,32 +152,31 @@ impl Stack {
         }
     }
 
-    fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
-        self.workers.iter_mut().map(Worker::process).chain([
-            self.watch.process(),
-            self.mongo.process(),
-            self.etcd.process(),
-        ])
-    }
-
     async fn end(&mut self) {
-        for worker in &mut self.workers {
-            worker.drain();
-        }
-        for worker in &mut self.workers {
-            if let Err(late) = worker.process().wait(DRAIN_LIMIT).await {
-                say(&format!("{late:#}"));
-                worker.process().kill();
+        for level in self.levels.iter_mut().rev() {
+            for running in level.iter_mut() {
+                running.ask_to_stop();
+            }
+            for running in level {
+                if let Err(late) = running.stopped().await {
+                    say(&format!("{late:#}"));
+                }
             }
         }
-        self.watch.stop().await;
-        self.mongo.stop().await;
-        self.etcd.stop().await;
     }
 }
 
-fn if_free(port: u16) -> Option<u16> {
-    is_free(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).then_some(port)
+impl Drop for Stack {
+    /// After a second Ctrl-C: those that need others are killed before these.
+    fn drop(&mut self) {
+        while self.levels.pop().is_some() {}
+    }
+}
+
+/// The first port that the service publishes, where nobody has it.
+fn published_if_free(service: &Service) -> Option<SocketAddr> {
+    let port = service.ports.first()?.host;
+    Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).filter(|address| is_free(*address))
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command says to whoever typed it")]

@@ -1,5 +1,5 @@
 // Command mongo serves the MongoDB wire protocol on a loopback port, backed by SQLite files (FerretDB 1.24): for tests
-// and for trying things where no mongod is installed.
+// and for trying things where no mongod is installed. It takes mongod's flags, as far as local-dev/docker-compose.yml gives them.
 package main
 
 import (
@@ -7,18 +7,22 @@ import (
 	"flag"
 	"io"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/FerretDB/FerretDB/ferretdb"
 )
 
 func main() {
-	addr := flag.String("listen", "127.0.0.1:27117", "TCP address to serve")
-	dir := flag.String("data", "", "directory for the SQLite files (must exist)")
+	host := flag.String("bind_ip", "127.0.0.1", "IP address to serve at")
+	all := flag.Bool("bind_ip_all", false, "serve at every address of the machine")
+	port := flag.Int("port", 27017, "TCP port to serve")
+	dir := flag.String("dbpath", "", "directory for the SQLite files (must exist)")
 	verbose := flag.Bool("v", false, "log at info level")
 	flag.Parse()
 
@@ -30,13 +34,16 @@ func main() {
 
 	abs, err := filepath.Abs(*dir)
 	if err != nil || *dir == "" {
-		logger.Error("-data DIR is required", "err", err)
+		logger.Error("--dbpath DIR is required", "err", err)
 		os.Exit(2)
+	}
+	if *all {
+		*host = "0.0.0.0"
 	}
 	u := url.URL{Scheme: "file", Path: abs + "/"}
 
 	db, err := ferretdb.New(&ferretdb.Config{
-		Listener:  ferretdb.ListenerConfig{TCP: *addr},
+		Listener:  ferretdb.ListenerConfig{TCP: net.JoinHostPort(*host, strconv.Itoa(*port))},
 		Handler:   "sqlite",
 		SQLiteURL: u.String(),
 		Logger:    logger,

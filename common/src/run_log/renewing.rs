@@ -1,0 +1,113 @@
+//! The store of records behind settings that refer to secrets: reads them on first use, and again when the store refuses the credentials.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Appended, Error, RecordQuery, RunLog};
+use crate::domain::record::Record;
+use crate::secrets::{self, Renewing};
+
+impl Renewing<dyn RunLog> {
+    /// Does a call; once more with new credentials when the old ones are refused. Every call may be repeated.
+    async fn call<T, F>(&self, call: impl Fn(Arc<dyn RunLog>) -> F + Send + Sync) -> Result<T, Error>
+    where
+        T: Send,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let unconfigured = |error: secrets::Error| Error::Unconfigured(error.to_string());
+        let held = self.client().await.map_err(unconfigured)?;
+        let denied = match call(Arc::clone(&held.client)).await {
+            Err(Error::Denied(why)) => why,
+            answered => return answered,
+        };
+        match self.renewed(&held).await {
+            Some(renewed) => call(renewed.client).await,
+            None => Err(Error::Denied(denied)),
+        }
+    }
+}
+
+#[async_trait]
+impl RunLog for Renewing<dyn RunLog> {
+    async fn prepare(&self) -> Result<(), Error> {
+        self.call(|log| async move { log.prepare().await }).await
+    }
+
+    async fn append(&self, records: &[Record]) -> Result<Appended, Error> {
+        self.call(|log| async move { log.append(records).await }).await
+    }
+
+    async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, Error> {
+        self.call(|log| async move { log.list(query).await }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::secrets::tests::{Shelf, referring};
+    use crate::secrets::{Problem, Vault};
+
+    /// Takes the calls of whoever comes with `password`.
+    struct Guarded {
+        password: String,
+        accepted: Arc<Mutex<String>>,
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    #[async_trait]
+    impl RunLog for Guarded {
+        async fn prepare(&self) -> Result<(), Error> {
+            self.asked.lock().unwrap().push(self.password.clone());
+            match self.password == *self.accepted.lock().unwrap() {
+                true => Ok(()),
+                false => Err(Error::Denied("Authentication failed.".to_owned())),
+            }
+        }
+
+        async fn append(&self, _: &[Record]) -> Result<Appended, Error> {
+            self.prepare().await.map(|()| Appended::default())
+        }
+
+        async fn list(&self, _: &RecordQuery) -> Result<Vec<Record>, Error> {
+            self.prepare().await.map(|()| Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rotated_password_costs_one_refused_call_and_nothing_to_the_caller() {
+        let shelf = Arc::new(Shelf::default());
+        let accepted = Arc::new(Mutex::new("first".to_owned()));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let reference = referring("CRON_MONGODB_URI", "secretsmanager:s");
+        let (wanted, at, by) = (reference.clone(), Arc::clone(&accepted), Arc::clone(&asked));
+        let log: Renewing<dyn RunLog> =
+            Renewing::new(vec![reference], Arc::clone(&shelf) as Arc<dyn Vault>, move |values| {
+                let password = values.get(&wanted.reference).unwrap_or_default().to_owned();
+                let (accepted, asked) = (Arc::clone(&at), Arc::clone(&by));
+                Ok(Arc::new(Guarded { password, accepted, asked }) as Arc<dyn RunLog>)
+            });
+        shelf.put("s", Err(Problem::NoRegion));
+        let Err(Error::Unconfigured(said)) = log.prepare().await else { panic!("must say why") };
+        assert!(said.starts_with("CRON_MONGODB_URI=secretsmanager:s: no AWS region"), "{said}");
+        assert_eq!(asked.lock().unwrap().len(), 0, "nothing was asked of the store");
+
+        shelf.put("s", Ok("first"));
+        while log.append(&[]).await.is_err() {
+            crate::clock::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        shelf.put("s", Ok("second"));
+        *accepted.lock().unwrap() = "second".to_owned();
+        log.append(&[]).await.unwrap();
+        log.append(&[]).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), ["first", "first", "second", "second"]);
+
+        *accepted.lock().unwrap() = "third".to_owned();
+        let query = RecordQuery { job_name: "job".to_owned(), skip: 0, limit: 1, status: None };
+        assert!(matches!(log.list(&query).await, Err(Error::Denied(_))), "the secret is the same still");
+    }
+}

@@ -1,0 +1,162 @@
+//! What surrounds a handler: the request's id in every line of the log and in the answer, its own line in the log, and panics.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use common::api::errno::Kind;
+use common::clock::Stopwatch;
+use futures::FutureExt as _;
+use lambda_http::http::header::{HeaderName, HeaderValue};
+use lambda_http::http::{HeaderMap, Method};
+use lambda_http::request::RequestContext;
+use lambda_http::{Request, RequestExt as _};
+use tracing::Instrument as _;
+
+use crate::http::{Errno, Response, again, refuse};
+use crate::idempotency;
+
+/// By which a user can name a request to whoever reads the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request's name, and what its line in the log says of it.
+pub struct Invocation {
+    /// Names the request: Lambda's id, or one of our own.
+    pub request_id: String,
+    /// API Gateway's id of the same request, which stands in its access log.
+    pub gateway_request_id: Option<String>,
+    /// Whether it is the process's first; `None` where nobody counts, and the line is for debugging only: a console that asks every second
+    /// would fill a terminal.
+    pub cold: Option<bool>,
+    /// The route's path, as in [`crate::ROUTES`]; never the query, which may hold what is none of the log's business.
+    pub route: &'static str,
+}
+
+impl Invocation {
+    /// Of a request that Lambda hands to a function.
+    pub(crate) fn of_lambda(request: &Request, route: &'static str, cold: bool) -> Self {
+        let request_id = request.lambda_context_ref().map(|context| context.request_id.clone());
+        let gateway_request_id = match request.request_context_ref() {
+            Some(RequestContext::ApiGatewayV2(context)) => context.request_id.clone(),
+            _ => None,
+        };
+        Self {
+            request_id: request_id.unwrap_or_else(common::ids::random_id),
+            gateway_request_id,
+            cold: Some(cold),
+            route,
+        }
+    }
+
+    /// Waits for `handling`, which serves a request of this method and headers. A panic is answered, too: it must not cost the process, and with
+    /// it its connections.
+    pub async fn observe<F>(self, method: Method, headers: &HeaderMap, handling: F) -> Response
+    where
+        F: Future<Output = Response>,
+    {
+        // At the level of errors, or a filter that lets only those through would drop the id with the span.
+        let span = tracing::error_span!(
+            "request",
+            requestId = %self.request_id,
+            gatewayRequestId = self.gateway_request_id.as_deref()
+        );
+        let named = headers.contains_key(idempotency::HEADER);
+        async {
+            let since = Stopwatch::start();
+            let mut response = match AssertUnwindSafe(handling).catch_unwind().await {
+                Ok(response) => response,
+                Err(_said_by_the_hook) => self.panicked(&method, named),
+            };
+            if let Ok(id) = HeaderValue::from_str(&self.request_id) {
+                response.headers_mut().insert(REQUEST_ID, id);
+            }
+            self.log(&method, &response, &since);
+            response
+        }
+        .instrument(span)
+        .await
+    }
+
+    fn panicked(&self, method: &Method, named: bool) -> Response {
+        tracing::error!("the handler panicked");
+        let mut message =
+            format!("this is a bug of Fleetcron: the log says more under the request id {}", self.request_id);
+        if method == Method::POST {
+            message = format!("{message}; the change may or may not have been made; {}", again(named));
+        }
+        refuse(Kind::Internal, message)
+    }
+
+    fn log(&self, method: &Method, response: &Response, since: &Stopwatch) {
+        let (route, status) = (self.route, response.status().as_u16());
+        let errno = response.extensions().get::<Errno>().map(|errno| errno.0);
+        let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match self.cold {
+            Some(cold) => {
+                tracing::info!(%method, route, status, errno, durationMs = duration_ms, cold, "request");
+            }
+            None => tracing::debug!(%method, route, status, errno, durationMs = duration_ms, "request"),
+        }
+    }
+}
+
+/// The path of a request as the table of routes has it: an API with a named stage puts the stage's name before it (`/prod/job/list`).
+pub(crate) fn path(request: &Request) -> &str {
+    let path = request.raw_http_path();
+    let stage = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context.stage.as_deref(),
+        _ => None,
+    };
+    let rest = stage.and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage));
+    match rest {
+        Some("") => "/",
+        Some(rest) if rest.starts_with('/') => rest,
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_http::Body;
+    use lambda_http::http::StatusCode;
+
+    use super::*;
+
+    fn invocation() -> Invocation {
+        Invocation { request_id: "r-1".to_owned(), gateway_request_id: None, cold: None, route: "/job/save" }
+    }
+
+    fn text(response: &Response) -> String {
+        match response.body() {
+            Body::Text(text) => text.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_names_its_request() {
+        let handling = std::future::ready(refuse(Kind::NotFound, "nothing"));
+        let response = invocation().observe(Method::GET, &HeaderMap::new(), handling).await;
+        assert_eq!(response.headers()["x-request-id"], "r-1");
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_names_its_request() {
+        let rows = [
+            (Method::GET, None, "", "may or may not"),
+            (Method::POST, None, "look, and send it again", "the same Idempotency-Key"),
+            (Method::POST, Some("k"), "send it again with the same Idempotency-Key", "look, and"),
+        ];
+        for (method, key, said, unsaid) in rows {
+            let mut headers = HeaderMap::new();
+            key.map(|key| headers.insert(idempotency::HEADER, HeaderValue::from_static(key)));
+            let handling = async { panic!("a test's own") };
+            let response = invocation().observe(method, &headers, handling).await;
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(response.headers()["x-request-id"], "r-1");
+            let body = text(&response);
+            assert!(body.contains(r#""errno":-1"#) && body.contains("r-1"), "{body}");
+            assert!(body.contains(said) && !body.contains(unsaid), "{body}");
+        }
+    }
+}

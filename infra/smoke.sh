@@ -1,0 +1,158 @@
+#!/bin/bash
+# Tries a deployment: saves a harmless job, waits for the record of a run with its output, and deletes the job.
+#
+#   infra/smoke.sh [--timeout SECONDS] [--region REGION] URL
+#
+# URL is where the API is. One on execute-api.*.amazonaws.com is called with signatures (SigV4): credentials are taken from
+# AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; with --region any other address is, too.
+# `aws configure export-credentials --format env` prints them.
+#
+# Exit code: 0 = a job was saved, run and read back; 1 = the deployment does not do that, and the last line says what is
+# wrong; 2 = this script was called wrongly, or misses a tool. The job is deleted in every case, also on Ctrl-C.
+set -uo pipefail
+
+wrong_call() {
+    echo "smoke: $*" >&2
+    echo "usage: infra/smoke.sh [--timeout SECONDS] [--region REGION] URL" >&2
+    exit 2
+}
+
+timeout=60
+region=
+url=
+while [ "$#" -gt 0 ]; do
+    case $1 in
+    --timeout | --region)
+        [ "$#" -ge 2 ] || wrong_call "$1 wants a value"
+        [ "$1" = --timeout ] && timeout=$2 || region=$2
+        shift 2
+        ;;
+    -*) wrong_call "$1 is no option" ;;
+    *)
+        [ -z "$url" ] || wrong_call "one address, not two"
+        url=${1%/}
+        shift
+        ;;
+    esac
+done
+[[ $url == http://* || $url == https://* ]] || wrong_call "${url:-nothing} is not like https://example.execute-api.eu-central-1.amazonaws.com"
+[[ $timeout =~ ^[1-9][0-9]{0,4}$ ]] || wrong_call "--timeout $timeout is no number of seconds"
+command -v curl >/dev/null || wrong_call "curl is not here"
+
+if [[ -z $region && $url =~ \.execute-api\.([a-z0-9-]+)\.amazonaws\.com ]]; then
+    region=${BASH_REMATCH[1]}
+fi
+
+work=$(mktemp -d) || wrong_call "no temporary directory"
+name="smoke-$(date +%s)-$$-$RANDOM"
+said="fleetcron $name"
+saved=
+
+# The name is in the output, so that nobody else's record passes for ours.
+job='{"name":"'$name'","command":"echo '$said'","cronExpr":"* * * * * * *"}'
+
+# The options that sign a call. They go through a file: what stands on a command line is seen by everybody on the machine.
+signing=()
+if [ -n "$region" ]; then
+    if [ -z "${AWS_ACCESS_KEY_ID:-}" ] || [ -z "${AWS_SECRET_ACCESS_KEY:-}" ]; then
+        rm -rf "$work"
+        wrong_call "calls to $url are signed: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    fi
+    curl --help all 2>/dev/null | grep -q -- --aws-sigv4 || {
+        rm -rf "$work"
+        wrong_call "this curl cannot sign (--aws-sigv4): it must be 7.75 or later"
+    }
+    (
+        umask 077
+        {
+            echo "aws-sigv4 = \"aws:amz:$region:execute-api\""
+            echo "user = \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\""
+            [ -z "${AWS_SESSION_TOKEN:-}" ] || echo "header = \"x-amz-security-token: $AWS_SESSION_TOKEN\""
+        } >"$work/signing"
+    )
+    signing=(--config "$work/signing")
+fi
+
+# Calls the API: the answer goes to $work/answer, its status to $status (000: there was none).
+call() {
+    local path=$1
+    shift
+    : >"$work/answer"
+    status=$(curl --silent --show-error --max-time 20 --output "$work/answer" --write-out '%{http_code}' \
+        ${signing[@]+"${signing[@]}"} "$@" "$url$path" 2>"$work/trouble")
+}
+
+answer() { head -c 600 "$work/answer"; }
+
+fail() {
+    echo "smoke: FAILED: $*" >&2
+    exit 1
+}
+
+# What a call that was not answered by our API means; silent when it was.
+explain() {
+    case $status in
+    000) echo "$url does not answer: $(cat "$work/trouble")" ;;
+    403) echo "403: the gateway does not take this caller (signature, credentials, or the policies of the template): $(answer)" ;;
+    404) echo "404: this is not Fleetcron's API, or the address has a path too much: $(answer)" ;;
+    429) echo "429: the gateway throttles, see ThrottlingRate: $(answer)" ;;
+    500 | 502 | 504) echo "$status: the function failed or took too long, its log says more: $(answer)" ;;
+    503) echo "503: a store does not answer (network, security group, secret), or the function is throttled: $(answer)" ;;
+    *) echo "$status: $(answer)" ;;
+    esac
+}
+
+clean_up() {
+    local code=$?
+    trap - EXIT INT TERM
+    if [ -n "$saved" ]; then
+        call /job/delete --data "name=$name"
+        if [ "$status" != 200 ]; then
+            echo "smoke: the job $name could not be deleted, delete it by hand: $(explain)" >&2
+            [ "$code" -ne 0 ] || code=1
+        fi
+    fi
+    rm -rf "$work"
+    exit "$code"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+started=$SECONDS
+# From here on the job may be there, also when the answer is lost.
+saved=yes
+call /job/save --header 'content-type: application/json' --data "$job"
+case $status in
+200) ;;
+000 | 403 | 404 | 429)
+    saved= # refused before any function saw it
+    [ "$status" != 000 ] || ! grep -q 'timed out' "$work/trouble" || saved=yes
+    fail "saving: $(explain)"
+    ;;
+*) fail "saving: $(explain)" ;;
+esac
+grep -q '"errno":0' "$work/answer" || fail "saving: this is no answer of Fleetcron: $(answer)"
+echo "smoke: saved $name"
+
+while :; do
+    # In the order of the alphabet: older versions of curl sign the parameters as they stand, and AWS sorts them.
+    call "/job/log?limit=1&name=$name&status=succeeded"
+    [ "$status" = 200 ] || fail "reading the log: $(explain)"
+    # The answer to a job without a run is an empty list.
+    if grep -q "\"output\":\"$said" "$work/answer"; then
+        break
+    fi
+    if [ $((SECONDS - started)) -ge "$timeout" ]; then
+        call /worker/list
+        fail "no run of $name was recorded in $timeout s; the workers: $([ "$status" = 200 ] && answer || explain)"
+    fi
+    sleep 1
+done
+echo "smoke: it ran after $((SECONDS - started)) s and its record has the output"
+
+call /job/delete --data "name=$name"
+[ "$status" = 200 ] || fail "deleting: $(explain)"
+grep -q "\"name\":\"$name\"" "$work/answer" || fail "deleting: the answer is not the job: $(answer)"
+saved=
+echo "smoke: deleted it: the deployment works"
