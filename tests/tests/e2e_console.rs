@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(9 * 60);
 /// Labels that would be a script, if they were markup.
 const LABELS: &str = "zone=<img src=x onerror=alert(1)>,gpu=\"><script>alert(2)</script>";
 
+/// A worker may be called so.
+const WORKER: &str = "worker-one <img src=x onerror=alert(11)>";
+
 /// Starts `local-dev` on its port and data, as often as it is asked to.
 struct Api {
     program: PathBuf,
@@ -32,7 +35,7 @@ impl Api {
             .env("CRON_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("CRON_DATA_DIR", self.dir.join("data"))
             .env("CRON_WORKER_LABELS", LABELS)
-            .env("CRON_WORKER_ID", "worker-one");
+            .env("CRON_WORKER_ID", WORKER);
         let log = self.dir.join("local-dev.log");
         let mut process = Process::start("local-dev", command, &log, self.guard.as_ref())?;
         let address = ([127, 0, 0, 1], self.port).into();
@@ -74,6 +77,7 @@ async fn drive(tools: &provision::ConsoleTools, api: &Api, pictures: &Path) -> V
         .env("FLEETCRON_BROWSER", &tools.browser)
         .env("FLEETCRON_MODULES", &tools.modules)
         .env("FLEETCRON_PICTURES", pictures)
+        .env("FLEETCRON_WORKER", WORKER)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

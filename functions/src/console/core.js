@@ -128,8 +128,11 @@ export function utcExact(ms) {
 
 /** The reader's own time, with its zone. */
 export function local(ms) {
-  const make = (locale) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "long" });
-  return isTime(ms) ? formatter("local", make).format(ms) : "";
+  if (!isTime(ms)) return "";
+  const time = formatter("local", (locale) => new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" })).format(ms);
+  // Behind the time in every language: some put it between date and time.
+  const zone = formatter("zone", (locale) => new Intl.DateTimeFormat(locale, { timeZoneName: "short" }));
+  return `${time} ${zone.formatToParts(ms).find(({ type }) => type === "timeZoneName")?.value ?? ""}`;
 }
 
 const UNITS = [["day", 86400e3], ["hour", 3600e3], ["minute", 60e3], ["second", 1e3]];
@@ -331,14 +334,17 @@ export function go(address, replace = false) {
 
 // ---- what is said in passing ----
 
-const SAID_MS = 8000;
+const SAID_MS = 6000;
 export const said = cell([]);
 let saidNext = 0;
 
-/** Says that something was done; with warnings it stays until it is dismissed. */
+/**
+ * Says that something was done. With warnings it stays until it is dismissed; without, it makes room for the next, so that what was said does not
+ * pile up over the buttons below.
+ */
 export function say(text, warnings = []) {
   const id = ++saidNext;
-  said.set([...said.value.slice(-3), { id, text, warnings }]);
+  said.set([...said.value.filter((toast) => toast.warnings.length).slice(-2), { id, text, warnings }]);
   if (warnings.length === 0) setTimeout(() => unsay(id), SAID_MS);
 }
 

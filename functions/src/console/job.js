@@ -2,8 +2,12 @@
 import { html, ask, currentJob, go, link, number, rich, t, usePoll, utc } from "./core.js";
 import { Actions } from "./dialogs.js";
 import { Empty, Facts, FullTime, Name, Output, STATUSES, Status, Time, Title, Warnings, late, ran, statusOf, took } from "./parts.js";
+import { useRef, useState } from "./preact-hooks.js";
 
 const PAGE = 20;
+/** So many records are looked through for a run that is linked to: a week of a job of every minute. */
+const LOOKED_THROUGH_MAX = 10_000;
+const LOOKED_THROUGH_AT_A_TIME = 200;
 
 const idOf = (record) => record._id ?? `${record.planTime}/${record.startTime}`;
 
@@ -42,6 +46,7 @@ export function Job({ name, query }) {
           </select></label>
       </div>
       <${Warnings} warnings=${log.data?.warnings} />
+      ${run && log.data ? html`<${Linked} key=${run} run=${run} records=${log.data.data} name=${name} close=${at({ run: "" })} />` : null}
       ${log.error && !log.error.trouble ? html`<p class="note bad" role="alert">${log.error.message}</p>` : null}
       ${log.data === undefined
         ? html`<p class="dim" role="status">${log.error ? "" : t("loading")}</p>`
@@ -66,6 +71,44 @@ export function Job({ name, query }) {
 function extra(job) {
   const others = Object.entries(job).filter(([field]) => !["name", "command", "cronExpr"].includes(field));
   return others.length ? [[t("unknownOptions"), html`<code>${JSON.stringify(Object.fromEntries(others))}</code> ${t("unknownOptionsHelp")}`]] : [];
+}
+
+// The run that the address names, when it is not on the page: newer runs push it away, even while it is read.
+function Linked({ run, records, name, close }) {
+  const onPage = records.find((record) => idOf(record) === run);
+  const kept = useRef(null);
+  const [state, setState] = useState("");
+  if (onPage) kept.current = onPage;
+  if (onPage) return null;
+  const found = kept.current;
+  const find = async () => {
+    if (state === "working") return;
+    setState("working");
+    try {
+      for (let skip = 0; skip < LOOKED_THROUGH_MAX; ) {
+        const { data, next } = await ask(`job/log?${new URLSearchParams({ name, skip, limit: LOOKED_THROUGH_AT_A_TIME })}`);
+        const record = data.find((one) => idOf(one) === run);
+        if (record) {
+          kept.current = record;
+          return setState("found");
+        }
+        if (next === undefined) break;
+        skip = Number(next);
+      }
+      setState("runNotFound");
+    } catch (error) {
+      setState(error.message);
+    }
+  };
+  if (!found) {
+    return html`<div class="note linked" role="status"><p>${state === "working" || state === "" ? t("runElsewhere") : state === "runNotFound" ? t(state) : state}</p>
+      <button type="button" class="small" aria-disabled=${String(state === "working")} onClick=${find}>${t(state === "working" ? "working" : "findRun")}</button></div>`;
+  }
+  return html`<section class="pinned" aria-label=${t("linkedRun")}>
+    <div class="bar"><h3>${t("linkedRun")}</h3> <${Status} record=${found} /> <${Time} ms=${found.startTime || found.planTime} />
+      <button type="button" class="small" aria-label=${t("hideRun", { time: utc(found.startTime || found.planTime) })} onClick=${() => go(close, true)}>${t("hide")}</button></div>
+    <${Detail} record=${found} />
+  </section>`;
 }
 
 function NoRuns({ status, skip, name }) {
@@ -106,8 +149,8 @@ function Run({ record, open, toggle }) {
     <tr role="row" class=${open ? "open" : ""}>
       <td role="cell" data-label=${t("status")}><${Status} record=${record} /></td>
       <td role="cell" data-label=${t("startedUtc")} class="when"><${Time} ms=${when} /></td>
-      <td role="cell" data-label=${t("took")} class="number">${took(record) || html`<span class="dim">–</span>`}</td>
-      <td role="cell" data-label=${t("lateBy")} class="number">${late(record) || html`<span class="dim">–</span>`}</td>
+      <td role="cell" data-label=${t("took")} class=${`number ${took(record) ? "" : "void"}`}>${took(record) || html`<span class="dim">–</span>`}</td>
+      <td role="cell" data-label=${t("lateBy")} class=${`number ${late(record) ? "" : "void"}`}>${late(record) || html`<span class="dim">–</span>`}</td>
       <td role="cell" data-label=${t("worker")} class="worker">${record.worker ? html`<a href=${link(["workers"], { worker: record.worker })}><bdi>${record.worker}</bdi></a>` : html`<span class="dim">–</span>`}</td>
       <td role="cell" data-label=${t("outcome")} class="outcome"><span class="clip">${summary(record)}</span></td>
       <td role="cell" class="actions">
@@ -118,10 +161,12 @@ function Run({ record, open, toggle }) {
   `;
 }
 
-// One line: what went wrong, or how the output begins.
+// One line: what went wrong and the last that was said before it, or how the output begins.
 function summary(record) {
   if (record.skipped) return skippedText(record.skipped);
-  const line = String(record.output ?? "").trimStart().slice(0, 200).split("\n", 1)[0];
+  const output = String(record.output ?? "");
+  const lines = (record.err ? output.trimEnd().slice(-200) : output.trimStart().slice(0, 200)).split("\n");
+  const line = lines.at(record.err ? -1 : 0);
   if (!record.err) return line || html`<span class="dim">${t("noOutput")}</span>`;
   return html`<span class="fault">${record.err}</span>${line ? html` <span class="dim">${line}</span>` : null}`;
 }

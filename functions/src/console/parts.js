@@ -1,6 +1,6 @@
 // Small parts that several views use: names, times, states, output, notes, dialogs, toasts.
 import { html, ago, duration, isTime, local, rich, said, size, t, unsay, utc, utcExact } from "./core.js";
-import { useEffect, useLayoutEffect, useRef, useState } from "./preact-hooks.js";
+import { useLayoutEffect, useRef, useState } from "./preact-hooks.js";
 
 /** Characters that are not seen but make two names look the same. */
 const HIDDEN = /[\p{Cf}\p{Cc}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]|^\s|\s$|\s\s/u;
@@ -131,7 +131,8 @@ export function focusTitle() {
 /** The title of a view, which takes the focus when the view is gone to. */
 export function Title({ children, id }) {
   const title = useRef(null);
-  useEffect(() => {
+  // Before the next key, not some time after it: by then the reader may be elsewhere in the view.
+  useLayoutEffect(() => {
     if (!document.querySelector("dialog[open]") && Title.began) title.current?.focus({ preventScroll: true });
     Title.began = true;
   }, [id]);
