@@ -2,6 +2,7 @@
 //! ([`kv::Kv`] for what must be agreed upon, [`run_log::RunLog`] for the records) with their implementations.
 
 pub mod api;
+mod causes;
 pub mod clock;
 pub mod config;
 pub mod domain;

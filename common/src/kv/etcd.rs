@@ -18,6 +18,7 @@ use super::{
     Change, Compare, Error, Is, Key, Kv, LeaseId, Op, OpReply, Pair, Range, RangeReply, Revision, Span, Txn,
     TxnReply, WatchBatch, WatchStream,
 };
+use crate::causes;
 use crate::clock::{Clock, Stopwatch, SystemClock, Timestamp, timeout};
 use crate::config::{EtcdSettings, Pem};
 
@@ -616,7 +617,7 @@ fn failure(error: etcd_client::Error) -> Failure {
                 None => {
                     match (by_message(status.code(), status.message()), std::error::Error::source(&status)) {
                         (Failure::NoAnswer(why), Some(cause)) => {
-                            Failure::NoAnswer(format!("{why}: {}", chain(cause)))
+                            Failure::NoAnswer(format!("{why}: {}", causes::in_words(cause)))
                         }
                         (failure, _) => failure,
                     }
@@ -633,7 +634,7 @@ fn failure(error: etcd_client::Error) -> Failure {
         etcd_client::Error::InvalidUri(e) => {
             Failure::Refused(Error::Invalid(format!("the endpoint is not an address: {e}")))
         }
-        other => Failure::NoAnswer(chain(&other)),
+        other => Failure::NoAnswer(causes::in_words(&other)),
     }
 }
 
@@ -642,27 +643,14 @@ fn never_sent(status: &tonic::Status) -> Option<String> {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if let Some(connect) = error.downcast_ref::<tonic::ConnectError>() {
-            return Some(format!("connecting: {}", chain(connect)));
+            return Some(format!("connecting: {}", causes::in_words(connect)));
         }
         if let Some(transport) = error.downcast_ref::<hyper::Error>().filter(|e| e.is_canceled()) {
-            return Some(format!("the connection was closed: {}", chain(transport)));
+            return Some(format!("the connection was closed: {}", causes::in_words(transport)));
         }
         cause = error.source();
     }
     None
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What etcd's words mean (its `api/v3rpc/rpctypes/error.go`); the codes alone do not tell, and gRPC itself uses the same ones.

@@ -1,31 +1,19 @@
 //! The store behind settings that refer to secrets: reads them on first use, and again when the store refuses the credentials.
 
-use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{Error, Key, Kv, LeaseId, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream};
-use crate::secrets::{self, Renewing};
+use crate::secrets::{Refusal, Renewing};
 
-impl Renewing<dyn Kv> {
-    /// Does a call; once more with new credentials when the old ones are refused, which means that it was not applied.
-    async fn call<T, F>(&self, call: impl Fn(Arc<dyn Kv>) -> F + Send + Sync) -> Result<T, Error>
-    where
-        T: Send,
-        F: Future<Output = Result<T, Error>> + Send,
-    {
-        let unconfigured = |error: secrets::Error| Error::Unconfigured(error.to_string());
-        let held = self.client().await.map_err(unconfigured)?;
-        let denied = match call(Arc::clone(&held.client)).await {
-            Err(Error::Denied(why)) => why,
-            answered => return answered,
-        };
-        match self.renewed(&held).await {
-            Some(renewed) => call(renewed.client).await,
-            None => Err(Error::Denied(denied)),
-        }
+impl Refusal for Error {
+    fn unconfigured(why: String) -> Self {
+        Self::Unconfigured(why)
+    }
+
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied(_))
     }
 }
 

@@ -1,31 +1,18 @@
 //! The store of records behind settings that refer to secrets: reads them on first use, and again when the store refuses the credentials.
 
-use std::future::Future;
-use std::sync::Arc;
-
 use async_trait::async_trait;
 
 use super::{Appended, Error, RecordQuery, RunLog};
 use crate::domain::record::Record;
-use crate::secrets::{self, Renewing};
+use crate::secrets::{Refusal, Renewing};
 
-impl Renewing<dyn RunLog> {
-    /// Does a call; once more with new credentials when the old ones are refused. Every call may be repeated.
-    async fn call<T, F>(&self, call: impl Fn(Arc<dyn RunLog>) -> F + Send + Sync) -> Result<T, Error>
-    where
-        T: Send,
-        F: Future<Output = Result<T, Error>> + Send,
-    {
-        let unconfigured = |error: secrets::Error| Error::Unconfigured(error.to_string());
-        let held = self.client().await.map_err(unconfigured)?;
-        let denied = match call(Arc::clone(&held.client)).await {
-            Err(Error::Denied(why)) => why,
-            answered => return answered,
-        };
-        match self.renewed(&held).await {
-            Some(renewed) => call(renewed.client).await,
-            None => Err(Error::Denied(denied)),
-        }
+impl Refusal for Error {
+    fn unconfigured(why: String) -> Self {
+        Self::Unconfigured(why)
+    }
+
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied(_))
     }
 }
 
@@ -46,7 +33,7 @@ impl RunLog for Renewing<dyn RunLog> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::secrets::tests::{Shelf, referring};

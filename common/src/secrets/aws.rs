@@ -31,6 +31,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::{Problem, Service, Source, Vault};
+use crate::causes;
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::ids::backoff;
 
@@ -103,7 +104,7 @@ impl Session {
             .build()
             .await;
         let credentials =
-            chain.provide_credentials().await.map_err(|e| Problem::NoCredentials(chain_of(&e)))?;
+            chain.provide_credentials().await.map_err(|e| Problem::NoCredentials(causes::in_words(&e)))?;
         let config =
             aws_config::defaults(BehaviorVersion::latest()).region(region).no_credentials().load().await;
         let settings = HttpConnectorSettings::builder()
@@ -191,7 +192,7 @@ impl Session {
         target: &str,
         body: &str,
     ) -> Result<HttpRequest, Problem> {
-        let failed = |e: &(dyn std::error::Error + 'static)| Problem::Failed(chain_of(e));
+        let failed = |e: &(dyn std::error::Error + 'static)| Problem::Failed(causes::in_words(e));
         let uri = format!("{}/", endpoint.trim_end_matches('/'));
         let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
         let identity = self.credentials.clone().into();
@@ -243,7 +244,7 @@ fn host(service: Service, region: &str, fips: bool, dual_stack: bool) -> String 
 
 fn no_route(service: Service, region: &str, endpoint: &str, custom: bool, error: &ConnectorError) -> Problem {
     let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host).to_owned();
-    let why = if error.is_timeout() { "no answer in time".to_owned() } else { chain_of(error) };
+    let why = if error.is_timeout() { "no answer in time".to_owned() } else { causes::in_words(error) };
     let advice = if custom {
         "AWS_ENDPOINT_URL (or that of the service, or the profile) says so; correct it, or open the way"
             .to_owned()
@@ -312,19 +313,6 @@ fn denied(action: &'static str, source: &Source, says: String) -> Problem {
         _ => source.name.clone(),
     };
     Problem::Denied { action, resource, says }
-}
-
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

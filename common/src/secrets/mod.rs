@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use aws::Aws;
+pub(crate) use renewing::Refusal;
 pub use renewing::{Made, Renewing};
 
 use crate::clock::timeout;

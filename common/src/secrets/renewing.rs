@@ -2,6 +2,7 @@
 //! secrets have changed.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,14 @@ pub struct Renewing<C: ?Sized> {
     held: Mutex<Option<Held<C>>>,
     /// Whoever reads secrets holds this, so that all others wait for what comes of it.
     turn: tokio::sync::Mutex<Turn>,
+}
+
+/// What a port says when a call failed, as far as its secrets are concerned.
+pub(crate) trait Refusal {
+    /// The secrets cannot be read, and so the store was not asked.
+    fn unconfigured(why: String) -> Self;
+    /// The store refuses the credentials: nothing was applied.
+    fn is_denied(&self) -> bool;
 }
 
 /// The client in use.
@@ -67,8 +76,28 @@ impl<C: ?Sized> Renewing<C> {
         self.hold(values.of(&self.references), 1).map(drop)
     }
 
+    /// Does a call; once more with a client of newer secrets when the store refuses the credentials, which means that it was not
+    /// applied.
+    pub(crate) async fn call<T, E, F>(&self, call: impl Fn(Arc<C>) -> F + Send + Sync) -> Result<T, E>
+    where
+        C: Send + Sync,
+        T: Send,
+        E: Refusal + Send,
+        F: Future<Output = Result<T, E>> + Send,
+    {
+        let held = self.client().await.map_err(|error| E::unconfigured(error.to_string()))?;
+        let denied = match call(Arc::clone(&held.client)).await {
+            Err(error) if error.is_denied() => error,
+            answered => return answered,
+        };
+        match self.renewed(&held).await {
+            Some(renewed) => call(renewed.client).await,
+            None => Err(denied),
+        }
+    }
+
     /// The client in use; the first call reads the secrets.
-    pub(crate) async fn client(&self) -> Result<Held<C>, Error> {
+    async fn client(&self) -> Result<Held<C>, Error> {
         if let Some(held) = self.held() {
             return Ok(held);
         }
@@ -101,7 +130,7 @@ impl<C: ?Sized> Renewing<C> {
     }
 
     /// A client of newer secrets than those of `refused`, which the store did not take; `None` = there are none.
-    pub(crate) async fn renewed(&self, refused: &Held<C>) -> Option<Held<C>> {
+    async fn renewed(&self, refused: &Held<C>) -> Option<Held<C>> {
         let mut turn = self.turn.lock().await;
         if let Some(held) = self.held().filter(|held| held.number != refused.number) {
             return Some(held);
