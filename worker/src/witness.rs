@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::kv::{self, Key, Kv, LeaseId, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 
 /// How often the store was found to have gone back. What was asked for in one era and answered in a later one is not to be trusted.
@@ -18,7 +18,8 @@ pub(crate) type Era = u64;
 /// what has been seen. The answer that shows it is never handed on, so that nothing is decided from a mixture of two histories.
 pub(crate) struct Witness {
     inner: Arc<dyn Kv>,
-    seen: Mutex<Seen>,
+    /// Shared with the watches, which outlive the calls that opened them.
+    seen: Arc<Mutex<Seen>>,
     went_back: watch::Sender<WentBack>,
 }
 
@@ -40,7 +41,7 @@ pub(crate) struct WentBack {
 
 impl Witness {
     pub(crate) fn new(inner: Arc<dyn Kv>) -> Self {
-        Self { inner, seen: Mutex::default(), went_back: watch::channel(WentBack::default()).0 }
+        Self { inner, seen: Arc::default(), went_back: watch::channel(WentBack::default()).0 }
     }
 
     /// Tells whenever the store went back.
@@ -73,7 +74,8 @@ impl Witness {
         let behind = linearizable && revision < before.revision;
         if !other && !behind {
             seen.revision = seen.revision.max(revision);
-            if linearizable {
+            // A client that was just made knows none yet: what is known stays.
+            if linearizable && cluster != 0 {
                 seen.cluster = cluster;
             }
             return Ok(());
@@ -116,6 +118,13 @@ impl Kv for Witness {
         let over = async move {
             let _gone = news.wait_for(|news| news.era != era).await;
         };
+        let seen = Arc::clone(&self.seen);
+        let stream = stream.inspect_ok(move |batch| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.era == era {
+                seen.revision = seen.revision.max(batch.revision);
+            }
+        });
         let ended = futures::stream::once(async {
             Err(kv::Error::Unavailable("the store went back: this watch is of before".to_owned()))
         });
@@ -270,6 +279,34 @@ mod tests {
         witness.accuse(0, "the same, seen by another".to_owned());
         assert_eq!(era(&witness), 1);
         assert_eq!(witness.before().revision, 0, "nor does it count");
+    }
+
+    #[tokio::test]
+    async fn what_a_watch_has_brought_was_seen() {
+        let store = with_puts(5).await;
+        let kv = Arc::new(Restorable {
+            now: Mutex::new(Arc::clone(&store)),
+            lagging: store,
+            cluster: AtomicU64::new(7),
+        });
+        let witness = Witness::new(Arc::clone(&kv) as Arc<dyn Kv>);
+        let mut watch = witness.watch(Span::key("/x"), 1).await.unwrap();
+        while watch.next().await.unwrap().unwrap().revision < 5 {}
+        // Put back to what no read of ours has ever been past.
+        *kv.now.lock().unwrap() = with_puts(2).await;
+        assert!(witness.range(Range::key("/x")).await.is_err());
+        assert_eq!(era(&witness), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_know_its_cluster_yet_makes_nothing_forgotten() {
+        let (kv, witness) = at_revision(5).await;
+        witness.range(Range::key("/x")).await.unwrap();
+        kv.cluster.store(0, Ordering::Relaxed);
+        witness.range(Range::key("/x")).await.unwrap();
+        kv.cluster.store(8, Ordering::Relaxed);
+        assert!(witness.range(Range::key("/x")).await.is_err());
+        assert_eq!(era(&witness), 1);
     }
 
     #[tokio::test]
