@@ -38,10 +38,7 @@ fn claim_txn(claim: &Claim) -> Txn {
     let mut when = decided_from(claim.sid, name, claim.job_revision, claim.mark_revision);
     let mut then = vec![Op::put(keys::fired(name), claim.mark.encode())];
     if claim.kind != ClaimKind::SeedRan {
-        then.push(Op::put(
-            keys::runs(claim.sid, claim.seq),
-            OpenRuns::new(vec![claim.open.clone()]).encode(),
-        ));
+        then.push(put_open(&claim.open, (claim.sid, claim.seq)));
     }
     if claim.kind == ClaimKind::Run {
         when.push(Compare::absent(keys::PAUSED));
@@ -49,8 +46,7 @@ fn claim_txn(claim: &Claim) -> Txn {
             None => Compare::absent(keys::lock(name)),
             Some(revision) => Compare::unchanged(keys::lock(name), revision),
         });
-        let holder = LockHolder::new(claim.sid, claim.open.run_id.clone());
-        then.push(Op::put_leased(keys::lock(name), holder.encode(), claim.sid.lease()));
+        then.push(put_lock(&claim.open, claim.sid));
     }
     let mut otherwise = vec![
         Op::get(keys::session(claim.sid)),
@@ -62,6 +58,17 @@ fn claim_txn(claim: &Claim) -> Txn {
     ];
     otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
     Txn { when, then, otherwise }
+}
+
+/// The open run of a claim, under its own key.
+fn put_open(open: &OpenRun, (sid, seq): (Sid, u64)) -> Op {
+    Op::put(keys::runs(sid, seq), OpenRuns::new(vec![open.clone()]).encode())
+}
+
+/// The job's lock, held by this run for as long as the session lives.
+fn put_lock(open: &OpenRun, sid: Sid) -> Op {
+    let holder = LockHolder::new(sid, open.run_id.clone());
+    Op::put_leased(keys::lock(&open.job), holder.encode(), sid.lease())
 }
 
 /// What every write of a mark compares: the session that writes is alive (P3), the job and its mark are those that it was decided from.
@@ -169,25 +176,48 @@ pub(crate) async fn release(kv: &dyn Kv, job: &JobName, lock_revision: Revision)
     kv.txn(txn).await.map(|_deleted_or_not_ours| ())
 }
 
+/// Takes a run over into a new session: as [`rescue_run`] does after the store went back, else as [`move_run`].
+pub(crate) async fn take_over(
+    kv: &dyn Kv,
+    open: &OpenRun,
+    from: (Sid, u64),
+    to: (Sid, u64),
+    rescue: bool,
+) -> Result<MoveAnswer, kv::Error> {
+    if rescue { rescue_run(kv, open, from, to).await } else { move_run(kv, open, from, to).await }
+}
+
+/// The open key of a run, from one session to another.
+fn moved(open: &OpenRun, from: (Sid, u64), to: (Sid, u64)) -> Vec<Op> {
+    vec![Op::delete(keys::runs(from.0, from.1)), put_open(open, to)]
+}
+
+/// [`moved`], and the lock with it.
+fn moved_with_lock(open: &OpenRun, from: (Sid, u64), to: (Sid, u64)) -> Vec<Op> {
+    moved(open, from, to).into_iter().chain([put_lock(open, to.0)]).collect()
+}
+
+/// A refusal to move that shows the lock as this run's: an earlier sending of the same request has committed.
+fn already_moved(reply: &TxnReply, open: &OpenRun, to: Sid) -> Option<MoveAnswer> {
+    let lock = reply.pair(0)?;
+    let holder = LockHolder::new(to, open.run_id.clone());
+    (LockHolder::decode(&lock.value) == Ok(Some(holder))).then_some(MoveAnswer::Done(lock.mod_revision))
+}
+
 /// Takes a run over into a new session, unless it was closed as lost meanwhile (design P10).
-pub(crate) async fn move_run(
+async fn move_run(
     kv: &dyn Kv,
     open: &OpenRun,
     from: (Sid, u64),
     to: (Sid, u64),
 ) -> Result<MoveAnswer, kv::Error> {
-    let holder = LockHolder::new(to.0, open.run_id.clone());
     let txn = Txn {
         when: vec![
             Compare::exists(keys::session(to.0)),
             Compare::exists(keys::runs(from.0, from.1)),
             Compare::absent(keys::lock(&open.job)),
         ],
-        then: vec![
-            Op::delete(keys::runs(from.0, from.1)),
-            Op::put(keys::runs(to.0, to.1), OpenRuns::new(vec![open.clone()]).encode()),
-            Op::put_leased(keys::lock(&open.job), holder.encode(), to.0.lease()),
-        ],
+        then: moved_with_lock(open, from, to),
         otherwise: vec![Op::get(keys::lock(&open.job)), Op::get(keys::session(to.0))],
     };
     let reply = kv.txn(txn).await?;
@@ -197,43 +227,35 @@ pub(crate) async fn move_run(
     if reply.pair(1).is_none() {
         return Err(kv::Error::LeaseGone); // says nothing about the run: the next session asks again
     }
-    // An earlier sending of the same request may have committed: then the lock is already ours.
-    let ours = reply.pair(0).filter(|pair| LockHolder::decode(&pair.value) == Ok(Some(holder)));
-    Ok(ours.map_or(MoveAnswer::Refused, |pair| MoveAnswer::Done(pair.mod_revision)))
+    Ok(already_moved(&reply, open, to.0).unwrap_or(MoveAnswer::Refused))
 }
 
 /// Takes a run into a new session after the store went back: its open key and its lock may be missing there, or be of before, and say
 /// nothing about it. The lock is taken when it is free; a run that goes is not killed for the want of it.
-pub(crate) async fn rescue_run(
+async fn rescue_run(
     kv: &dyn Kv,
     open: &OpenRun,
     from: (Sid, u64),
     to: (Sid, u64),
 ) -> Result<MoveAnswer, kv::Error> {
-    let holder = LockHolder::new(to.0, open.run_id.clone());
-    let moved = || {
-        vec![
-            Op::delete(keys::runs(from.0, from.1)),
-            Op::put(keys::runs(to.0, to.1), OpenRuns::new(vec![open.clone()]).encode()),
-        ]
-    };
-    let mut with_lock = moved();
-    with_lock.push(Op::put_leased(keys::lock(&open.job), holder.encode(), to.0.lease()));
     let txn = Txn {
         when: vec![Compare::exists(keys::session(to.0)), Compare::absent(keys::lock(&open.job))],
-        then: with_lock,
+        then: moved_with_lock(open, from, to),
         otherwise: vec![Op::get(keys::lock(&open.job))],
     };
     let reply = kv.txn(txn).await?;
     if reply.succeeded {
         return Ok(MoveAnswer::Done(reply.revision));
     }
-    let ours = reply.pair(0).filter(|pair| LockHolder::decode(&pair.value).as_ref() == Ok(&Some(holder)));
-    if let Some(pair) = ours {
-        return Ok(MoveAnswer::Done(pair.mod_revision)); // an earlier sending committed
+    if let Some(done) = already_moved(&reply, open, to.0) {
+        return Ok(done);
     }
     // If this process dies here, the run leaves no trace but its own doing: as if it had died before.
-    let txn = Txn { when: vec![Compare::exists(keys::session(to.0))], then: moved(), otherwise: Vec::new() };
+    let txn = Txn {
+        when: vec![Compare::exists(keys::session(to.0))],
+        then: moved(open, from, to),
+        otherwise: Vec::new(),
+    };
     let reply = kv.txn(txn).await?;
     if reply.succeeded { Ok(MoveAnswer::Unlocked(reply.revision)) } else { Err(kv::Error::LeaseGone) }
 }

@@ -580,10 +580,7 @@ impl Driver {
             Action::Move { open, from, to, rescue } => {
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(None, async move {
-                    let moving = async || match rescue {
-                        false => claims::move_run(kv.as_ref(), &open, from, to).await,
-                        true => claims::rescue_run(kv.as_ref(), &open, from, to).await,
-                    };
+                    let moving = || claims::take_over(kv.as_ref(), &open, from, to, rescue);
                     // Without an answer the new session is over too: the next one asks again.
                     let answer = until_answered(&retries.moves, moving).await?;
                     Some(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer))

@@ -58,6 +58,14 @@ async fn try_establish(
     ttl: Duration,
 ) -> Result<Session, kv::Error> {
     let since = Stopwatch::start();
+    let sid = open(kv, ttl).await?;
+    let registration = Registration::new(identity, sid, clock.now());
+    let (worker_id, registered_at) = register(kv, &registration, id).await?;
+    Ok(Session { sid, worker_id, registered_at, since })
+}
+
+/// Opens a session: a lease, and the key that lives with it.
+pub(crate) async fn open(kv: &dyn Kv, ttl: Duration) -> Result<Sid, kv::Error> {
     let sid = Sid::of(kv.grant(ttl).await?);
     // If this process dies here, the lease expires without any key.
     let opened = kv
@@ -68,9 +76,7 @@ async fn try_establish(
         })
         .await?;
     debug_assert!(opened.succeeded, "the store never gives a lease id twice");
-    let registration = Registration::new(identity, sid, clock.now());
-    let (worker_id, registered_at) = register(kv, &registration, id).await?;
-    Ok(Session { sid, worker_id, registered_at, since })
+    Ok(sid)
 }
 
 /// Registers under another name, in the same session: a seed worker on this machine has put its registration over ours.

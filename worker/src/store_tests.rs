@@ -54,10 +54,7 @@ async fn delete(kv: &dyn Kv, key: impl Into<kv::Key>) {
 }
 
 async fn open_session(kv: &dyn Kv) -> Sid {
-    let sid = Sid::of(kv.grant(TTL).await.unwrap());
-    let put = Op::put_leased(keys::session(sid), b"{\"v\":1}".as_slice(), sid.lease());
-    kv.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
-    sid
+    session::open(kv, TTL).await.unwrap()
 }
 
 fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
@@ -193,20 +190,26 @@ async fn a_run_moves_to_a_new_session_unless_it_was_closed() {
     kv.revoke(old.lease()).await.unwrap();
     let (new, ended) = (open_session(&kv).await, open_session(&kv).await);
     kv.revoke(ended.lease()).await.unwrap();
-    let moved = claims::move_run(&kv, &claim.open, (old, 1), (ended, 1)).await;
+    let moved = claims::take_over(&kv, &claim.open, (old, 1), (ended, 1), false).await;
     assert_eq!(moved, Err(kv::Error::LeaseGone), "says nothing about the run");
-    let done = claims::move_run(&kv, &claim.open, (old, 1), (new, 5)).await.unwrap();
+    let done = claims::take_over(&kv, &claim.open, (old, 1), (new, 5), false).await.unwrap();
     let lock = get(&kv, keys::lock(&job())).await.unwrap();
     assert_eq!(LockHolder::decode(&lock.value), Ok(Some(LockHolder::new(new, claim.open.run_id.clone()))));
     assert_eq!(done, MoveAnswer::Done(lock.mod_revision));
     assert_eq!(get(&kv, keys::runs(old, 1)).await, None);
     assert!(get(&kv, keys::runs(new, 5)).await.is_some());
     // Sent again because its answer was lost.
-    assert_eq!(claims::move_run(&kv, &claim.open, (old, 1), (new, 5)).await, Ok(done));
+    assert_eq!(claims::take_over(&kv, &claim.open, (old, 1), (new, 5), false).await, Ok(done));
     // Swept, or the lock taken by another.
     let next = open_session(&kv).await;
-    assert_eq!(claims::move_run(&kv, &claim.open, (old, 1), (next, 1)).await, Ok(MoveAnswer::Refused));
-    assert_eq!(claims::move_run(&kv, &claim.open, (new, 5), (next, 1)).await, Ok(MoveAnswer::Refused));
+    assert_eq!(
+        claims::take_over(&kv, &claim.open, (old, 1), (next, 1), false).await,
+        Ok(MoveAnswer::Refused)
+    );
+    assert_eq!(
+        claims::take_over(&kv, &claim.open, (new, 5), (next, 1), false).await,
+        Ok(MoveAnswer::Refused)
+    );
 }
 
 #[tokio::test]
@@ -215,17 +218,17 @@ async fn a_run_is_rescued_into_a_store_that_went_back_whatever_is_there() {
     let open = open_run(Sid(9), 1, T);
     let (new, ended) = (open_session(&kv).await, open_session(&kv).await);
     kv.revoke(ended.lease()).await.unwrap();
-    assert!(claims::rescue_run(&kv, &open, (Sid(9), 1), (ended, 1)).await.is_err());
+    assert!(claims::take_over(&kv, &open, (Sid(9), 1), (ended, 1), true).await.is_err());
     // The backup knows nothing of it.
-    let done = claims::rescue_run(&kv, &open, (Sid(9), 1), (new, 5)).await.unwrap();
+    let done = claims::take_over(&kv, &open, (Sid(9), 1), (new, 5), true).await.unwrap();
     let lock = get(&kv, keys::lock(&job())).await.unwrap();
     assert_eq!((done, lock.lease), (MoveAnswer::Done(lock.mod_revision), Some(new.lease())));
     assert!(get(&kv, keys::runs(new, 5)).await.is_some());
-    assert_eq!(claims::rescue_run(&kv, &open, (Sid(9), 1), (new, 5)).await, Ok(done), "sent again");
+    assert_eq!(claims::take_over(&kv, &open, (Sid(9), 1), (new, 5), true).await, Ok(done), "sent again");
     // Its open run came back, and the lock is another's.
     put(&kv, keys::runs(Sid(9), 1), OpenRuns::new(vec![open.clone()]).encode()).await;
     let held = put(&kv, keys::lock(&job()), "").await;
-    let unlocked = claims::rescue_run(&kv, &open, (Sid(9), 1), (new, 6)).await.unwrap();
+    let unlocked = claims::take_over(&kv, &open, (Sid(9), 1), (new, 6), true).await.unwrap();
     assert!(matches!(unlocked, MoveAnswer::Unlocked(_)));
     assert_eq!(get(&kv, keys::lock(&job())).await.unwrap().mod_revision, held);
     assert_eq!(get(&kv, keys::runs(Sid(9), 1)).await, None);

@@ -132,7 +132,7 @@ fn job_name(pair: &Pair) -> Option<JobName> {
     JobName::parse(pair.key.strip_prefix(keys::JOBS)?).ok()
 }
 
-fn job_seen(pair: &Pair) -> Option<JobSeen> {
+pub(crate) fn job_seen(pair: &Pair) -> Option<JobSeen> {
     let Some(name) = job_name(pair) else {
         if pair.version > 0 {
             tracing::error!(key = %pair.key, "not the name of a job: left alone");

@@ -190,10 +190,11 @@ impl JobState {
         self.reading
     }
 
-    pub(super) fn send(&mut self, claim: Claim, out: &mut Vec<Action>) {
-        let claim = Box::new(claim);
+    /// Sends a claim. A sending of `earlier`, which it replaces, may still commit just before it: then that fire is taken after all.
+    pub(super) fn send(&mut self, mut claim: Claim, earlier: Option<Claim>, out: &mut Vec<Action>) {
+        claim.replaces = earlier.as_ref().map(|earlier| earlier.seq);
+        let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
-        self.pending =
-            Pending::Claiming { claim, earlier: None, ambiguous: false, resend_at: None, sendings: 0 };
+        self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };
     }
 }

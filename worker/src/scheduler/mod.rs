@@ -377,12 +377,11 @@ impl Scheduler {
         if self.jobs.get(name).is_some_and(done) {
             self.set_timer(name, None);
             self.waiting_for_room.remove(name);
-            self.jobs.remove(name);
-            let slot = keys::slot(name);
-            if let Some(others) = self.slots.get_mut(&slot) {
+            let Some(state) = self.jobs.remove(name) else { return };
+            if let Some(others) = self.slots.get_mut(&state.slot) {
                 others.remove(name);
                 if others.is_empty() {
-                    self.slots.remove(&slot);
+                    self.slots.remove(&state.slot);
                 }
             }
         }
@@ -693,7 +692,7 @@ impl Scheduler {
             over_lock,
             replaces: None,
         };
-        state.send(claim, out);
+        state.send(claim, None, out);
     }
 
     /// Lets fires go: the mark moves past them, and the open run stands for their record. Consecutive skips for one reason go on
@@ -743,13 +742,9 @@ impl Scheduler {
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
             open,
             over_lock: None,
-            replaces: replaced.map(|claim| claim.seq),
+            replaces: None,
         };
-        state.send(claim, out);
-        // A sending of the replaced claim may still commit, just before this one: then the fire is taken after all.
-        if let (Some(replaced), Pending::Claiming { earlier, .. }) = (replaced, &mut state.pending) {
-            *earlier = Some(Box::new(replaced.clone()));
-        }
+        state.send(claim, replaced.cloned(), out);
     }
 
     fn on_claim_answered(
@@ -783,7 +778,7 @@ impl Scheduler {
                 out.push(Action::GiveUpSession(claim.sid));
             }
             ClaimAnswer::Refused(refusal) => {
-                // A request of ours may have committed although its answer said otherwise, or never came: the mark tells (P2).
+                // A request of ours may have committed although its answer said otherwise, or never came: its open run or the mark tells (P2).
                 let committed = [Some(claim.clone()), earlier]
                     .into_iter()
                     .flatten()
@@ -958,12 +953,8 @@ impl Scheduler {
         left.seq = seq;
         left.mark.run_id = Some(run_id.clone());
         left.open.run_id = run_id;
-        left.replaces = Some(claim.seq);
         if let Some(state) = self.jobs.get_mut(&name) {
-            state.send(left, out);
-            if let Pending::Claiming { earlier, .. } = &mut state.pending {
-                *earlier = Some(Box::new(claim)); // it may still commit before
-            }
+            state.send(left, Some(claim), out);
         }
     }
 

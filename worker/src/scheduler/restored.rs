@@ -4,7 +4,6 @@ use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::record::Record;
-use common::domain::run::RunId;
 use common::kv::Revision;
 
 use super::event::{Action, Claim};
@@ -28,13 +27,7 @@ impl Scheduler {
         }
         self.end_all_streaks(out);
         // What was claimed and not started ends here: its open key may not be in the store any more, so that nobody else would say so.
-        let unstarted: Vec<RunId> = self
-            .runs
-            .iter()
-            .filter(|(_, run)| run.stage == Stage::Claimed)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for run in unstarted.iter().filter_map(|id| self.runs.get(id)) {
+        for run in self.runs.values().filter(|run| run.stage == Stage::Claimed) {
             let record = Box::new(Record::left_behind(&run.open, now));
             out.push(Action::Record { record, settles: Some((run.sid, run.seq)) });
         }

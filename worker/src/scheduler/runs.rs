@@ -180,14 +180,9 @@ impl Scheduler {
         }
         let Some(run) = self.runs.get_mut(run_id) else { return };
         match answer {
-            MoveAnswer::Done(revision) => {
+            MoveAnswer::Done(revision) | MoveAnswer::Unlocked(revision) => {
                 (run.sid, run.seq) = (sid, seq);
-                run.lock_revision = Some(revision);
-                run.rescued_at(revision);
-            }
-            MoveAnswer::Unlocked(revision) => {
-                (run.sid, run.seq) = (sid, seq);
-                run.lock_revision = None;
+                run.lock_revision = matches!(answer, MoveAnswer::Done(_)).then_some(revision);
                 run.rescued_at(revision);
             }
             MoveAnswer::Refused => {
