@@ -376,13 +376,13 @@ impl Settings {
     /// Whether somebody said where etcd is.
     #[must_use]
     pub fn has_etcd(&self) -> bool {
-        self.etcd.endpoints.is_some() || self.references.contains_key("CRON_ETCD_ENDPOINTS")
+        self.is_given(self.etcd.endpoints.is_some(), "CRON_ETCD_ENDPOINTS")
     }
 
     /// Whether somebody said where MongoDB is.
     #[must_use]
     pub fn has_mongodb(&self) -> bool {
-        self.mongodb_uri.is_some() || self.references.contains_key("CRON_MONGODB_URI")
+        self.is_given(self.mongodb_uri.is_some(), "CRON_MONGODB_URI")
     }
 
     /// Where etcd is, for the log: the endpoints, or where they are kept.

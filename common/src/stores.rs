@@ -15,10 +15,7 @@ use crate::secrets::{self, Aws, Fault, Problem, Renewing, Values, Vault};
 /// # Errors
 /// What is wrong with the settings.
 pub fn kv(settings: &Settings, call_limit: Duration) -> Result<Arc<dyn Kv>, String> {
-    if settings.etcd_references().is_empty() {
-        return plain_kv(settings, &Values::default(), call_limit);
-    }
-    Ok(Arc::new(renewing_kv(settings, Arc::new(Aws), call_limit)))
+    kv_from(settings, Arc::new(Aws), None, call_limit)
 }
 
 /// The store of records, each call within `call_limit`. No I/O, as with [`kv`].
@@ -26,10 +23,7 @@ pub fn kv(settings: &Settings, call_limit: Duration) -> Result<Arc<dyn Kv>, Stri
 /// # Errors
 /// What is wrong with the settings.
 pub fn run_log(settings: &Settings, call_limit: Duration) -> Result<Arc<dyn RunLog>, String> {
-    if settings.mongodb_references().is_empty() {
-        return plain_run_log(settings, &Values::default(), call_limit);
-    }
-    Ok(Arc::new(renewing_run_log(settings, Arc::new(Aws), call_limit)))
+    run_log_from(settings, Arc::new(Aws), None, call_limit)
 }
 
 /// Both stores, for a program that lives long: secrets are read now, each once for both, so that it can end at once and say why.
@@ -40,27 +34,11 @@ pub async fn open(
     settings: &Settings,
     call_limit: Duration,
 ) -> Result<(Arc<dyn Kv>, Arc<dyn RunLog>), String> {
-    let (etcd, mongodb) = (settings.etcd_references(), settings.mongodb_references());
-    let all = [etcd.clone(), mongodb.clone()].concat();
-    if all.is_empty() {
-        return Ok((kv(settings, call_limit)?, run_log(settings, call_limit)?));
-    }
     let vault: Arc<dyn Vault> = Arc::new(Aws);
+    let all = [settings.etcd_references(), settings.mongodb_references()].concat();
     let values = secrets::resolve(&*vault, &all).await.map_err(|e| e.to_string())?;
-    let kv: Arc<dyn Kv> = if etcd.is_empty() {
-        kv(settings, call_limit)?
-    } else {
-        let renewing = renewing_kv(settings, Arc::clone(&vault), call_limit);
-        renewing.begin(&values).map_err(|e| e.to_string())?;
-        Arc::new(renewing)
-    };
-    let run_log: Arc<dyn RunLog> = if mongodb.is_empty() {
-        run_log(settings, call_limit)?
-    } else {
-        let renewing = renewing_run_log(settings, vault, call_limit);
-        renewing.begin(&values).map_err(|e| e.to_string())?;
-        Arc::new(renewing)
-    };
+    let kv = kv_from(settings, Arc::clone(&vault), Some(&values), call_limit)?;
+    let run_log = run_log_from(settings, vault, Some(&values), call_limit)?;
     Ok((kv, run_log))
 }
 
@@ -93,20 +71,42 @@ pub fn renewing_run_log(
     })
 }
 
-fn plain_kv(settings: &Settings, values: &Values, call_limit: Duration) -> Result<Arc<dyn Kv>, String> {
-    let etcd = settings.etcd(values).map_err(|e| e.to_string())?;
-    let kv = EtcdKv::new(&etcd, call_limit).map_err(|e| format!("CRON_ETCD_…: {e}"))?;
-    Ok(Arc::new(kv))
+/// The store of jobs: plain without references; else one that begins with what was `read`, or reads by itself.
+fn kv_from(
+    settings: &Settings,
+    vault: Arc<dyn Vault>,
+    read: Option<&Values>,
+    call_limit: Duration,
+) -> Result<Arc<dyn Kv>, String> {
+    if settings.etcd_references().is_empty() {
+        let etcd = settings.etcd(&Values::default()).map_err(|e| e.to_string())?;
+        let kv = EtcdKv::new(&etcd, call_limit).map_err(|e| format!("CRON_ETCD_…: {e}"))?;
+        return Ok(Arc::new(kv));
+    }
+    let renewing = renewing_kv(settings, vault, call_limit);
+    if let Some(values) = read {
+        renewing.begin(values).map_err(|e| e.to_string())?;
+    }
+    Ok(Arc::new(renewing))
 }
 
-fn plain_run_log(
+/// The store of records, as with [`kv_from`].
+fn run_log_from(
     settings: &Settings,
-    values: &Values,
+    vault: Arc<dyn Vault>,
+    read: Option<&Values>,
     call_limit: Duration,
 ) -> Result<Arc<dyn RunLog>, String> {
-    let uri = settings.mongodb_uri(values).map_err(|e| e.to_string())?;
-    let run_log = MongoRunLog::new(&uri, call_limit).map_err(|e| format!("CRON_MONGODB_URI: {e}"))?;
-    Ok(Arc::new(run_log))
+    if settings.mongodb_references().is_empty() {
+        let uri = settings.mongodb_uri(&Values::default()).map_err(|e| e.to_string())?;
+        let run_log = MongoRunLog::new(&uri, call_limit).map_err(|e| format!("CRON_MONGODB_URI: {e}"))?;
+        return Ok(Arc::new(run_log));
+    }
+    let renewing = renewing_run_log(settings, vault, call_limit);
+    if let Some(values) = read {
+        renewing.begin(values).map_err(|e| e.to_string())?;
+    }
+    Ok(Arc::new(renewing))
 }
 
 /// A value that does not fit its variable.

@@ -268,6 +268,9 @@ pub trait Vault: Send + Sync {
 /// # Errors
 /// All that is wrong, so that it is mended in one go.
 pub async fn resolve(vault: &dyn Vault, wanted: &[Referring]) -> Result<Values, Error> {
+    if wanted.is_empty() {
+        return Ok(Values::default());
+    }
     let sources: BTreeSet<&Source> = wanted.iter().map(|r| &r.reference.source).collect();
     let sources: Vec<Source> = sources.into_iter().cloned().collect();
     let read = match timeout(READ_LIMIT, vault.read(&sources)).await {

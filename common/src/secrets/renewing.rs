@@ -24,7 +24,7 @@ pub struct Renewing<C: ?Sized> {
     references: Vec<Referring>,
     vault: Arc<dyn Vault>,
     make: Make<C>,
-    held: Mutex<Option<Held<C>>>,
+    held: Mutex<Option<Arc<Held<C>>>>,
     /// Whoever reads secrets holds this, so that all others wait for what comes of it.
     turn: tokio::sync::Mutex<Turn>,
 }
@@ -41,14 +41,6 @@ pub(crate) trait Refusal {
 pub(crate) struct Held<C: ?Sized> {
     pub(crate) client: Arc<C>,
     values: Values,
-    /// Tells clients apart: whoever was refused by one must not replace its successor.
-    number: u64,
-}
-
-impl<C: ?Sized> Clone for Held<C> {
-    fn clone(&self) -> Self {
-        Self { client: Arc::clone(&self.client), values: self.values.clone(), number: self.number }
-    }
 }
 
 #[derive(Default)]
@@ -73,7 +65,7 @@ impl<C: ?Sized> Renewing<C> {
     /// # Errors
     /// When they do not fit.
     pub fn begin(&self, values: &Values) -> Result<(), Error> {
-        self.hold(values.of(&self.references), 1).map(drop)
+        self.hold(values.of(&self.references)).map(drop)
     }
 
     /// Does a call; once more with a client of newer secrets when the store refuses the credentials, which means that it was not
@@ -91,13 +83,13 @@ impl<C: ?Sized> Renewing<C> {
             answered => return answered,
         };
         match self.renewed(&held).await {
-            Some(renewed) => call(renewed.client).await,
+            Some(renewed) => call(Arc::clone(&renewed.client)).await,
             None => Err(denied),
         }
     }
 
     /// The client in use; the first call reads the secrets.
-    async fn client(&self) -> Result<Held<C>, Error> {
+    async fn client(&self) -> Result<Arc<Held<C>>, Error> {
         if let Some(held) = self.held() {
             return Ok(held);
         }
@@ -111,7 +103,7 @@ impl<C: ?Sized> Renewing<C> {
             return Err(error.clone());
         }
         let made = match resolve(&*self.vault, &self.references).await {
-            Ok(values) => self.hold(values, 1),
+            Ok(values) => self.hold(values),
             Err(error) => Err(error),
         };
         match made {
@@ -130,9 +122,10 @@ impl<C: ?Sized> Renewing<C> {
     }
 
     /// A client of newer secrets than those of `refused`, which the store did not take; `None` = there are none.
-    async fn renewed(&self, refused: &Held<C>) -> Option<Held<C>> {
+    async fn renewed(&self, refused: &Arc<Held<C>>) -> Option<Arc<Held<C>>> {
         let mut turn = self.turn.lock().await;
-        if let Some(held) = self.held().filter(|held| held.number != refused.number) {
+        // Whoever was refused by one client must not replace its successor.
+        if let Some(held) = self.held().filter(|held| !Arc::ptr_eq(held, refused)) {
             return Some(held);
         }
         if turn.renewed.is_some_and(|since| since.elapsed() < RENEW_EVERY) {
@@ -145,7 +138,7 @@ impl<C: ?Sized> Renewing<C> {
                 tracing::warn!("the store refuses the credentials, and the secrets have not changed");
                 return None;
             }
-            Ok(values) => self.hold(values, refused.number + 1),
+            Ok(values) => self.hold(values),
             Err(error) => Err(error),
         };
         match made {
@@ -162,13 +155,13 @@ impl<C: ?Sized> Renewing<C> {
         }
     }
 
-    fn hold(&self, values: Values, number: u64) -> Result<Held<C>, Error> {
-        let held = Held { client: (self.make)(&values)?, values, number };
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held.clone());
+    fn hold(&self, values: Values) -> Result<Arc<Held<C>>, Error> {
+        let held = Arc::new(Held { client: (self.make)(&values)?, values });
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&held));
         Ok(held)
     }
 
-    pub(crate) fn held(&self) -> Option<Held<C>> {
+    pub(crate) fn held(&self) -> Option<Arc<Held<C>>> {
         // No step of a change to it can panic.
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
