@@ -11,6 +11,7 @@ use common::domain::run::{LockHolder, OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Txn, TxnReply};
+use futures::future::join_all;
 
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
@@ -18,6 +19,10 @@ use crate::scheduler::{
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
 const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three.
+pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
+/// Most locks that are freed by one transaction: a nested one each.
+pub(crate) const RELEASES_MAX: usize = 64;
 /// Marks are read in pages of this many.
 const PAGE: usize = 1000;
 /// Up to so many slots are read one by one; for more, all marks are read.
@@ -32,22 +37,9 @@ const LOCK: usize = 4;
 /// And from here on open runs.
 const OPEN: usize = 5;
 
-/// The transaction of a claim (design P1, P3). Every put is fenced by the session's own key.
+/// The transaction of a claim that goes by itself (design P1, P3). Every put is fenced by the session's own key.
 fn claim_txn(claim: &Claim) -> Txn {
     let name = &claim.open.job;
-    let mut when = decided_from(claim.sid, name, claim.job_revision, claim.mark_revision);
-    let mut then = vec![Op::put(keys::fired(name), claim.mark.encode())];
-    if claim.kind != ClaimKind::SeedRan {
-        then.push(put_open(&claim.open, (claim.sid, claim.seq)));
-    }
-    if claim.kind == ClaimKind::Run {
-        when.push(Compare::absent(keys::PAUSED));
-        when.push(match claim.over_lock {
-            None => Compare::absent(keys::lock(name)),
-            Some(revision) => Compare::unchanged(keys::lock(name), revision),
-        });
-        then.push(put_lock(&claim.open, claim.sid));
-    }
     let mut otherwise = vec![
         Op::get(keys::session(claim.sid)),
         Op::get(keys::PAUSED),
@@ -57,7 +49,34 @@ fn claim_txn(claim: &Claim) -> Txn {
         Op::get(keys::runs(claim.sid, claim.seq)),
     ];
     otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
-    Txn { when, then, otherwise }
+    Txn { otherwise, ..batch_txn(std::slice::from_ref(claim)) }
+}
+
+/// One flat transaction of several claims of one session: whatever each compares and puts, in one (design P1). It commits all of them or
+/// none; refused, it says nothing of any.
+fn batch_txn(claims: &[Claim]) -> Txn {
+    let mut when: Vec<Compare> =
+        claims.first().map(|claim| Compare::exists(keys::session(claim.sid))).into_iter().collect();
+    if claims.iter().any(|claim| claim.kind == ClaimKind::Run) {
+        when.push(Compare::absent(keys::PAUSED));
+    }
+    let mut then = Vec::new();
+    for claim in claims {
+        let name = &claim.open.job;
+        when.extend(unchanged(name, claim.job_revision, claim.mark_revision));
+        then.push(Op::put(keys::fired(name), claim.mark.encode()));
+        if claim.kind != ClaimKind::SeedRan {
+            then.push(put_open(&claim.open, (claim.sid, claim.seq)));
+        }
+        if claim.kind == ClaimKind::Run {
+            when.push(match claim.over_lock {
+                None => Compare::absent(keys::lock(name)),
+                Some(revision) => Compare::unchanged(keys::lock(name), revision),
+            });
+            then.push(put_lock(&claim.open, claim.sid));
+        }
+    }
+    Txn { when, then, otherwise: Vec::new() }
 }
 
 /// The open run of a claim, under its own key.
@@ -73,29 +92,48 @@ fn put_lock(open: &OpenRun, sid: Sid) -> Op {
 
 /// What every write of a mark compares: the session that writes is alive (P3), the job and its mark are those that it was decided from.
 fn decided_from(sid: Sid, job: &JobName, job_revision: Revision, mark_revision: Revision) -> Vec<Compare> {
-    vec![
-        Compare::exists(keys::session(sid)),
-        Compare::unchanged(keys::job(job), job_revision),
-        Compare::unchanged(keys::fired(job), mark_revision),
-    ]
+    let mut when = vec![Compare::exists(keys::session(sid))];
+    when.extend(unchanged(job, job_revision, mark_revision));
+    when
 }
 
-/// Sends a claim once.
+fn unchanged(job: &JobName, job_revision: Revision, mark_revision: Revision) -> [Compare; 2] {
+    [Compare::unchanged(keys::job(job), job_revision), Compare::unchanged(keys::fired(job), mark_revision)]
+}
+
+/// Claims of one session in one transaction, at most [`CLAIMS_MAX`]; when that is refused, each by itself. One answer for each, in order.
+///
+/// A claim's sendings, alone or in any batch, compare and put the same of its own keys: whichever commits first moves the mark, and with it
+/// refuses every other sending of that claim, together with all that was sent with it. So it makes no difference to a claim in doubt (P2)
+/// in which company it went.
+pub(crate) async fn claim_all(kv: &dyn Kv, claims: &[Claim]) -> Vec<ClaimAnswer> {
+    if let [only] = claims {
+        return vec![claim(kv, only).await];
+    }
+    match kv.txn(batch_txn(claims)).await {
+        Ok(reply) if reply.succeeded => vec![ClaimAnswer::Won(reply.revision); claims.len()],
+        // If this process dies here, nothing was claimed.
+        Ok(_refused) => join_all(claims.iter().map(|each| claim(kv, each))).await,
+        Err(why) => vec![unanswered(&why, &claims[0]); claims.len()],
+    }
+}
+
+/// Sends a claim once, by itself.
 pub(crate) async fn claim(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
     match kv.txn(claim_txn(claim)).await {
         Ok(reply) if reply.succeeded => ClaimAnswer::Won(reply.revision),
         Ok(reply) => ClaimAnswer::Refused(refusal(&reply)),
-        // The lease is gone, so the session's key is going: nothing was applied, and keep-alive will find out.
-        Err(kv::Error::LeaseGone) => ClaimAnswer::NotApplied,
-        Err(why) => {
-            // The watches and the session say aloud that the store is away; this would be a line for every job.
-            tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
-            if matches!(why, kv::Error::Indeterminate(_)) {
-                ClaimAnswer::Unknown
-            } else {
-                ClaimAnswer::NotApplied
-            }
-        }
+        Err(why) => unanswered(&why, claim),
+    }
+}
+
+fn unanswered(why: &kv::Error, claim: &Claim) -> ClaimAnswer {
+    // The watches and the session say aloud that the store is away; this would be a line for every job.
+    tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
+    match why {
+        kv::Error::Indeterminate(_) => ClaimAnswer::Unknown,
+        // Also when the lease is gone: nothing was applied, and keep-alive will find out.
+        _ => ClaimAnswer::NotApplied,
     }
 }
 
@@ -166,12 +204,25 @@ pub(crate) async fn retire_mark(
     Ok(())
 }
 
-/// Deletes the lock of a run, if it is still the one that the run's claim put (design P9). `Ok` = it is not held by that run (any more).
-pub(crate) async fn release(kv: &dyn Kv, job: &JobName, lock_revision: Revision) -> Result<(), kv::Error> {
-    let txn = Txn {
-        when: vec![Compare::unchanged(keys::lock(job), lock_revision)],
+/// A lock to be freed: the job's, if it was last put at this revision.
+pub(crate) type HeldLock = (JobName, Revision);
+
+/// Deletes locks, each if it is still the one that its run's claim put (design P9); at most [`RELEASES_MAX`]. `Ok` = none is held by its run
+/// (any more).
+pub(crate) async fn release_all(kv: &dyn Kv, locks: &[HeldLock]) -> Result<(), kv::Error> {
+    let mut each = locks.iter().map(|(job, revision)| Txn {
+        when: vec![Compare::unchanged(keys::lock(job), *revision)],
         then: vec![Op::delete(keys::lock(job))],
         otherwise: Vec::new(),
+    });
+    let txn = match (locks.len(), each.next()) {
+        (_, None) => return Ok(()),
+        (1, Some(only)) => only,
+        (_, Some(first)) => {
+            // Compares of nested transactions see the state before the whole: that is all the same, since no job is among them twice.
+            let then = std::iter::once(first).chain(each).map(Op::Txn).collect();
+            Txn { then, ..Txn::default() }
+        }
     };
     kv.txn(txn).await.map(|_deleted_or_not_ours| ())
 }

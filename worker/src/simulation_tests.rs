@@ -580,7 +580,7 @@ impl World {
                 None
             }
             Call::Release { run_id, job, lock_revision } => {
-                claims::release(kv, &job, lock_revision).await.unwrap();
+                claims::release_all(kv, &[(job, lock_revision)]).await.unwrap();
                 Some(Event::Released(run_id))
             }
             Call::Move { open, from, to, rescue } => {
@@ -852,7 +852,7 @@ impl World {
         if self.kv.mutant == Mutant::NoFloor {
             self.feed(worker, Event::SessionLost);
         } else {
-            at.floor = now.plus_ms(2_050);
+            at.floor = now.plus_ms(2_500);
             self.feed(worker, Event::StoreWentBack);
         }
         self.list_all(worker).await;

@@ -82,7 +82,18 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
     let kind = ClaimKind::Run;
     (
         sid,
-        Claim { kind, sid, seq: 1, open, job_revision, mark_revision, mark, over_lock: None, replaces: None },
+        Claim {
+            kind,
+            sid,
+            seq: 1,
+            open,
+            job_revision,
+            mark_revision,
+            mark,
+            over_lock: None,
+            replaces: None,
+            alone: false,
+        },
     )
 }
 
@@ -110,6 +121,122 @@ async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
     (next.seq, next.open, next.replaces) = (2, open_run(sid, 2, T), Some(1));
     let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &next).await else { panic!("refused") };
     assert_eq!((refusal.shows(&next), refusal.shows(&claim)), (None, Some(revision)));
+}
+
+/// Jobs `a` to `c` with their marks, and the claims of their fires at `T`.
+async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
+    let sid = open_session(kv).await;
+    let mut claims = Vec::new();
+    for (seq, name) in (1..).zip(["a", "b", "c"]) {
+        let job = JobName::parse(name).unwrap();
+        let job_revision = put(kv, keys::job(&job), "{}").await;
+        let based = Mark::based(None, T.plus_ms(-1000), "hash".to_owned());
+        let mark_revision = put(kv, keys::fired(&job), based.encode()).await;
+        let open = OpenRun { job, ..open_run(sid, seq, T) };
+        let mark = based.claimed(T, open.run_id.clone(), sid);
+        let kind = ClaimKind::Run;
+        let (over_lock, replaces, alone) = (None, None, false);
+        claims.push(Claim {
+            kind,
+            sid,
+            seq,
+            open,
+            job_revision,
+            mark_revision,
+            mark,
+            over_lock,
+            replaces,
+            alone,
+        });
+    }
+    (sid, claims)
+}
+
+#[tokio::test]
+async fn claims_of_a_batch_are_made_by_one_write_and_found_each_by_itself() {
+    let kv = store();
+    let (sid, claims) = three_claimable(&kv).await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
+    assert_eq!(answers, vec![ClaimAnswer::Won(revision); 3]);
+    for claim in &claims {
+        let lock = get(&kv, keys::lock(&claim.open.job)).await.unwrap();
+        assert_eq!((lock.mod_revision, lock.lease), (revision, Some(sid.lease())));
+        // Sent again alone, as after a lost answer, it finds itself.
+        let ClaimAnswer::Refused(refusal) = claims::claim(&kv, claim).await else { panic!("refused") };
+        assert_eq!(refusal.shows(claim), Some(revision));
+        let locks = [(claim.open.job.clone(), revision)];
+        claims::release_all(&kv, &locks).await.unwrap();
+    }
+    // A sending of the whole batch that comes late changes nothing any more.
+    let late = claims::claim_all(&kv, &claims).await;
+    assert!(late.iter().all(|answer| matches!(answer, ClaimAnswer::Refused(_))), "{late:?}");
+    assert!(kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs.is_empty());
+}
+
+#[tokio::test]
+async fn one_refused_claim_costs_the_others_of_its_batch_nothing() {
+    let kv = store();
+    let (_, claims) = three_claimable(&kv).await;
+    put(&kv, keys::lock(&claims[1].open.job), "").await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    assert!(matches!(answers[0], ClaimAnswer::Won(_)), "{answers:?}");
+    let ClaimAnswer::Refused(refusal) = &answers[1] else { panic!("{answers:?}") };
+    assert_eq!((&refusal.lock, refusal.shows(&claims[1])), (&LockSeen::HeldBySeed, None));
+    assert!(matches!(answers[2], ClaimAnswer::Won(_)), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_batch_is_refused_without_its_session_and_while_paused() {
+    for paused in [false, true] {
+        let kv = store();
+        let (sid, claims) = three_claimable(&kv).await;
+        if paused {
+            put(&kv, keys::PAUSED, "1").await;
+        } else {
+            kv.revoke(sid.lease()).await.unwrap();
+        }
+        let answers = claims::claim_all(&kv, &claims).await;
+        assert!(!answers.iter().any(|answer| matches!(answer, ClaimAnswer::Won(_))), "{answers:?}");
+        assert!(kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_largest_batches_are_within_the_stores_limits() {
+    let kv = store();
+    let (sid, claims) = three_claimable(&kv).await;
+    let mut many = Vec::new();
+    let mut locks = Vec::new();
+    for number in 1..=claims::CLAIMS_MAX.max(claims::RELEASES_MAX) {
+        let job = JobName::parse(&format!("job{number}")).unwrap();
+        let job_revision = put(&kv, keys::job(&job), "{}").await;
+        let seq = 100 + u64::try_from(number).unwrap();
+        let open = OpenRun { job: job.clone(), ..open_run(sid, seq, T) };
+        let mark = claims[0].mark.clone();
+        many.push(Claim { seq, open, job_revision, mark_revision: 0, mark, ..claims[0].clone() });
+        locks.push(job);
+    }
+    let answers = claims::claim_all(&kv, &many[..claims::CLAIMS_MAX]).await;
+    let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
+    let locks: Vec<_> = locks.into_iter().map(|job| (job, revision)).collect();
+    claims::release_all(&kv, &locks[..claims::RELEASES_MAX]).await.unwrap();
+    claims::release_all(&kv, &[]).await.unwrap();
+    let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs.len();
+    assert_eq!(left, claims::CLAIMS_MAX.saturating_sub(claims::RELEASES_MAX));
+}
+
+#[tokio::test]
+async fn of_many_locks_only_those_of_the_claims_are_freed() {
+    let kv = store();
+    let (_, claims) = three_claimable(&kv).await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
+    let taken_since = put(&kv, keys::lock(&claims[1].open.job), "another's").await;
+    let locks: Vec<_> = claims.iter().map(|claim| (claim.open.job.clone(), revision)).collect();
+    claims::release_all(&kv, &locks).await.unwrap();
+    let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs;
+    assert_eq!(left.iter().map(|pair| pair.mod_revision).collect::<Vec<_>>(), [taken_since]);
 }
 
 #[tokio::test]
@@ -175,11 +302,11 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
 async fn only_the_runs_own_lock_is_released() {
     let kv = store();
     let revision = put(&kv, keys::lock(&job()), "").await;
-    claims::release(&kv, &job(), revision - 1).await.unwrap();
+    claims::release_all(&kv, &[(job(), revision - 1)]).await.unwrap();
     assert!(get(&kv, keys::lock(&job())).await.is_some());
-    claims::release(&kv, &job(), revision).await.unwrap();
+    claims::release_all(&kv, &[(job(), revision)]).await.unwrap();
     assert_eq!(get(&kv, keys::lock(&job())).await, None);
-    claims::release(&kv, &job(), revision).await.unwrap();
+    claims::release_all(&kv, &[(job(), revision)]).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
+use common::domain::run::RunId;
 use common::domain::worker::{self, Sid};
 use common::keys;
 use common::kv::{Kv, Pair, Range, Revision, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
-use crate::scheduler::{Event, JobSeen};
+use crate::scheduler::{Claim, ClaimAnswer, Event, JobSeen};
 use crate::session::Session;
 use crate::witness::Era;
 
@@ -35,6 +37,10 @@ pub(crate) enum Input {
     KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
+    /// A batch of claims was sent, and this came of each.
+    ClaimsAnswered(Answered, Vec<(Claim, ClaimAnswer)>),
+    /// The locks of these runs are free.
+    LocksFreed(Answered, Vec<RunId>),
 }
 
 impl Input {

@@ -193,6 +193,7 @@ impl JobState {
     /// Sends a claim. A sending of `earlier`, which it replaces, may still commit just before it: then that fire is taken after all.
     pub(super) fn send(&mut self, mut claim: Claim, earlier: Option<Claim>, out: &mut Vec<Action>) {
         claim.replaces = earlier.as_ref().map(|earlier| earlier.seq);
+        claim.alone = earlier.is_some() || claim.over_lock.is_some();
         let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
         self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };

@@ -32,9 +32,11 @@ use ownership::Ranks;
 use restored::{gone_back, is_from_before};
 use runs::{Run, Stage};
 
-/// A fire is claimed so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and the
-/// spawn.
-pub const LEAD_MS: i64 = 50;
+/// A fire is claimed at least so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and
+/// the spawn. [`Event::Lead`] makes it longer.
+pub const LEAD_MIN_MS: i64 = 50;
+/// And at most so long, in ms: what a worker has claimed ahead is lost with it.
+pub const LEAD_MAX_MS: i64 = 500;
 /// A fire claimed no later than this after its time, in ms, still starts; later it is a misfire. It covers the second worker's look
 /// ([`LOOK_AFTER_MS`]) with the time that its claim takes, so that a worker that dies costs lateness and no fires.
 pub const LATE_START_MAX_MS: i64 = 5_000;
@@ -60,6 +62,8 @@ const STALE_RETRY_MS: i64 = 1_000;
 #[derive(Debug)]
 pub struct Scheduler {
     runs_max: usize,
+    /// Fires are claimed so long before their time, in ms.
+    lead_ms: i64,
     worker_id: String,
     session: Option<Sid>,
     next_seq: u64,
@@ -96,6 +100,7 @@ impl Scheduler {
     pub fn new(runs_max: usize) -> Self {
         Self {
             runs_max,
+            lead_ms: LEAD_MIN_MS,
             worker_id: String::new(),
             session: None,
             next_seq: 0,
@@ -125,6 +130,7 @@ impl Scheduler {
         self.keep_floor_in_bounds(now);
         match event {
             Event::Woke => {}
+            Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
             Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
             Event::Renamed(id) => {
                 self.worker_id = id;
@@ -541,6 +547,7 @@ impl Scheduler {
             if *ambiguous || earlier.is_some() {
                 // Only writing decides: the identical request again (P2). So also when a claim that this one replaces may have committed:
                 // decided anew, nobody would know that run any more.
+                claim.alone = true;
                 out.push(Action::Claim(claim.clone()));
                 if let Pending::Claiming { resend_at, .. } = &mut state.pending {
                     *resend_at = None;
@@ -563,7 +570,7 @@ impl Scheduler {
             state.stale_until = None;
         }
         let offset = match rank {
-            0 => -LEAD_MS,
+            0 => -self.lead_ms,
             rank => LOOK_AFTER_MS[usize::from(rank - 1).min(LOOK_AFTER_MS.len() - 1)],
         };
         let (mark, mark_revision) = match &state.mark {
@@ -691,6 +698,7 @@ impl Scheduler {
             mark: mark.claimed(due, run_id, sid),
             over_lock,
             replaces: None,
+            alone: false,
         };
         state.send(claim, None, out);
     }
@@ -743,6 +751,7 @@ impl Scheduler {
             open,
             over_lock: None,
             replaces: None,
+            alone: false,
         };
         state.send(claim, replaced.cloned(), out);
     }

@@ -161,9 +161,10 @@ impl World {
         std::mem::take(&mut self.actions)
     }
 
+    /// Those that were sent, in whatever company.
     fn claims(&self) -> Vec<Claim> {
         let claim = |action: &Action| match action {
-            Action::Claim(claim) => Some((**claim).clone()),
+            Action::Claim(claim) => Some(Claim { alone: false, ..(**claim).clone() }),
             _ => None,
         };
         self.actions.iter().filter_map(claim).collect()
@@ -272,9 +273,9 @@ fn ending(now: i64, status: Status) -> Ending {
 fn a_fire_is_claimed_before_its_time_and_started_at_it() {
     let mut world = World::new();
     world.saved("a", "*/10 * * * * *");
-    world.run_to(10_000 - LEAD_MS - 1);
+    world.run_to(10_000 - LEAD_MIN_MS - 1);
     assert_eq!(world.claims(), []);
-    world.run_to(10_000 - LEAD_MS);
+    world.run_to(10_000 - LEAD_MIN_MS);
     assert_eq!(world.claims().len(), 1);
     world.run_to(9_999);
     assert_eq!(world.start_times(), NONE);
@@ -446,6 +447,8 @@ fn a_claim_without_an_answer_is_sent_again_as_it_was() {
     world.feed(answer(&claim, ClaimAnswer::Unknown));
     world.run_to(10_500);
     assert_eq!(world.claims(), [claim.clone()].as_slice());
+    let by_itself = |action: &Action| matches!(action, Action::Claim(claim) if claim.alone);
+    assert!(world.actions.iter().any(by_itself), "it would spoil a batch");
     // The first sending had committed.
     let revision = world.put_mark(&name("a"), claim.mark.clone());
     let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
