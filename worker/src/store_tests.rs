@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::clock::{self, Clock, SystemClock, Timestamp};
-use common::domain::job::JobName;
+use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::KillRequest;
 use common::domain::mark::Mark;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
@@ -75,7 +75,7 @@ fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
 async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
     let sid = open_session(kv).await;
     let job_revision = put(kv, keys::job(&job()), "{}").await;
-    let based = Mark::based(None, T.plus_ms(-1000), "hash".to_owned());
+    let based = Mark::based(None, T.plus_ms(-1000), ScheduleHash::default());
     let mark_revision = put(kv, keys::fired(&job()), based.encode()).await;
     let open = open_run(sid, 1, T);
     let mark = based.claimed(T, open.run_id.clone(), sid);
@@ -130,7 +130,7 @@ async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
     for (seq, name) in (1..).zip(["a", "b", "c"]) {
         let job = JobName::parse(name).unwrap();
         let job_revision = put(kv, keys::job(&job), "{}").await;
-        let based = Mark::based(None, T.plus_ms(-1000), "hash".to_owned());
+        let based = Mark::based(None, T.plus_ms(-1000), ScheduleHash::default());
         let mark_revision = put(kv, keys::fired(&job), based.encode()).await;
         let open = OpenRun { job, ..open_run(sid, seq, T) };
         let mark = based.claimed(T, open.run_id.clone(), sid);
@@ -377,7 +377,7 @@ async fn settling_deletes_just_those_open_runs() {
 #[tokio::test]
 async fn marks_are_read_by_slot_or_all_in_pages() {
     let kv = store();
-    let mark = Mark::based(None, T, "h".to_owned());
+    let mark = Mark::based(None, T, ScheduleHash::default());
     for n in 0..1200 {
         let name = JobName::parse(&format!("job{n}")).unwrap();
         put(&kv, keys::fired(&name), mark.encode()).await;

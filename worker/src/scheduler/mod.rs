@@ -8,6 +8,7 @@ mod job_state;
 mod ownership;
 mod restored;
 mod runs;
+mod schedules;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use job_state::{Definition, JobState, MarkView, Pending, Streak};
 use ownership::Ranks;
 use restored::{gone_back, is_from_before};
 use runs::{Run, Stage};
+use schedules::Schedules;
 
 /// A fire is claimed at least so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and
 /// the spawn. [`Event::Lead`] makes it longer.
@@ -79,6 +81,7 @@ pub struct Scheduler {
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
     killing: bool,
     jobs: BTreeMap<JobName, JobState>,
+    schedules: Schedules,
     /// The same jobs by slot, so that what is read of a slot touches its jobs alone.
     slots: BTreeMap<u16, BTreeSet<JobName>>,
     runs: BTreeMap<RunId, Run>,
@@ -114,6 +117,7 @@ impl Scheduler {
             draining: false,
             killing: false,
             jobs: BTreeMap::new(),
+            schedules: Schedules::new(),
             slots: BTreeMap::new(),
             runs: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -345,7 +349,7 @@ impl Scheduler {
                 return out.push(Action::GiveUpStore(why));
             }
         }
-        let definition = Arc::new(Definition::new(seen, now));
+        let definition = Arc::new(Definition::new(seen, now, &mut self.schedules));
         if let Err(why) = &definition.runnable {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
@@ -600,7 +604,7 @@ impl Scheduler {
                 return None;
             }
             let base = definition.seen_at.max(self.floor);
-            let mark = Mark::based(mark.as_ref(), base, definition.hash.clone());
+            let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
             state.pending = Pending::Adopting;
             out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
@@ -718,7 +722,7 @@ impl Scheduler {
         let goes_on = |streak: &Streak| {
             streak.sid == sid && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
         };
-        let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_ref()).is_some_and(goes_on);
+        let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_deref()).is_some_and(goes_on);
         if !goes_on {
             self.end_streak(name, out);
         }
@@ -857,7 +861,7 @@ impl Scheduler {
                     state.left_to_seed = false;
                     kill = state.kill_seen.take();
                 }
-                if let Some((run_ids, revision)) = kill {
+                if let Some((run_ids, revision)) = kill.map(|kill| *kill) {
                     self.on_kill_asked(now, &name, run_ids.as_deref(), revision, out);
                 }
                 if self.killing {
@@ -972,11 +976,8 @@ impl Scheduler {
     fn on_skip_won(&mut self, now: Timestamp, claim: &Claim, out: &mut Vec<Action>) {
         let Some(state) = self.jobs.get_mut(&claim.open.job) else { return };
         let first = state.streak.is_none();
-        let streak = state.streak.get_or_insert_with(|| Streak {
-            sid: claim.sid,
-            seq: claim.seq,
-            open: claim.open.clone(),
-            recorded_at: now,
+        let streak = state.streak.get_or_insert_with(|| {
+            Box::new(Streak { sid: claim.sid, seq: claim.seq, open: claim.open.clone(), recorded_at: now })
         });
         streak.open = claim.open.clone();
         if first {

@@ -428,7 +428,7 @@ fn an_edit_that_overtakes_a_claim_costs_no_time() {
         name("a"),
         MarkSeen { mark: Ok(claim.mark.clone()), revision: claim.mark_revision, retired: false },
     );
-    let before = Mark::based(None, at(0), claim.mark.hash.clone());
+    let before = Mark::based(None, at(0), claim.mark.hash);
     world.marks.get_mut(&name("a")).unwrap().mark = Ok(before);
     world.claims_win = true;
     let refused = world.refusal(&claim, |refusal| refusal.job_revision = mod_revision);
@@ -1126,7 +1126,7 @@ fn a_mark_or_a_job_of_an_earlier_revision_shows_that_the_store_went_back() {
         let mark = claim.mark.clone();
         let mut refused = earlier.clone();
         if let Some(seen) = &mut refused.mark {
-            seen.mark = Ok(Mark::based(None, mark.base, mark.hash.clone()));
+            seen.mark = Ok(Mark::based(None, mark.base, mark.hash));
         }
         world.feed(answer(&claim, ClaimAnswer::Refused(refused)));
         assert!(gives_up(&world), "{earlier:?}");
