@@ -1,6 +1,6 @@
 //! The scheduler's writes, each one transaction: what it compares, what it puts, how its answer is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::Timestamp;
@@ -10,7 +10,7 @@ use common::domain::pause::Base;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
-use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Txn, TxnReply};
+use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Span, Txn, TxnReply};
 use futures::future::join_all;
 
 use crate::scheduler::{
@@ -21,10 +21,12 @@ use crate::scheduler::{
 const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three.
 pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
+/// Most marks that are put by one transaction: each compares two keys beside the session's.
+pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 1) / 2;
 /// Most locks that are freed by one transaction: a nested one each.
 pub(crate) const RELEASES_MAX: usize = 64;
-/// Marks are read in pages of this many.
-const PAGE: usize = 1000;
+/// Ranges are read in pages of this many.
+pub(crate) const PAGE: usize = 1000;
 /// Up to so many slots are read one by one; for more, all marks are read.
 const SLOTS_SINGLY_MAX: usize = 64;
 
@@ -90,13 +92,7 @@ fn put_lock(open: &OpenRun, sid: Sid) -> Op {
     Op::put_leased(keys::lock(&open.job), holder.encode(), sid.lease())
 }
 
-/// What every write of a mark compares: the session that writes is alive (P3), the job and its mark are those that it was decided from.
-fn decided_from(sid: Sid, job: &JobName, job_revision: Revision, mark_revision: Revision) -> Vec<Compare> {
-    let mut when = vec![Compare::exists(keys::session(sid))];
-    when.extend(unchanged(job, job_revision, mark_revision));
-    when
-}
-
+/// What every write of a mark compares beside the session that writes (P3): the job and its mark are those that it was decided from.
 fn unchanged(job: &JobName, job_revision: Revision, mark_revision: Revision) -> [Compare; 2] {
     [Compare::unchanged(keys::job(job), job_revision), Compare::unchanged(keys::fired(job), mark_revision)]
 }
@@ -163,24 +159,37 @@ fn mark_seen(pair: &Pair) -> MarkSeen {
     MarkSeen { mark: Mark::decode(&pair.value), revision: pair.mod_revision, retired: pair.lease.is_some() }
 }
 
-/// Puts the mark of a job that other hands have put (design P7).
-pub(crate) async fn adopt(
-    kv: &dyn Kv,
-    job: &JobName,
-    job_revision: Revision,
-    mark_revision: Revision,
-    sid: Sid,
-    mark: Mark,
-) -> AdoptAnswer {
-    let txn = Txn {
-        when: decided_from(sid, job, job_revision, mark_revision),
-        then: vec![Op::put(keys::fired(job), mark.encode())],
-        otherwise: Vec::new(),
-    };
+/// A first or a new mark to be put, with what it was decided from.
+#[derive(Clone, Debug)]
+pub(crate) struct Adoption {
+    pub(crate) job: JobName,
+    pub(crate) job_revision: Revision,
+    /// 0 = the mark is absent.
+    pub(crate) mark_revision: Revision,
+    pub(crate) sid: Sid,
+    pub(crate) mark: Mark,
+}
+
+/// Puts the marks of jobs that other hands have put (design P7), of one session, at most [`ADOPTIONS_MAX`] at a time: all in one transaction;
+/// when that is refused, each by itself. One answer for each, in order.
+pub(crate) async fn adopt_all(kv: &dyn Kv, adoptions: &[Adoption]) -> Vec<AdoptAnswer> {
+    let Some(first) = adoptions.first() else { return Vec::new() };
+    let mut txn = Txn { when: vec![Compare::exists(keys::session(first.sid))], ..Txn::default() };
+    for adoption in adoptions {
+        txn.when.extend(unchanged(&adoption.job, adoption.job_revision, adoption.mark_revision));
+        txn.then.push(Op::put(keys::fired(&adoption.job), adoption.mark.encode()));
+    }
     match kv.txn(txn).await {
-        Ok(reply) if reply.succeeded => AdoptAnswer::Done(mark, reply.revision),
-        // Without an answer it may have been put, or be put yet: whoever looks again sees it or replaces it, and no claim depends on it.
-        Ok(_) | Err(_) => AdoptAnswer::LookAgain,
+        Ok(reply) if reply.succeeded => {
+            adoptions.iter().map(|each| AdoptAnswer::Done(each.mark.clone(), reply.revision)).collect()
+        }
+        Ok(_refused) if adoptions.len() > 1 => {
+            let alone = |each| async move { adopt_all(kv, std::slice::from_ref(each)).await };
+            join_all(adoptions.iter().map(|each| Box::pin(alone(each)))).await.into_iter().flatten().collect()
+        }
+        // Without an answer they may have been put, or be put yet: whoever looks again sees them or replaces them, and no claim depends on
+        // them.
+        Ok(_) | Err(_) => vec![AdoptAnswer::LookAgain; adoptions.len()],
     }
 }
 
@@ -320,33 +329,62 @@ pub(crate) async fn settle(kv: &dyn Kv, keys: &[(Sid, u64)]) -> Result<(), kv::E
     Ok(())
 }
 
-/// Marks, and which slots were read for them.
-pub(crate) type MarksRead = (Slots, BTreeMap<JobName, MarkSeen>);
+/// Marks by job, and the slots whose marks these are: all of them.
+pub(crate) type MarksRead = (BTreeSet<u16>, BTreeMap<JobName, MarkSeen>);
 
-/// Reads marks; when many slots are asked for, all of them.
-pub(crate) async fn read_marks(
+/// Reads the marks of these slots, each as of now. Many slots, or all, are read in one go over all marks, and told in parts, so that a
+/// worker with a million jobs never holds all marks twice.
+pub(crate) async fn read_marks<F, T>(
     kv: &dyn Kv,
-    slots: Slots,
+    slots: &Slots,
     serializable: bool,
-) -> Result<MarksRead, kv::Error> {
-    let (slots, spans) = match slots {
-        Slots::Some(slots) if slots.len() <= SLOTS_SINGLY_MAX => {
-            let spans = slots.iter().map(|slot| kv::Span::prefix(keys::fired_slot(*slot))).collect();
-            (Slots::Some(slots), spans)
-        }
-        _ => (Slots::All, vec![kv::Span::prefix(keys::FIRED)]),
+    mut tell: F,
+) -> Result<(), kv::Error>
+where
+    F: FnMut(MarksRead) -> T + Send,
+    T: Future<Output = ()> + Send,
+{
+    let range = |span| {
+        let range = Range::all(span);
+        if serializable { range.serializable() } else { range }
     };
-    let mut marks = BTreeMap::new();
-    for span in spans {
-        let range = if serializable { Range::all(span).serializable() } else { Range::all(span) };
-        for pair in read_pages(kv, range).await?.0 {
-            match keys::parse_fired(&pair.key) {
-                Some(job) => drop(marks.insert(job, mark_seen(&pair))),
-                None => tracing::warn!(key = %pair.key, "not the key of a mark: left alone"),
-            }
+    if let Slots::Some(some) = slots
+        && some.len() <= SLOTS_SINGLY_MAX
+    {
+        let mut marks = BTreeMap::new();
+        for slot in some {
+            let pairs = read_pages(kv, range(Span::prefix(keys::fired_slot(*slot)))).await?.0;
+            marks.extend(pairs.iter().filter_map(mark_by_job));
         }
+        tell((some.clone(), marks)).await;
+        return Ok(());
     }
-    Ok((slots, marks))
+    let (mut next, mut limit) = (0, PAGE);
+    let end = Span::prefix(keys::FIRED).to;
+    while next < keys::SLOTS {
+        let span = Span { from: keys::fired_slot(next).into(), to: end.clone() };
+        let page = kv.range(range(span).limit(limit)).await?;
+        // Whether the last slot of a page is whole is not known: it comes first in the next one.
+        let last = page.pairs.last().filter(|_| page.more).and_then(|pair| keys::parse_fired_slot(&pair.key));
+        let behind = last.unwrap_or(keys::SLOTS);
+        if behind == next {
+            limit *= 2; // one slot alone fills the page
+            continue;
+        }
+        let whole = |pair: &&Pair| keys::parse_fired_slot(&pair.key).is_none_or(|slot| slot < behind);
+        let marks = page.pairs.iter().filter(whole).filter_map(mark_by_job).collect();
+        tell(((next..behind).collect(), marks)).await;
+        next = behind;
+    }
+    Ok(())
+}
+
+fn mark_by_job(pair: &Pair) -> Option<(JobName, MarkSeen)> {
+    let job = keys::parse_fired(&pair.key);
+    if job.is_none() {
+        tracing::warn!(key = %pair.key, "not the key of a mark: left alone");
+    }
+    Some((job?, mark_seen(pair)))
 }
 
 /// Reads a range in pages, all as of the revision of the first.

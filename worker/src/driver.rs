@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::batches::{Answered, Batched, Batches, Bounds};
-use crate::claims::HeldLock;
+use crate::claims::{Adoption, HeldLock};
 use crate::exec::process;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
@@ -34,9 +34,11 @@ const INPUTS: usize = 4096;
 /// Inputs taken in one turn, so that timers and heartbeats get theirs.
 const INPUTS_PER_TURN: usize = 256;
 /// Single requests in flight to the store: more add latency, not throughput.
-const WRITES_IN_FLIGHT: usize = 64;
+const REQUESTS_IN_FLIGHT: usize = 64;
 /// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
 const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: claims::CLAIMS_MAX, batches: 2, alone: 32 };
+/// Adoptions in flight: many only when many jobs were put by other hands.
+const ADOPTIONS_IN_FLIGHT: Bounds = Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
 /// Locks being freed in flight.
 const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
 /// The lease is renewed so many times within its life.
@@ -166,6 +168,16 @@ impl Batched for Release {
     }
 }
 
+impl Batched for Adoption {
+    fn is_alone(&self) -> bool {
+        false
+    }
+
+    fn goes_with(&self, other: &Self) -> bool {
+        self.sid == other.sid && self.job != other.job
+    }
+}
+
 impl Batched for Claim {
     fn is_alone(&self) -> bool {
         self.alone
@@ -190,9 +202,10 @@ struct Driver {
     watching: Vec<JoinHandle<()>>,
     witness: Arc<Witness>,
     retries: Arc<LoopRetries>,
-    writes: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
     claims: Batches<Claim>,
     lead: Lead,
+    adoptions: Batches<Adoption>,
     releases: Batches<Release>,
     session: Option<Session>,
     /// What looks for one.
@@ -230,9 +243,10 @@ impl Driver {
             watching: Vec::new(),
             witness,
             retries: Arc::default(),
-            writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
+            requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
             claims: Batches::new(CLAIMS_IN_FLIGHT),
             lead: Lead::new(),
+            adoptions: Batches::new(ADOPTIONS_IN_FLIGHT),
             releases: Batches::new(RELEASES_IN_FLIGHT),
             session: None,
             seeking: None,
@@ -363,6 +377,12 @@ impl Driver {
             }
             Input::LeaseGone(sid) => self.lose_session(sid, "the store says that its lease is gone").await,
             Input::ClaimsAnswered(ticket, answers) => self.take_claims(ticket, answers).await,
+            Input::Adopted(ticket, answers) => {
+                self.adoptions.answered(ticket);
+                for (job, answer) in answers {
+                    self.step(Event::AdoptAnswered(job, answer)).await;
+                }
+            }
             Input::LocksFreed(ticket, run_ids) => {
                 self.releases.answered(ticket);
                 for run_id in run_ids {
@@ -496,7 +516,9 @@ impl Driver {
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
         self.step(Event::SessionLost).await;
-        self.claims.withdraw(); // the scheduler has forgotten them
+        // The scheduler has forgotten them.
+        self.claims.withdraw();
+        self.adoptions.withdraw();
         if !self.draining {
             self.seek_session();
         }
@@ -518,6 +540,7 @@ impl Driver {
         self.registering_again = false;
         // What is on its way is of before: nobody will say that it was answered.
         self.claims = Batches::new(CLAIMS_IN_FLIGHT);
+        self.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
         self.releases = Batches::new(RELEASES_IN_FLIGHT);
         let session = self.session.take();
         self.step(Event::StoreWentBack).await;
@@ -598,27 +621,26 @@ impl Driver {
                 self.sink.put(Entry { record, settles });
             }
             Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                let kv = Arc::clone(&self.ports.kv);
-                self.answer(None, async move {
-                    let answer =
-                        claims::adopt(kv.as_ref(), &job, job_revision, mark_revision, sid, mark).await;
-                    Some(Event::AdoptAnswered(job, answer))
-                });
+                self.adoptions.put(Adoption { job, job_revision, mark_revision, sid, mark });
             }
             Action::ReadMarks { slots, serializable } => {
-                let (kv, asked_at) = (Arc::clone(&self.ports.kv), self.ports.clock.now());
-                let retries = Arc::clone(&self.retries);
-                self.answer(None, async move {
-                    Some(match claims::read_marks(kv.as_ref(), slots.clone(), serializable).await {
-                        Ok((slots, marks)) => {
-                            retries.marks.worked();
-                            Event::MarksRead { slots, marks, asked_at }
-                        }
+                let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+                let (clock, retries) = (Arc::clone(&self.ports.clock), Arc::clone(&self.retries));
+                let requests = Arc::clone(&self.requests);
+                tokio::spawn(async move {
+                    let _permit = requests.acquire().await;
+                    let asked_at = clock.now();
+                    let tell = async |(slots, marks)| {
+                        let read = Event::MarksRead { slots: Slots::Some(slots), marks, asked_at };
+                        let _gone = inputs.send(Input::Event(read)).await;
+                    };
+                    match claims::read_marks(kv.as_ref(), &slots, serializable, tell).await {
+                        Ok(()) => retries.marks.worked(),
                         Err(why) => {
                             retries.marks.failed(&why);
-                            Event::MarksUnread(slots)
+                            let _gone = inputs.send(Input::Event(Event::MarksUnread(slots))).await;
                         }
-                    })
+                    }
                 });
             }
             Action::Release { run_id, job, lock_revision, not_before } => {
@@ -660,19 +682,19 @@ impl Driver {
         }
     }
 
-    /// Does something with the store in the background, within the bound of writes in flight, and takes its answer as an event.
+    /// Does something with the store in the background, within the bound of requests in flight, and takes its answer as an event.
     fn answer(
         &self,
         not_before: Option<Timestamp>,
         work: impl Future<Output = Option<Event>> + Send + 'static,
     ) {
-        let (inputs, writes, clock) =
-            (self.inputs.clone(), Arc::clone(&self.writes), Arc::clone(&self.ports.clock));
+        let (inputs, requests, clock) =
+            (self.inputs.clone(), Arc::clone(&self.requests), Arc::clone(&self.ports.clock));
         tokio::spawn(async move {
             if let Some(not_before) = not_before {
                 clock.sleep_until(not_before).await;
             }
-            let permit = writes.acquire().await;
+            let permit = requests.acquire().await;
             let event = work.await;
             drop(permit);
             if let Some(event) = event {
@@ -696,6 +718,15 @@ impl Driver {
                 let ticket = batch.ticket();
                 let answers = batch.members.into_iter().zip(answers).collect();
                 let _gone = inputs.send(Input::ClaimsAnswered(ticket, answers)).await;
+            });
+        }
+        while let Some(batch) = self.adoptions.next() {
+            let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+            tokio::spawn(async move {
+                let ticket = batch.ticket();
+                let answers = claims::adopt_all(kv.as_ref(), &batch.members).await;
+                let jobs = batch.members.into_iter().map(|adoption| adoption.job);
+                let _gone = inputs.send(Input::Adopted(ticket, jobs.zip(answers).collect())).await;
             });
         }
         while let Some(batch) = self.releases.next() {

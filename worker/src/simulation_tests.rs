@@ -568,12 +568,18 @@ impl World {
                 Some(Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer))
             }
             Call::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                let answer = claims::adopt(kv, &job, job_revision, mark_revision, sid, mark).await;
+                let adoption = claims::Adoption { job: job.clone(), job_revision, mark_revision, sid, mark };
+                let answer = claims::adopt_all(kv, &[adoption]).await.remove(0);
                 Some(Event::AdoptAnswered(job, answer))
             }
             Call::Read { slots, asked_at } => {
-                let (slots, marks) = claims::read_marks(kv, slots, false).await.unwrap();
-                Some(Event::MarksRead { slots, marks, asked_at })
+                let mut all = BTreeMap::new();
+                let tell = |(_, marks)| {
+                    all.extend(marks);
+                    std::future::ready(())
+                };
+                claims::read_marks(kv, &slots, false, tell).await.unwrap();
+                Some(Event::MarksRead { slots, marks: all, asked_at })
             }
             Call::Retire { job, revision, mark } => {
                 claims::retire_mark(kv, &job, revision, &mark).await.unwrap();
@@ -725,12 +731,11 @@ impl World {
             jobs.extend(self.job_seen(&name).await);
         }
         let ours = self.registered.keys().cloned().collect();
-        for event in [
-            Event::Base(base),
-            Event::Paused(paused),
-            Event::JobsListed(jobs),
-            Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }),
-        ] {
+        let names = jobs.iter().map(|job: &JobSeen| job.name.clone()).collect();
+        let first = [Event::Base(base), Event::Paused(paused)];
+        let last =
+            [Event::JobsListed(names), Event::MembersChanged(Members { ours, seeds: BTreeSet::new() })];
+        for event in first.into_iter().chain(jobs.into_iter().map(Event::JobPut)).chain(last) {
             self.push(self.now, worker, Item::Tell(event));
         }
     }

@@ -25,7 +25,9 @@ use tokio::sync::mpsc;
 
 use crate::driver::{Options, Ports, Worker};
 use crate::follow::{News, follow};
-use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MoveAnswer, Refusal, Slots};
+use crate::scheduler::{
+    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
+};
 use crate::{claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
@@ -286,8 +288,11 @@ async fn a_claim_takes_over_just_the_lock_that_it_names() {
 async fn a_mark_is_adopted_only_as_it_was_seen() {
     let kv = store();
     let (sid, claim) = claimable(&kv).await;
-    let adopt = |job_revision, mark_revision, sid| {
-        claims::adopt(&kv, &claim.open.job, job_revision, mark_revision, sid, claim.mark.clone())
+    let (kv, claim) = (&kv, &claim);
+    let adopt = async |job_revision, mark_revision, sid| {
+        let (job, mark) = (claim.open.job.clone(), claim.mark.clone());
+        let adoption = claims::Adoption { job, job_revision, mark_revision, sid, mark };
+        claims::adopt_all(kv, &[adoption]).await.remove(0)
     };
     assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
     assert_eq!(adopt(claim.job_revision - 1, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
@@ -295,7 +300,27 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
     let AdoptAnswer::Done(_, revision) = adopt(claim.job_revision, claim.mark_revision, sid).await else {
         panic!("adopted")
     };
-    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().mod_revision, revision);
+    assert_eq!(get(kv, keys::fired(&job())).await.unwrap().mod_revision, revision);
+}
+
+#[tokio::test]
+async fn many_marks_are_adopted_at_once_and_one_that_has_changed_costs_the_others_nothing() {
+    let kv = store();
+    let (sid, claims) = three_claimable(&kv).await;
+    let adoption = |claim: &Claim, mark_revision| {
+        let (job, job_revision, mark) = (claim.open.job.clone(), claim.job_revision, claim.mark.clone());
+        claims::Adoption { job, job_revision, mark_revision, sid, mark }
+    };
+    let all: Vec<_> = claims.iter().map(|claim| adoption(claim, claim.mark_revision)).collect();
+    let answers = claims::adopt_all(&kv, &all).await;
+    let AdoptAnswer::Done(_, revision) = answers[0] else { panic!("{answers:?}") };
+    let done = |claim: &Claim| AdoptAnswer::Done(claim.mark.clone(), revision);
+    assert_eq!(answers, claims.iter().map(done).collect::<Vec<_>>());
+    let some_stale: Vec<_> =
+        [0, revision, revision].into_iter().zip(&claims).map(|(r, c)| adoption(c, r)).collect();
+    let answers = claims::adopt_all(&kv, &some_stale).await;
+    assert_eq!(answers[0], AdoptAnswer::LookAgain);
+    assert!(answers[1..].iter().all(|answer| matches!(answer, AdoptAnswer::Done(..))), "{answers:?}");
 }
 
 #[tokio::test]
@@ -374,6 +399,18 @@ async fn settling_deletes_just_those_open_runs() {
     assert_eq!(left.iter().map(|pair| pair.key.clone()).collect::<Vec<_>>(), [keys::runs(Sid(7), 1).into()]);
 }
 
+/// The slots that were told, in order, and their marks.
+async fn marks_read(kv: &dyn Kv, slots: &Slots) -> (Vec<u16>, BTreeMap<JobName, MarkSeen>) {
+    let (mut told, mut all) = (Vec::new(), BTreeMap::new());
+    let tell = |(slots, marks): claims::MarksRead| {
+        told.extend(slots);
+        all.extend(marks);
+        std::future::ready(())
+    };
+    claims::read_marks(kv, slots, false, tell).await.unwrap();
+    (told, all)
+}
+
 #[tokio::test]
 async fn marks_are_read_by_slot_or_all_in_pages() {
     let kv = store();
@@ -385,11 +422,17 @@ async fn marks_are_read_by_slot_or_all_in_pages() {
     put(&kv, format!("{}strange", keys::FIRED), "x").await;
     let name = JobName::parse("job7").unwrap();
     put(&kv, keys::fired(&name), "not a mark").await;
-    let (_, marks) = claims::read_marks(&kv, Slots::All, false).await.unwrap();
-    assert_eq!(marks.len(), 1200);
-    let slots = Slots::Some([keys::slot(&name)].into());
-    let (read, marks) = claims::read_marks(&kv, slots.clone(), true).await.unwrap();
-    assert_eq!(read, slots);
+    // More than a page of one slot, in the middle of the others.
+    for number in 0..1100 {
+        put(&kv, format!("{}other{number}", keys::fired_slot(700)), "not a mark").await;
+    }
+    let (slots, marks) = marks_read(&kv, &Slots::All).await;
+    assert_eq!((slots.len(), marks.len()), (usize::from(keys::SLOTS), 1200 + 1100));
+    let mut sorted = slots.clone();
+    sorted.sort_unstable();
+    assert_eq!(slots, sorted, "each slot is told once");
+    let (read, marks) = marks_read(&kv, &Slots::Some([keys::slot(&name)].into())).await;
+    assert_eq!(read, [keys::slot(&name)]);
     assert!(marks[&name].mark.is_err());
     assert!(marks.keys().all(|job| keys::slot(job) == keys::slot(&name)));
 }
@@ -570,12 +613,13 @@ async fn a_watch_that_breaks_goes_on_where_it_was_and_one_compacted_lists_again(
     }));
     let mut next = async || clock::timeout(DEADLINE, news.recv()).await.unwrap().unwrap();
     let listed = |news: News| match news {
-        News::Listed(pairs) => pairs.len(),
+        News::Page { pairs, first: true, last: true } => pairs.len(),
+        News::Page { .. } => panic!("more than one page"),
         News::Changed(changes) => panic!("{changes:?}"),
     };
     let changed = |news: News| match news {
         News::Changed(changes) => changes.into_iter().map(|c| c.pair.key.to_string()).collect::<Vec<_>>(),
-        News::Listed(pairs) => panic!("{pairs:?}"),
+        News::Page { pairs, .. } => panic!("{pairs:?}"),
     };
     assert_eq!(listed(next().await), 1);
     put(&kv.inner, "/x/1", "1").await;

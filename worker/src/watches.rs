@@ -1,6 +1,6 @@
 //! What the worker follows in the store, and how it becomes the loop's input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use common::clock::Timestamp;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
-use crate::scheduler::{Claim, ClaimAnswer, Event, JobSeen};
+use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen};
 use crate::session::Session;
 use crate::witness::Era;
 
@@ -39,6 +39,8 @@ pub(crate) enum Input {
     LeaseGone(Sid),
     /// A batch of claims was sent, and this came of each.
     ClaimsAnswered(Answered, Vec<(Claim, ClaimAnswer)>),
+    /// A batch of adoptions was sent, and this came of each.
+    Adopted(Answered, Vec<(JobName, AdoptAnswer)>),
     /// The locks of these runs are free.
     LocksFreed(Answered, Vec<RunId>),
 }
@@ -117,9 +119,18 @@ async fn tell(to: &Inputs, events: Vec<Event>) -> bool {
 
 /// Jobs: the seed's save and delete events.
 async fn follow_jobs(kv: Arc<dyn Kv>, to: Inputs) {
+    let mut listed = BTreeSet::new();
     follow(kv, Span::prefix(keys::JOBS), |news| {
         let events = match news {
-            News::Listed(pairs) => vec![Event::JobsListed(pairs.iter().filter_map(job_seen).collect())],
+            News::Page { pairs, first, last } => {
+                if first {
+                    listed.clear();
+                }
+                let jobs: Vec<JobSeen> = pairs.iter().filter_map(job_seen).collect();
+                listed.extend(jobs.iter().map(|job| job.name.clone()));
+                let whole = last.then(|| Event::JobsListed(std::mem::take(&mut listed)));
+                jobs.into_iter().map(Event::JobPut).chain(whole).collect()
+            }
             News::Changed(changes) => changes
                 .iter()
                 .filter_map(|change| match job_name(&change.pair) {
@@ -152,10 +163,15 @@ pub(crate) fn job_seen(pair: &Pair) -> Option<JobSeen> {
 async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
     let mut registered = BTreeMap::new();
     follow(kv, Span::prefix(keys::WORKERS), |news| {
+        let mut whole = true;
         match news {
-            News::Listed(pairs) => {
-                registered =
-                    pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair)))).collect();
+            News::Page { pairs, first, last } => {
+                if first {
+                    registered.clear();
+                }
+                registered
+                    .extend(pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair)))));
+                whole = last;
             }
             News::Changed(changes) => {
                 for change in changes {
@@ -168,8 +184,13 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
                 }
             }
         }
-        let (to, input) = (to.clone(), Input::Workers(registered.clone()));
-        async move { to.send(input).await }
+        let (to, input) = (to.clone(), whole.then(|| Input::Workers(registered.clone())));
+        async move {
+            match input {
+                Some(input) => to.send(input).await,
+                None => true,
+            }
+        }
     })
     .await;
 }
@@ -193,7 +214,7 @@ fn registration(pair: &Pair) -> Registration {
 async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::SESSIONS), |news| {
         let ended = match news {
-            News::Listed(_) => true, // one may have ended while nobody watched
+            News::Page { last, .. } => last, // one may have ended while nobody watched
             News::Changed(changes) => changes.iter().any(common::kv::Change::is_delete),
         };
         let to = to.clone();
@@ -206,7 +227,7 @@ async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {
 async fn follow_kills(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::KILLER), |news| {
         let events = match news {
-            News::Listed(pairs) => pairs.iter().filter_map(kill_asked).collect(),
+            News::Page { pairs, .. } => pairs.iter().filter_map(kill_asked).collect(),
             News::Changed(changes) => changes
                 .iter()
                 .filter(|change| !change.is_delete())
@@ -233,7 +254,7 @@ fn kill_asked(pair: &Pair) -> Option<Event> {
 async fn follow_pause(kv: Arc<dyn Kv>, to: Inputs) {
     follow(Arc::clone(&kv), Span::key(keys::PAUSED), |news| {
         let paused = match news {
-            News::Listed(pairs) => !pairs.is_empty(),
+            News::Page { pairs, .. } => !pairs.is_empty(), // one key is one page
             News::Changed(changes) => changes.last().is_some_and(|change| !change.is_delete()),
         };
         let (kv, to) = (Arc::clone(&kv), to.clone());
@@ -256,7 +277,7 @@ async fn follow_pause(kv: Arc<dyn Kv>, to: Inputs) {
 async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::key(keys::BASE), |news| {
         let base = match news {
-            News::Listed(pairs) => parse_base(pairs.first()),
+            News::Page { pairs, .. } => parse_base(pairs.first()),
             News::Changed(changes) => match changes.last() {
                 Some(change) if !change.is_delete() => parse_base(Some(&change.pair)),
                 _ => Timestamp::ZERO,

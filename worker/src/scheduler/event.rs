@@ -192,15 +192,15 @@ pub enum Event {
     SessionLost,
     /// The store went back to an earlier state (design P16): nothing that was known of it holds any more.
     StoreWentBack,
-    /// Every job there is.
-    JobsListed(Vec<JobSeen>),
-    /// A job was put.
+    /// Every job there is: each was told by [`Event::JobPut`] before.
+    JobsListed(BTreeSet<JobName>),
+    /// A job was put, or is on the list.
     JobPut(JobSeen),
     /// A job was deleted.
     JobDeleted(JobName),
     /// Marks were read; those that are not there are absent.
     MarksRead {
-        /// Of these slots.
+        /// Of these slots; [`Slots::All`] is answered in parts.
         slots: Slots,
         /// By job.
         marks: BTreeMap<JobName, MarkSeen>,

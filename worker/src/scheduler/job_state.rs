@@ -150,8 +150,10 @@ pub(super) struct JobState {
     /// The definition was found stale: wait for the watch until then.
     pub(super) stale_until: Option<Timestamp>,
     pub(super) timer: Option<Timestamp>,
-    /// The fire that is next in turn.
+    /// The fire that is next in turn, once its time to be claimed has come.
     pub(super) due: Option<Timestamp>,
+    /// Under which it stands among those that are due and unclaimed.
+    pub(super) unclaimed: Option<Timestamp>,
 }
 
 impl JobState {
@@ -171,6 +173,7 @@ impl JobState {
             stale_until: None,
             timer: None,
             due: None,
+            unclaimed: None,
         }
     }
 

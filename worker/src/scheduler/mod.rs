@@ -53,6 +53,9 @@ pub const SKIP_COUNT_MAX: u64 = 1_000;
 const STREAK_RECORD_EVERY_MS: i64 = 10_000;
 /// With a seed worker in the fleet, locks are held until so long after T, in ms: it sleeps up to a second before it tries to lock (P17).
 const SEED_LOCK_HOLD_MS: i64 = 1_500;
+/// Jobs looked at in one step, so that whoever steps the scheduler gets a turn between: starts, answers and the session's renewal wait for
+/// no more than this.
+const LOOKS_PER_STEP: usize = 2_000;
 /// Marks that could not be read, and claims that were not applied, are tried again after this, in ms.
 const RETRY_MS: i64 = 200;
 /// Longest pause between two sendings of a claim whose answer does not come, in ms.
@@ -89,6 +92,8 @@ pub struct Scheduler {
     timers: BTreeSet<(Timestamp, JobName)>,
     /// When to start which claimed run.
     starts: BTreeSet<(Timestamp, RunId)>,
+    /// Fires whose time to be claimed by this worker as their owner has come, until they are.
+    unclaimed: BTreeSet<(Timestamp, JobName)>,
     /// Jobs whose claim of a run is in flight: each will need room.
     claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
@@ -122,6 +127,7 @@ impl Scheduler {
             runs: BTreeMap::new(),
             timers: BTreeSet::new(),
             starts: BTreeSet::new(),
+            unclaimed: BTreeSet::new(),
             claiming: BTreeSet::new(),
             waiting_for_room: BTreeSet::new(),
             wanted: BTreeMap::new(),
@@ -135,15 +141,15 @@ impl Scheduler {
         match event {
             Event::Woke => {}
             Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
-            Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
+            Event::SessionGained(sid, id) => self.on_session_gained(sid, id, &mut out),
             Event::Renamed(id) => {
                 self.worker_id = id;
                 self.rank_all();
-                self.look_at_all(now, &mut out);
+                self.look_at_all(now);
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
-            Event::JobsListed(jobs) => self.on_jobs_listed(now, jobs, &mut out),
+            Event::JobsListed(names) => self.on_jobs_listed(&names, &mut out),
             Event::JobPut(job) => self.on_job_put(now, job, &mut out),
             Event::JobDeleted(name) => self.on_job_deleted(&name, &mut out),
             Event::MarksRead { slots, marks, asked_at } => {
@@ -153,11 +159,11 @@ impl Scheduler {
             Event::MembersChanged(members) => self.on_members(now, members, &mut out),
             Event::Paused(paused) => {
                 let before = std::mem::replace(&mut self.paused, paused);
-                self.look_at_all_if(before != paused, now, &mut out);
+                self.look_at_all_if(before != paused, now);
             }
             Event::Base(base) => {
                 let before = std::mem::replace(&mut self.base, base);
-                self.look_at_all_if(before != base, now, &mut out);
+                self.look_at_all_if(before != base, now);
             }
             Event::ClaimAnswered(run_id, plan_time, job, answer) => {
                 self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
@@ -173,7 +179,7 @@ impl Scheduler {
             }
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
-                self.look_at_all_if(before != full, now, &mut out);
+                self.look_at_all_if(before != full, now);
             }
             Event::DrainRequested => {
                 self.draining = true;
@@ -224,16 +230,13 @@ impl Scheduler {
     /// Fires that are due, should be claimed by this worker as their owner and are not: the time of the oldest.
     #[must_use]
     pub fn oldest_due_unclaimed(&self, now: Timestamp) -> Option<Timestamp> {
-        let late = |state: &JobState| {
-            let due = state.due?;
-            (state.rank == Some(0) && now > due.plus_ms(LATE_START_MAX_MS)).then_some(due)
-        };
-        if self.paused { None } else { self.jobs.values().filter_map(late).min() }
+        let (oldest, _) = self.unclaimed.first().filter(|_| !self.paused)?;
+        (now > oldest.plus_ms(LATE_START_MAX_MS)).then_some(*oldest)
     }
 
     // --- sessions and members -------------------------------------------------------------------------------------
 
-    fn on_session_gained(&mut self, now: Timestamp, sid: Sid, id: String, out: &mut Vec<Action>) {
+    fn on_session_gained(&mut self, sid: Sid, id: String, out: &mut Vec<Action>) {
         self.session = Some(sid);
         self.next_seq = 0;
         self.worker_id = id;
@@ -249,11 +252,7 @@ impl Scheduler {
                 out.push(Action::Move { open, from, to, rescue: run.rescue });
             }
         }
-        out.push(Action::ReadMarks { slots: Slots::All, serializable: false });
-        for state in self.jobs.values_mut() {
-            state.reading = true;
-        }
-        self.look_at_all(now, out);
+        self.read_all_marks(out);
     }
 
     fn on_session_lost(&mut self, now: Timestamp, out: &mut Vec<Action>) {
@@ -301,7 +300,7 @@ impl Scheduler {
         self.members = members;
         if moved {
             self.rank_all();
-            self.look_at_all(now, out);
+            self.look_at_all(now);
         }
     }
 
@@ -321,15 +320,24 @@ impl Scheduler {
 
     // --- jobs -----------------------------------------------------------------------------------------------------
 
-    fn on_jobs_listed(&mut self, now: Timestamp, jobs: Vec<JobSeen>, out: &mut Vec<Action>) {
-        let listed: BTreeSet<JobName> = jobs.iter().map(|job| job.name.clone()).collect();
-        let gone: Vec<JobName> = self.jobs.keys().filter(|name| !listed.contains(name)).cloned().collect();
+    fn on_jobs_listed(&mut self, names: &BTreeSet<JobName>, out: &mut Vec<Action>) {
+        let gone: Vec<JobName> = self.jobs.keys().filter(|name| !names.contains(name)).cloned().collect();
         for name in gone {
             self.on_job_deleted(&name, out);
         }
-        self.jobs_listed = true;
-        for job in jobs {
-            self.on_job_put(now, job, out);
+        if !std::mem::replace(&mut self.jobs_listed, true) {
+            self.read_all_marks(out);
+        }
+    }
+
+    /// Reads every mark, once there is a session and the jobs are known: reading slot by slot while they are told would be a request each.
+    fn read_all_marks(&mut self, out: &mut Vec<Action>) {
+        if self.session.is_none() || !self.jobs_listed {
+            return;
+        }
+        out.push(Action::ReadMarks { slots: Slots::All, serializable: false });
+        for state in self.jobs.values_mut() {
+            state.reading = true;
         }
     }
 
@@ -366,9 +374,11 @@ impl Scheduler {
         self.set_timer(name, None);
         let Some(state) = self.jobs.get_mut(name) else { return };
         state.definition = None;
+        state.due = None;
         if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, &state.mark) {
             out.push(Action::RetireMark { job: name.clone(), revision: *revision, mark: mark.clone() });
         }
+        self.note_unclaimed(name);
         self.forget_job_if_done(name);
     }
 
@@ -388,6 +398,9 @@ impl Scheduler {
             self.set_timer(name, None);
             self.waiting_for_room.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
+            if let Some(due) = state.unclaimed {
+                self.unclaimed.remove(&(due, name.clone()));
+            }
             if let Some(others) = self.slots.get_mut(&state.slot) {
                 others.remove(name);
                 if others.is_empty() {
@@ -478,21 +491,23 @@ impl Scheduler {
 
     // --- looking at jobs ------------------------------------------------------------------------------------------
 
-    fn look_at_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+    /// Has every job looked at, as timers that are due: with a million jobs that is several steps.
+    fn look_at_all(&mut self, now: Timestamp) {
         for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
-            self.look_at(&name, now, out);
+            self.set_timer(&name, Some(now));
         }
     }
 
     /// At the start, and whenever a watch begins anew, what is told is mostly what was known: no reason to walk over all jobs.
-    fn look_at_all_if(&mut self, changed: bool, now: Timestamp, out: &mut Vec<Action>) {
+    fn look_at_all_if(&mut self, changed: bool, now: Timestamp) {
         if changed {
-            self.look_at_all(now, out);
+            self.look_at_all(now);
         }
     }
 
     fn look_at_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        while let Some((at, name)) = self.timers.first().cloned() {
+        for _ in 0..LOOKS_PER_STEP {
+            let Some((at, name)) = self.timers.first().cloned() else { return };
             if at > now {
                 return;
             }
@@ -538,11 +553,27 @@ impl Scheduler {
     fn look_at(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
         let again = self.decide(name, now, out);
         self.note_claiming(name);
+        self.note_unclaimed(name);
         self.set_timer(name, again);
+    }
+
+    fn note_unclaimed(&mut self, name: &JobName) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        let unclaimed = state.due.filter(|_| state.rank == Some(0));
+        let before = std::mem::replace(&mut state.unclaimed, unclaimed);
+        if before != unclaimed {
+            self.unclaimed.extend(unclaimed.map(|due| (due, name.clone())));
+            if let Some(before) = before {
+                self.unclaimed.remove(&(before, name.clone()));
+            }
+        }
     }
 
     fn decide(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
         let sid = self.session?;
+        if !self.jobs_listed {
+            return None; // what is known of the jobs is not all of them, and their marks are not read
+        }
         let state = self.jobs.get_mut(name)?;
         if let Pending::Claiming { claim, earlier, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
             if *at > now {
@@ -560,13 +591,21 @@ impl Scheduler {
             }
             state.pending = Pending::None; // never applied: decide anew
         }
-        state.due = None;
-        if self.paused || self.sink_full || self.draining || state.pending != Pending::None || state.reading {
+        if state.pending != Pending::None {
             return None;
         }
-        let rank = state.rank?;
-        let definition = state.definition.clone()?;
-        let schedule = definition.runnable.as_ref().ok()?.clone();
+        let runnable = |definition: &Arc<Definition>| {
+            definition.runnable.as_ref().ok().map(|schedule| (Arc::clone(definition), Arc::clone(schedule)))
+        };
+        let (Some(rank), Some((definition, schedule)), false, false) =
+            (state.rank, state.definition.as_ref().and_then(runnable), self.paused, self.draining)
+        else {
+            state.due = None; // not this worker's to claim
+            return None;
+        };
+        if self.sink_full || state.reading {
+            return None;
+        }
         if let Some(stale_until) = state.stale_until {
             if now < stale_until {
                 return Some(stale_until);
@@ -612,11 +651,12 @@ impl Scheduler {
         };
         let after = mark.plan_time.max(mark.base).max(self.base).max(self.floor);
         let due = schedule.next_after(after)?;
-        state.due = Some(due);
         let act_at = due.plus_ms(offset);
         if now < act_at {
+            state.due = None;
             return Some(act_at);
         }
+        state.due = Some(due);
         if state.must_read(rank, act_at) {
             self.wanted.entry(true).or_default().insert(state.slot);
             return None;

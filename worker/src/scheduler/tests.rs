@@ -45,7 +45,7 @@ impl World {
             releases: true,
         };
         world.fleet(&["me"]);
-        world.feed(Event::JobsListed(Vec::new()));
+        world.list(&[]);
         world.gain(1);
         world
     }
@@ -101,6 +101,14 @@ impl World {
         let seen = MarkSeen { mark: Ok(mark), revision: self.revision, retired: false };
         self.marks.insert(job.clone(), seen);
         self.revision
+    }
+
+    /// Every job there is.
+    fn list(&mut self, jobs: &[JobSeen]) {
+        for job in jobs {
+            self.feed(Event::JobPut(job.clone()));
+        }
+        self.feed(Event::JobsListed(jobs.iter().map(|job| job.name.clone()).collect()));
     }
 
     /// Lets time pass, waking the scheduler whenever it asked for it.
@@ -472,8 +480,8 @@ fn a_claim_that_committed_is_found_although_others_have_moved_the_mark_since() {
     world.feed(refused);
     assert_eq!(world.start_times(), [10_000]);
     assert_eq!(world.scheduler.runs.values().next().unwrap().lock_revision, Some(committed));
-    let next = world.scheduler.jobs[&name("a")].due;
-    assert_eq!(next, Some(at(30_000)), "the newer mark counts");
+    let next = world.scheduler.jobs[&name("a")].timer;
+    assert_eq!(next, Some(at(30_000 - LEAD_MIN_MS)), "the newer mark counts");
 }
 
 #[test]
@@ -1044,13 +1052,50 @@ fn a_range_of_skips_is_closed_by_a_drain_and_by_a_delete_even_with_a_skip_in_fli
     }
 }
 
+// --- many jobs -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn no_step_looks_at_more_than_its_share_of_the_jobs() {
+    let mut world = World::new();
+    let jobs = LOOKS_PER_STEP + 10;
+    for number in 0..jobs {
+        world.saved(&format!("job{number}"), "*/10 * * * * *");
+    }
+    world.feed(Event::Paused(true));
+    world.run_to(15_000);
+    let due = |world: &World| world.scheduler.timers.range(..=(at(15_000), name("z"))).count();
+    world.scheduler.step(at(15_000), Event::Paused(false));
+    assert_eq!((due(&world), world.scheduler.wake_at()), (10, Some(at(15_000))), "the others at once");
+    world.scheduler.step(at(15_000), Event::Woke);
+    assert_eq!(due(&world), 0);
+}
+
+#[test]
+fn a_fire_that_stays_unclaimed_is_known() {
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.saved("b", "*/10 * * * * *");
+    world.claims_win = false;
+    world.run_to(10_000 + LATE_START_MAX_MS);
+    assert_eq!(world.scheduler.oldest_due_unclaimed(at(world.now)), None, "late, but it may still start");
+    world.run_to(10_001 + LATE_START_MAX_MS);
+    assert_eq!(world.scheduler.oldest_due_unclaimed(at(world.now)), Some(at(10_000)));
+    let claims = world.claims();
+    for claim in claims.iter().filter(|claim| claim.open.job == name("a")) {
+        world.feed(answer(claim, ClaimAnswer::Won(900)));
+    }
+    assert_eq!(world.scheduler.oldest_due_unclaimed(at(world.now)), Some(at(10_000)), "the other one");
+    world.delete("b");
+    assert_eq!(world.scheduler.oldest_due_unclaimed(at(world.now)), None);
+}
+
 // --- a store that went back (P16) ---------------------------------------------------------------------------------------
 
 #[test]
 fn nothing_from_before_a_store_went_back_is_fired_again() {
     let mut world = World::new();
     let job = world.save("a", "*/10 * * * * *");
-    world.feed(Event::JobsListed(vec![job.clone()]));
+    world.list(std::slice::from_ref(&job));
     let backup = world.marks.clone();
     for time in [10_000, 20_000] {
         world.run_to(time + 2_000);
@@ -1062,7 +1107,7 @@ fn nothing_from_before_a_store_went_back_is_fired_again() {
     // The mark of before the first fire, in the middle of the time in which a late fire would still start.
     world.marks = backup;
     world.feed(Event::StoreWentBack);
-    world.feed(Event::JobsListed(vec![job]));
+    world.list(&[job]);
     world.gain(2);
     world.run_to(35_000);
     assert_eq!(world.start_times()[before.len()..], [30_000]);
@@ -1136,8 +1181,8 @@ fn a_mark_or_a_job_of_an_earlier_revision_shows_that_the_store_went_back() {
     let mut world = World::new();
     let old = world.save("a", "* * * * * *");
     let new = world.save("a", "*/2 * * * * *");
-    world.feed(Event::JobsListed(vec![new]));
+    world.list(&[new]);
     assert!(!gives_up(&world));
-    world.feed(Event::JobsListed(vec![old]));
+    world.list(&[old]);
     assert!(gives_up(&world));
 }
