@@ -759,8 +759,11 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(sid) = self.session else { return };
+        // The mark is where this range has left it: no other worker has claimed a fire since, which would then lie within the range.
         let goes_on = |streak: &Streak| {
-            streak.sid == sid && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
+            streak.sid == sid
+                && mark.run_id.as_ref() == Some(&streak.open.run_id)
+                && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
         };
         let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_deref()).is_some_and(goes_on);
         if !goes_on {

@@ -509,6 +509,33 @@ fn a_lock_held_at_the_fires_time_makes_it_a_skip() {
     assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Overlap)]);
 }
 
+/// Found by chaos on real parts: an owner's range went from 292 s to 310 s and counted 9 fires, and another worker had run the tenth.
+#[test]
+fn a_range_of_skips_ends_where_another_worker_has_claimed_a_fire() {
+    let (mut world, first) = World::claiming();
+    let refused = world.refusal(&first, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    let skip = world.last_claim();
+    let revision = world.put_mark(&name("a"), skip.mark.clone());
+    world.feed(answer(&skip, ClaimAnswer::Won(revision)));
+
+    world.run_to(20_000);
+    let theirs = theirs(&world.last_claim());
+    world.put_mark(&name("a"), theirs);
+    let refused = world.refusal(&world.last_claim(), |_| {});
+    world.feed(refused);
+
+    world.run_to(30_000);
+    let refused = world.refusal(&world.last_claim(), |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    let skip = world.last_claim();
+    assert_eq!((skip.kind.clone(), skip.open.plan_time), (ClaimKind::Skip, at(30_000)));
+    let revision = world.put_mark(&name("a"), skip.mark.clone());
+    world.feed(answer(&skip, ClaimAnswer::Won(revision)));
+    let (one, other) = ((10_000, 10_000, 1, SkipReason::Overlap), (30_000, 30_000, 1, SkipReason::Overlap));
+    assert_eq!(world.skips(), [one, one, other], "the first is told at its start and at its end");
+}
+
 #[test]
 fn a_lock_held_before_the_fires_time_is_asked_for_again_at_it() {
     let mut world = World::new();
