@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::options::Labels;
 use common::domain::record::{Ending, Record, RecordId, Status};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
@@ -694,7 +695,7 @@ impl World {
     }
 
     fn tell_members(&mut self) {
-        let ours = self.registered.keys().cloned().collect();
+        let ours = self.registered.keys().map(|id| (id.clone(), Labels::new())).collect();
         self.broadcast(&Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }));
     }
 
@@ -724,7 +725,7 @@ impl World {
         for name in job_names() {
             jobs.extend(self.job_seen(&name).await);
         }
-        let ours = self.registered.keys().cloned().collect();
+        let ours = self.registered.keys().map(|id| (id.clone(), Labels::new())).collect();
         for event in [
             Event::Base(base),
             Event::Paused(paused),
