@@ -393,13 +393,14 @@ impl Driver {
     }
 
     async fn take_workers(&mut self, registered: BTreeMap<String, Registration>) {
-        let with = |kind: fn(&Registered) -> bool| -> BTreeSet<String> {
-            registered.iter().filter(|(_, r)| kind(&r.who)).map(|(id, _)| id.clone()).collect()
-        };
-        let members = Members {
-            ours: with(|r| matches!(r, Registered::Ours(_))),
-            seeds: with(|r| *r == Registered::Seed),
-        };
+        let mut members = Members::default();
+        for (id, registration) in &registered {
+            match registration.who {
+                Registered::Ours(_) => drop(members.ours.insert(id.clone(), registration.labels.clone())),
+                Registered::Seed => drop(members.seeds.insert(id.clone())),
+                Registered::Unreadable => {}
+            }
+        }
         self.registered = registered;
         self.step(Event::MembersChanged(members)).await;
         self.check_registration();
@@ -608,7 +609,7 @@ impl Driver {
     async fn perform(&mut self, action: Action) {
         match action {
             Action::Claim(claim) => self.claims.put(*claim),
-            Action::Start { open, command } => self.start_run(open, command),
+            Action::Start { open, command, due } => self.start_run(open, command, due),
             Action::Kill(run_id) => {
                 if let Some(kill) = self.kills.remove(&run_id) {
                     let _ended_meanwhile = kill.send(());
@@ -766,9 +767,9 @@ impl Driver {
         }
     }
 
-    fn start_run(&mut self, open: OpenRun, command: String) {
+    fn start_run(&mut self, open: OpenRun, command: String, due: Timestamp) {
         let now = self.ports.clock.now();
-        self.status.count_start(now.ms_since(open.plan_time));
+        self.status.count_start(now.ms_since(due));
         let (kill, killed) = oneshot::channel();
         let run_id = open.run_id.clone();
         self.kills.insert(run_id.clone(), kill);
@@ -892,6 +893,9 @@ fn say(report: &Report) {
         }
         Report::TooLate(open) => {
             tracing::warn!(job = %open.job, plan_time = %open.plan_time, "claimed too late: skipped")
+        }
+        Report::NoWorker(job, wanted) => {
+            tracing::error!(%job, %wanted, "no worker has the labels that the job wants: its fires are let go until one has")
         }
     }
 }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::options::Labels;
 use common::domain::record::{Ending, Record, RecordId, Status};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
@@ -700,7 +701,7 @@ impl World {
     }
 
     fn tell_members(&mut self) {
-        let ours = self.registered.keys().cloned().collect();
+        let ours = self.registered.keys().map(|id| (id.clone(), Labels::new())).collect();
         self.broadcast(&Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }));
     }
 
@@ -730,7 +731,7 @@ impl World {
         for name in job_names() {
             jobs.extend(self.job_seen(&name).await);
         }
-        let ours = self.registered.keys().cloned().collect();
+        let ours = self.registered.keys().map(|id| (id.clone(), Labels::new())).collect();
         let names = jobs.iter().map(|job: &JobSeen| job.name.clone()).collect();
         let first = [Event::Base(base), Event::Paused(paused)];
         let last =

@@ -514,8 +514,7 @@ async fn records(run_log: &dyn RunLog, name: &str) -> Vec<Record> {
 async fn open_runs_of_sessions_that_are_gone_are_closed_once_and_no_others() {
     let (kv, run_log) = (store(), EmbeddedRunLog::in_memory().unwrap());
     let (alive, gone, own) = (open_session(&kv).await, Sid(555), Sid(777));
-    let skipped =
-        Skipped { from: T, to: T.plus_ms(2000), count: 3, more: false, reason: SkipReason::Overlap };
+    let skipped = Skipped { to: T.plus_ms(2000), count: 3, ..Skipped::one(T, SkipReason::Overlap) };
     let skip = OpenRun { skipped: Some(skipped.clone()), ..open_run(gone, 2, T) };
     for (sid, seq, open) in [
         (alive, 1, open_run(alive, 1, T.plus_ms(10_000))),

@@ -96,6 +96,7 @@ fn skips(job: &str, at: i64, count: u64) -> Record {
         count,
         more: false,
         reason: SkipReason::Overlap,
+        selector: None,
     };
     Record {
         status: Some(Status::Skipped),
