@@ -202,11 +202,12 @@ impl JobState {
         }
     }
 
-    /// Takes this worker's place among those that may run it; true when its rank is another now.
+    /// Takes this worker's place among those that may run it; true when it is another now.
     pub(super) fn take_place(&mut self, place: Place) -> bool {
-        self.nobody = place.nobody;
+        let before = (self.rank, self.nobody);
+        (self.rank, self.nobody) = (place.rank, place.nobody);
         self.nobody_told &= place.nobody;
-        std::mem::replace(&mut self.rank, place.rank) != place.rank
+        before != (self.rank, self.nobody)
     }
 
     /// After how long, in ms, a fire is claimed again that found the job locked by a run elsewhere; `None` = the two overlap. Fires of a

@@ -151,11 +151,10 @@ impl Scheduler {
         match event {
             Event::Woke => {}
             Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
-            Event::SessionGained(sid, id) => self.on_session_gained(sid, id, &mut out),
+            Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
             Event::Renamed(id) => {
                 self.worker_id = id;
-                self.rank_all();
-                self.look_at_all(now);
+                self.rank_all(now);
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
@@ -248,11 +247,11 @@ impl Scheduler {
 
     // --- sessions and members -------------------------------------------------------------------------------------
 
-    fn on_session_gained(&mut self, sid: Sid, id: String, out: &mut Vec<Action>) {
+    fn on_session_gained(&mut self, now: Timestamp, sid: Sid, id: String, out: &mut Vec<Action>) {
         self.session = Some(sid);
         self.next_seq = 0;
         self.worker_id = id;
-        self.rank_all();
+        self.rank_all(now);
         // Runs that outlived their session: they go on if nobody has closed them (P10).
         let orphans: Vec<RunId> =
             self.runs.iter().filter(|(_, run)| run.sid != sid).map(|(id, _)| id.clone()).collect();
@@ -313,20 +312,27 @@ impl Scheduler {
         let moved = members.ours != self.members.ours;
         self.members = members;
         if moved {
-            self.rank_all();
-            self.look_at_all(now);
+            self.rank_all(now);
         }
     }
 
-    fn rank_all(&mut self) {
+    /// Takes this worker's places among the workers that there are now, and has the jobs looked at in which its place is another.
+    fn rank_all(&mut self, now: Timestamp) {
         self.ranks = Ranks::of(&self.worker_id, &self.members.ours);
-        for state in self.jobs.values_mut() {
+        let mut moved = Vec::new();
+        for (name, state) in &mut self.jobs {
             let selector = state.definition.as_ref().and_then(|definition| definition.selector.as_ref());
             let place = self.ranks.place(state.slot, selector);
             // Others may have claimed meanwhile; a claim in flight brings its own answer.
-            if state.take_place(place) && state.pending == Pending::None {
-                state.mark = MarkView::Unknown;
+            if state.take_place(place) {
+                moved.push(name.clone());
+                if state.pending == Pending::None {
+                    state.mark = MarkView::Unknown;
+                }
             }
+        }
+        for name in moved {
+            self.set_timer(&name, Some(now));
         }
     }
 
