@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use common::config::{self, Invocation, Settings};
 use common::secrets::{Problem, Source, Vault};
 use local_dev::native::process::{Process, free_port};
 use local_dev::native::provision;
@@ -67,6 +68,19 @@ impl Vault for Shelf {
             self.texts.lock().unwrap().get(&source.name).cloned().ok_or(none)
         };
         sources.iter().map(read).collect()
+    }
+}
+
+/// Settings of which some refer to secrets.
+///
+/// # Panics
+/// When they are refused.
+#[must_use]
+pub fn refers(environment: &[(&str, &str)]) -> Settings {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    match config::parse("tests", environment, std::iter::empty()).unwrap() {
+        Invocation::Run(settings) => *settings,
+        _ => unreachable!("no flag asks for anything else"),
     }
 }
 
