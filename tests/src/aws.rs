@@ -114,8 +114,7 @@ impl Aws {
         let moto = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
         let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", &moto.port().to_string()]);
-        let mut process =
-            Process::start("moto", command, &site.dir.join("moto.log"), site.guard.as_ref()).unwrap();
+        let mut process = site.start("moto", command).unwrap();
         process.ready(async || TcpStream::connect(moto).await.is_ok()).await.unwrap();
         let (reads, denied) = (Mutex::default(), Mutex::default());
         let front = Arc::new(Front { moto, client: http(), reads, denied });

@@ -283,8 +283,7 @@ impl Image {
         let mut command = self.enter("ro", &mounts);
         command.args(self.user_words()).args(self.environment_words(settings));
         command.args(&self.entrypoint).args(&self.command);
-        let log = fleet.dir.path().join(format!("{name}.log"));
-        let process = Process::start(name, command, &log, fleet.site.guard.as_ref())?;
+        let process = fleet.site.start(name, command)?;
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let volume = mounts.into_iter().next().map(|(host, _)| host);

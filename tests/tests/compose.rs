@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use local_dev::native::compose::{Compose, Service, Source};
-use local_dev::native::{programs, provision, servers, workspace};
+use local_dev::native::{provision, workspace};
 use serde_json::{Value, json};
 use tests::dockerfile::{Dockerfile, Instruction};
-use tests::fixtures::{TestDir, skip};
+use tests::fixtures::{TestDir, program, skip};
 
 /// What compose-go says of a file; `None`, loudly, where it was not built.
 fn library(test: &str, file: &Path) -> Option<Result<Value, String>> {
@@ -256,9 +256,9 @@ fn the_functions_are_all_built_before_they_are_served() {
 
 #[tokio::test]
 async fn every_setting_is_one_that_the_programs_know() {
-    servers::build(&["--workspace", "--bin", "worker"]).await.unwrap();
+    let worker = program("worker").await;
     let check = |environment: &BTreeMap<String, String>| {
-        let mut worker = Command::new(programs().unwrap().join("worker"));
+        let mut worker = Command::new(&worker);
         let output = worker.arg("--check-config").env_clear().envs(environment).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
