@@ -10,8 +10,9 @@ pub mod workers;
 
 use common::domain::job::JobName;
 use common::kv::{Kv, Pair, Range, Revision, Span};
+use common::shortened::shortened;
 
-use crate::http::{Fields, Refusal, WARNING_BYTES_MAX, shortened};
+use crate::http::{Fields, Refusal, WARNING_BYTES_MAX};
 use crate::store;
 
 /// How often a write that others keep getting in the way of is tried before 409. Each try takes a new look, so losing five times in a row
