@@ -340,9 +340,24 @@ await check("names, commands and outputs are text, whatever they look like", asy
     await noDialog();
     await noScript();
   }
-  await go(`#/jobs/${encodeURIComponent("zero\u200bwidth\u2060name")}`);
-  await shown("hidden characters");
   for (const name of NASTY.slice(2)) await api("job/delete", { name });
+});
+
+await check("a name with characters that are not seen is marked, and the mark names each of them", async () => {
+  const rows = [
+    ["a b 任务 🚀", null],
+    ["zero\u200bwidth\u2060name", "zero\\u{200b}width\\u{2060}name"],
+    ["no\u00a0break\u2003em", "no\\u{a0}break\\u{2003}em"],
+    ["two  spaces", "two \\u{20}spaces"],
+    [" outside ", "\\u{20}outside\\u{20}"],
+    ["line\nbreak\u3164", "line\\u{a}break\\u{3164}"],
+  ];
+  for (const [name, told] of rows) {
+    await go(`#/jobs/${encodeURIComponent(name)}`);
+    await page.waitForFunction((wanted) => document.querySelector("main h1 bdi")?.textContent === wanted, name);
+    const titles = await page.locator("main h1 .chip").evaluateAll((marks) => marks.map((mark) => mark.title));
+    equal(titles.map((title) => title.includes(told)), told === null ? [] : [true], `${JSON.stringify(name)} ${titles}`);
+  }
 });
 
 await check("output and errors of runs are text", async () => {
