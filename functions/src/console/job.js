@@ -67,10 +67,19 @@ export function Job({ name, query }) {
   `;
 }
 
-// What the stored job has beyond the three fields: nobody runs it, and the reader should know why.
-function extra(job) {
-  const others = Object.entries(job).filter(([field]) => !["name", "command", "cronExpr"].includes(field));
-  return others.length ? [[t("unknownOptions"), html`<code>${JSON.stringify(Object.fromEntries(others))}</code> ${t("unknownOptionsHelp")}`]] : [];
+// What the stored job has beyond the three fields. With what this version does not know nobody runs it, and the reader should know why.
+function extra({ name, command, cronExpr, misfire, startDeadlineSeconds, jitterSeconds, selector, ...unknown }) {
+  const given = [
+    [t("misfire"), misfire],
+    [t("startDeadline"), startDeadlineSeconds],
+    [t("jitter"), jitterSeconds],
+    [t("selector"), selector],
+  ].filter(([, value]) => value !== undefined);
+  return [...given.map(([label, value]) => [label, html`<code>${typeof value === "string" ? value : JSON.stringify(value)}</code>`]), ...others(unknown)];
+}
+
+function others(unknown) {
+  return Object.keys(unknown).length ? [[t("unknownOptions"), html`<code>${JSON.stringify(unknown)}</code> ${t("unknownOptionsHelp")}`]] : [];
 }
 
 // The run that the address names, when it is not on the page: newer runs push it away, even while it is read.
@@ -171,7 +180,7 @@ function summary(record) {
 }
 
 function skippedText({ count, more, reason }) {
-  const known = ["overlap", "misfire", "deleted", "superseded"].includes(reason);
+  const known = ["overlap", "misfire", "deleted", "superseded", "noWorker"].includes(reason);
   return t(more ? "skippedMore" : "skippedCount", { count, number: number(count ?? 0), reason: known ? t(`reason.${reason}`) : String(reason) });
 }
 
