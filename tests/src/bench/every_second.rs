@@ -13,10 +13,22 @@ use super::figures::{Spread, head, row, short};
 use super::fleet::{Fleet, NewJob, Stamp, Used, starts};
 use super::{machine, wait_for};
 
-/// Jobs, each due every second.
-const JOBS: [usize; 4] = [100, 200, 500, 1000];
-/// Workers that share them.
-const WORKERS: [usize; 2] = [1, 2];
+/// What is measured, row by row.
+pub(super) struct Rows {
+    /// Jobs, each due every second.
+    pub(super) jobs: Vec<usize>,
+    /// Workers that share them.
+    pub(super) workers: Vec<usize>,
+    /// Seconds of planned times that are counted.
+    pub(super) seconds: usize,
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self { jobs: vec![100, 200, 500, 1000], workers: vec![1, 2], seconds: 30 }
+    }
+}
+
 /// After every job's first fire, these seconds pass before fires are counted.
 const WARM_UP_SECONDS: i64 = 5;
 /// And these after the last counted fire, before the jobs are deleted: so late a fire still starts.
@@ -37,11 +49,12 @@ enum Runs {
 ///
 /// # Errors
 /// A server does not start or answer.
-pub(super) async fn measure(seconds: u32) -> anyhow::Result<()> {
+pub(super) async fn measure(rows: &Rows) -> anyhow::Result<()> {
     println!(
-        "Each row: a new fleet, all jobs due at the same millisecond of each second, {seconds} s of planned times after the warm-up. `true`: \
+        "Each row: a new fleet, all jobs due at the same millisecond of each second, {} s of planned times after the warm-up. `true`: \
          startTime − planTime of the records; stamp: the first thing that the command does is to write down its own clock, so that starting \
-         the shell is in it. CPU: utime and stime of the processes, without their children; proposals: etcd's own count.\n"
+         the shell is in it. CPU: utime and stime of the processes, without their children; proposals: etcd's own count.\n",
+        rows.seconds
     );
     head(&[
         "jobs",
@@ -61,11 +74,11 @@ pub(super) async fn measure(seconds: u32) -> anyhow::Result<()> {
         "records' store CPU s per 1,000",
         "load before",
     ]);
-    for workers in WORKERS {
-        for jobs in JOBS {
+    for &workers in &rows.workers {
+        for &jobs in &rows.jobs {
             for runs in [Runs::True, Runs::Stamp] {
                 let load = machine::load();
-                let mut cells = one(jobs, workers, runs, i64::from(seconds)).await?;
+                let mut cells = one(jobs, workers, runs, rows.seconds).await?;
                 cells.push(load);
                 row(&cells);
             }
@@ -74,7 +87,7 @@ pub(super) async fn measure(seconds: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn one(jobs: usize, workers: usize, runs: Runs, seconds: i64) -> anyhow::Result<Vec<String>> {
+async fn one(jobs: usize, workers: usize, runs: Runs, seconds: usize) -> anyhow::Result<Vec<String>> {
     let mut fleet = Fleet::start("every-second").await?;
     fleet.workers(workers).await?;
     let command = match runs {
@@ -92,7 +105,7 @@ async fn one(jobs: usize, workers: usize, runs: Runs, seconds: i64) -> anyhow::R
     })
     .await?;
     let from = (now_ms() / 1000 + 1 + WARM_UP_SECONDS) * 1000;
-    let to = from + seconds * 1000;
+    let to = from + i64::try_from(seconds).context("a length of time")? * 1000;
     SystemClock.sleep_until(Timestamp::from_ms(from)).await;
     let before = fleet.used().await?;
     SystemClock.sleep_until(Timestamp::from_ms(to)).await;
@@ -101,7 +114,7 @@ async fn one(jobs: usize, workers: usize, runs: Runs, seconds: i64) -> anyhow::R
     fleet.delete_jobs().await?;
     let records = fleet.records().await?;
     let counted = Window { from, to }.count(&records)?;
-    let due = jobs * usize::try_from(seconds).context("seconds")?;
+    let due = jobs * seconds;
     let run = counted.run.len();
     let (lateness, twice) = match runs {
         Runs::True => (counted.lateness, "–".to_owned()),

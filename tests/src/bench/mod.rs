@@ -1,4 +1,5 @@
-//! `cargo run -p tests -- bench [what…] [--seconds N]`: measures the release programs on real stores, all on this machine, and prints tables.
+//! `cargo run -p tests -- bench [what…] [--seconds N] [--jobs N] [--workers N]`: measures the release programs on real stores, all on this
+//! machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, and a row of one's own.
 //! Nothing here passes or fails: a figure depends on the machine, so the machine stands above it.
 
 mod burst;
@@ -14,6 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use every_second::Rows;
 use local_dev::native::servers::without_cargo_variables;
 use local_dev::native::{provision, workspace};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,15 +31,12 @@ const BENCHES: [(&str, &str); 5] = [
     ("failover", "from the kill -9 of one of two workers to the next starts of its jobs"),
     ("load", "a worker's start with 100,000 and with a million jobs: time and memory"),
 ];
-/// Seconds of planned times that a row of `every-second` counts, unless `--seconds` says otherwise.
-const SECONDS: u32 = 30;
-
 /// Builds the programs, measures what the words name (nothing: all), and prints.
 ///
 /// # Errors
 /// A word is unknown, a program is missing or does not start, or a store does not answer.
 pub async fn run(words: &[String]) -> anyhow::Result<()> {
-    let (chosen, seconds) = parse(words)?;
+    let (chosen, rows) = parse(words)?;
     release()?;
     let (etcd, mongo) = tokio::task::spawn_blocking(|| anyhow::Ok((provision::etcd()?, provision::mongo()?)))
         .await
@@ -49,7 +48,7 @@ pub async fn run(words: &[String]) -> anyhow::Result<()> {
         println!("\n## {name}: {what}\n");
         // Dropped in the middle, a fleet ends its servers.
         tokio::select! {
-            measured = measure(name, seconds) => measured.with_context(|| (*name).to_owned())?,
+            measured = measure(name, &rows) => measured.with_context(|| (*name).to_owned())?,
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("told to end"),
         }
@@ -57,36 +56,42 @@ pub async fn run(words: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(name: &str, seconds: u32) -> anyhow::Result<()> {
+async fn measure(name: &str, rows: &Rows) -> anyhow::Result<()> {
     match name {
         "floor" => floor::measure(),
-        "every-second" => every_second::measure(seconds).await,
+        "every-second" => every_second::measure(rows).await,
         "burst" => burst::measure().await,
         "failover" => failover::measure().await,
         _ => load::measure().await,
     }
 }
 
-fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, u32)> {
+fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Rows)> {
     let mut chosen = Vec::new();
-    let mut seconds = SECONDS;
+    let mut rows = Rows::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        if word == "--seconds" {
-            let number = words.next().context("--seconds wants a number")?;
-            seconds = number.parse().with_context(|| format!("--seconds {number}"))?;
-            ensure!((1..=600).contains(&seconds), "--seconds wants 1 to 600");
-        } else if let Some((name, _)) = BENCHES.iter().find(|(name, _)| name == word) {
+        if let Some((name, _)) = BENCHES.iter().find(|(name, _)| name == word) {
             chosen.push(*name);
-        } else {
-            let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
-            bail!("nothing is measured under the name {word:?}; there are: {}", names.join(", "));
+            continue;
+        }
+        let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+        let unknown = || format!("nothing is measured under the name {word:?}; there are: {}", names.join(", "));
+        let flag = word.strip_prefix("--").with_context(unknown)?;
+        let number = words.next().with_context(|| format!("{word} wants a number"))?;
+        let number: usize = number.parse().with_context(|| format!("{word} {number}"))?;
+        ensure!((1..=10_000).contains(&number), "{word} wants 1 to 10000");
+        match flag {
+            "seconds" => rows.seconds = number,
+            "jobs" => rows.jobs = vec![number],
+            "workers" => rows.workers = vec![number],
+            _ => bail!("{word} is no flag: see the top of tests/src/bench/mod.rs"),
         }
     }
     if chosen.is_empty() {
         chosen.extend(BENCHES.iter().map(|(name, _)| *name));
     }
-    Ok((chosen, seconds))
+    Ok((chosen, rows))
 }
 
 /// The programs as they are deployed: a debug build is no measure of anything.
