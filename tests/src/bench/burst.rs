@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use ::tests::fixtures::now_ms;
 use anyhow::Context;
 use common::clock::{Clock, Stopwatch, SystemClock, Timestamp, sleep};
-use tests::fixtures::now_ms;
 
 use super::figures::{Spread, head, row};
 use super::fleet::{Fleet, NewJob, Stamp, starts};
@@ -32,18 +32,18 @@ pub(super) async fn measure() -> anyhow::Result<()> {
         "Jobs with one planned time, the same for all, each a stamp; the number is doubled while all of them start within a second of it, then \
          halved in. Times by the commands' own clocks.\n"
     );
-    head(&[
-        "workers",
-        "jobs due",
-        "started",
-        "twice",
-        "p50 ms",
-        "p99 ms",
-        "last start ms",
-        "all within 1 s",
-        "load before",
-    ]);
     for workers in [1, 2, 3] {
+        head(&[
+            "workers",
+            "jobs due",
+            "started",
+            "twice",
+            "p50 ms",
+            "p99 ms",
+            "last start ms",
+            "all within 1 s",
+            "load before",
+        ]);
         let mut fleet = Fleet::start("burst").await?;
         fleet.workers(workers).await?;
         let (mut good, mut bad) = (0, MOST + 1);

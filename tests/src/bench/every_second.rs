@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ::tests::fixtures::{now_ms, number, status};
 use anyhow::Context;
 use common::clock::{Clock, SystemClock, Timestamp, sleep};
 use common::domain::record::Status;
 use mongodb::bson::Document;
-use tests::fixtures::{now_ms, number, status};
 
 use super::figures::{Spread, head, row, short};
 use super::fleet::{Fleet, NewJob, Stamp, Used, starts};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ::tests::fixtures::now_ms;
 use anyhow::Context;
 use common::clock::{Clock, SystemClock, Timestamp, sleep};
-use tests::fixtures::now_ms;
 
 use super::every_second::Window;
 use super::figures::{Spread, head, row};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ::tests::fixtures::{TestDir, guard, now_ms};
 use anyhow::Context;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
@@ -19,7 +20,6 @@ use local_dev::native::servers::{Server, Site};
 use local_dev::native::workspace;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
-use tests::fixtures::{TestDir, guard, now_ms};
 
 use super::machine::{self, Cpu};
 use super::wait_for;
@@ -99,7 +99,7 @@ impl Fleet {
         let etcd = Server::etcd(&site, None, &[QUOTA]).await?;
         let mongo = Server::mongo(&site, None).await?;
         let client = Client::connect([etcd.url()], None).await.context("connect to etcd")?;
-        Ok(Self { workers: Vec::new(), etcd, mongo, client, http: tests::fixtures::http(), site, dir })
+        Ok(Self { workers: Vec::new(), etcd, mongo, client, http: ::tests::fixtures::http(), site, dir })
     }
 
     /// Starts a worker, and does not wait for anything.

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ::tests::fixtures::{TestDir, now_ms};
 use anyhow::Context;
 use common::clock::Stopwatch;
-use tests::fixtures::{TestDir, now_ms};
 
 use super::figures::{Spread, head, row, short};
 use super::fleet::Stamp;

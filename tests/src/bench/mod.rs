@@ -76,7 +76,8 @@ fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Rows)> {
             continue;
         }
         let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
-        let unknown = || format!("nothing is measured under the name {word:?}; there are: {}", names.join(", "));
+        let unknown =
+            || format!("nothing is measured under the name {word:?}; there are: {}", names.join(", "));
         let flag = word.strip_prefix("--").with_context(unknown)?;
         let number = words.next().with_context(|| format!("{word} wants a number"))?;
         let number: usize = number.parse().with_context(|| format!("{word} {number}"))?;
