@@ -1,7 +1,8 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
-//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip. `… -- chaos` and
-//! `… -- upgrade`: see `long_runs.rs`.
+//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip; `… -- bench [what…]`
+//! what the workers can do (`bench/`). `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
 
+mod bench;
 mod init_time;
 mod licences;
 mod long_runs;
@@ -55,6 +56,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(why) => return exit(Err(why.into())),
     };
+    if let Some((word, what)) = words.split_first()
+        && word == "bench"
+    {
+        return exit(runtime.block_on(bench::run(what)));
+    }
     if let [word, dir] = words.as_slice()
         && word == "hold"
     {
