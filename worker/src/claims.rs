@@ -20,6 +20,8 @@ use crate::scheduler::{
 const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Marks are read in pages of this many.
 const PAGE: usize = 1000;
+/// A range that is compacted while it is read is read anew so often: whoever compacts does it minutes apart, and a range is read in less.
+const READINGS_MAX: usize = 3;
 /// Up to so many slots are read one by one; for more, all marks are read.
 const SLOTS_SINGLY_MAX: usize = 64;
 
@@ -90,10 +92,9 @@ pub(crate) async fn claim(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
         Err(why) => {
             // The watches and the session say aloud that the store is away; this would be a line for every job.
             tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
-            if matches!(why, kv::Error::Indeterminate(_)) {
-                ClaimAnswer::Unknown
-            } else {
-                ClaimAnswer::NotApplied
+            match why {
+                kv::Error::Indeterminate(_) | kv::Error::Full(_) => ClaimAnswer::Unknown,
+                _ => ClaimAnswer::NotApplied,
             }
         }
     }
@@ -298,8 +299,18 @@ pub(crate) async fn read_marks(
     Ok((slots, marks))
 }
 
-/// Reads a range in pages, all as of the revision of the first.
+/// Reads a range in pages, all as of the revision of the first. When somebody compacts between two pages, it begins anew.
 pub(crate) async fn read_pages(kv: &dyn Kv, range: Range) -> Result<(Vec<Pair>, Revision), kv::Error> {
+    for _ in 1..READINGS_MAX {
+        match read_pages_once(kv, &range).await {
+            Err(kv::Error::Compacted(_)) => {}
+            answered => return answered,
+        }
+    }
+    read_pages_once(kv, &range).await
+}
+
+async fn read_pages_once(kv: &dyn Kv, range: &Range) -> Result<(Vec<Pair>, Revision), kv::Error> {
     let mut page = kv.range(range.clone().limit(PAGE)).await?;
     let revision = page.revision;
     let mut pairs = Vec::new();

@@ -1,6 +1,7 @@
 //! The worker: claims fires in the store, runs them, writes their records. A library, since local-dev and the tests run
 //! it in their own process too.
 
+mod audit;
 mod claims;
 pub mod data_dir;
 mod driver;
@@ -10,10 +11,12 @@ pub mod health;
 pub mod identity;
 mod retries;
 pub mod scheduler;
+mod seen;
 mod session;
 mod sink;
 pub mod status;
 mod sweep;
+mod upkeep;
 mod watches;
 mod witness;
 

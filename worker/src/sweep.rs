@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use common::clock::Clock;
+use common::clock::{Clock, Timestamp};
 use common::domain::record::Record;
-use common::domain::run::OpenRuns;
+use common::domain::run::{OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Range, Txn};
@@ -13,7 +13,7 @@ use common::run_log::{self, RunLog};
 use crate::claims::read_pages;
 
 /// Records of one insert.
-const BATCH: usize = 100;
+pub(crate) const BATCH: usize = 100;
 
 /// Why a sweep stopped; the next one goes on.
 #[derive(Debug, thiserror::Error)]
@@ -45,20 +45,27 @@ pub(crate) async fn sweep(
         // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
         let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(*sid))).await?;
         for batch in left.chunks(BATCH) {
-            closed += close(kv, run_log, clock, batch).await?;
+            closed += close(kv, run_log, clock, batch, Record::left_behind).await?;
         }
     }
     Ok(closed)
 }
 
-async fn close(kv: &dyn Kv, run_log: &dyn RunLog, clock: &dyn Clock, batch: &[Pair]) -> Result<usize, Error> {
+/// Puts a record for each open run of these keys, and takes the keys away.
+pub(crate) async fn close(
+    kv: &dyn Kv,
+    run_log: &dyn RunLog,
+    clock: &dyn Clock,
+    batch: &[Pair],
+    record: fn(&OpenRun, Timestamp) -> Record,
+) -> Result<usize, Error> {
     let now = clock.now();
     let mut records = Vec::new();
     let mut read = Vec::new();
     for pair in batch {
         match OpenRuns::decode(&pair.value) {
             Ok(open) => {
-                records.extend(open.runs.iter().map(|run| Record::left_behind(run, now)));
+                records.extend(open.runs.iter().map(|run| record(run, now)));
                 read.push(pair);
             }
             Err(why) => tracing::error!(key = %pair.key, %why, "open run cannot be read: left alone"),

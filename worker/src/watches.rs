@@ -12,6 +12,7 @@ use common::kv::{Kv, Pair, Range, Revision, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::audit::Reading;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
 use crate::scheduler::{Event, JobSeen};
@@ -35,6 +36,8 @@ pub(crate) enum Input {
     KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
+    /// What hangs on its session.
+    AuditRead(Sid, Reading),
 }
 
 impl Input {
