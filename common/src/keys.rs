@@ -125,6 +125,19 @@ pub fn parse_runs(key: &crate::kv::Key) -> Option<Sid> {
     Sid::parse(sid)
 }
 
+/// The session and the claim number in `/cron/runs/{sid}/{seq}`.
+#[must_use]
+pub fn parse_run(key: &crate::kv::Key) -> Option<(Sid, u64)> {
+    let (_sid, seq) = key.strip_prefix(RUNS)?.split_once('/')?;
+    Some((parse_runs(key)?, u64::from_str_radix(seq, 16).ok()?))
+}
+
+/// The job in `/cron/lock/{name}`.
+#[must_use]
+pub fn parse_lock(key: &crate::kv::Key) -> Option<JobName> {
+    JobName::parse(key.strip_prefix(LOCK)?).ok()
+}
+
 /// The session in `/cron/sessions/{sid}`.
 #[must_use]
 pub fn parse_session(key: &crate::kv::Key) -> Option<Sid> {
@@ -142,10 +155,12 @@ mod tests {
             let name = JobName::parse(name).unwrap();
             assert_eq!(parse_fired(&Key::from(fired(&name))), Some(name.clone()));
             assert_eq!(Key::from(job(&name)).strip_prefix(JOBS), Some(name.as_str()));
+            assert_eq!(parse_lock(&Key::from(lock(&name))), Some(name));
         }
         for sid in [Sid(1), Sid(0x694d_7f00_1234_5678), Sid(i64::MAX)] {
             assert_eq!(parse_session(&Key::from(session(sid))), Some(sid));
             assert_eq!(parse_runs(&Key::from(runs(sid, 77))), Some(sid));
+            assert_eq!(parse_run(&Key::from(runs(sid, 77))), Some((sid, 77)));
         }
     }
 

@@ -46,6 +46,9 @@ pub(crate) async fn write(
             Err(error) => error,
         };
         tracing::warn!(%error, what, attempt, "write failed");
+        if matches!(error, kv::Error::Full(_)) {
+            return Err(in_doubt_when_full(what, named));
+        }
         doubted |= matches!(error, kv::Error::Indeterminate(_));
         if !doubted {
             return Err(kv_refusal(&error));
@@ -62,6 +65,15 @@ pub(crate) async fn write(
 fn in_doubt(what: &str, named: bool) -> Refusal {
     let message = format!(
         "the store of jobs (etcd) did not confirm in time: {what} may or may not have happened; {}",
+        again(named)
+    );
+    Refusal::new(Kind::Unavailable, message)
+}
+
+/// A store that is full refuses also the write that filled it, having done it.
+fn in_doubt_when_full(what: &str, named: bool) -> Refusal {
+    let message = format!(
+        "the store of jobs (etcd) is full: tell whoever runs it; {what} may or may not have happened; {}",
         again(named)
     );
     Refusal::new(Kind::Unavailable, message)
@@ -114,9 +126,12 @@ fn kv_refusal(error: &kv::Error) -> Refusal {
         kv::Error::Compacted(_) | kv::Error::LeaseGone => {
             (Kind::Unavailable, "the store of jobs (etcd) moved on meanwhile, nothing was changed: try again")
         }
+        kv::Error::Full(_) => {
+            (Kind::Unavailable, "the store of jobs (etcd) is full, nothing was changed: tell whoever runs it")
+        }
         kv::Error::Internal(_) => (
             Kind::Unavailable,
-            "the store of jobs (etcd) is full or broken, nothing was changed: tell whoever runs it",
+            "the store of jobs (etcd) is broken, nothing was changed: tell whoever runs it",
         ),
         kv::Error::Invalid(_) => {
             (Kind::Internal, "this is a bug of Fleetcron, nothing was changed: the function's log says more")

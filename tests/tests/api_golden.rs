@@ -625,6 +625,10 @@ impl Kv for FaultyKv {
     async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
         self.up()?.compact(revision).await
     }
+
+    async fn room(&self) -> Result<kv::Room, kv::Error> {
+        self.up()?.room().await
+    }
 }
 
 struct FaultyRunLog {
@@ -723,6 +727,10 @@ impl Kv for HangingKv {
     }
 
     async fn compact(&self, _revision: Revision) -> Result<(), kv::Error> {
+        std::future::pending().await
+    }
+
+    async fn room(&self) -> Result<kv::Room, kv::Error> {
         std::future::pending().await
     }
 }

@@ -27,6 +27,8 @@ pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 1) / 2;
 pub(crate) const RELEASES_MAX: usize = 64;
 /// Ranges are read in pages of this many.
 pub(crate) const PAGE: usize = 1000;
+/// A range that is compacted while it is read is read anew so often: whoever compacts does it minutes apart, and a range is read in less.
+const READINGS_MAX: usize = 3;
 /// Up to so many slots are read one by one; for more, all marks are read.
 const SLOTS_SINGLY_MAX: usize = 64;
 
@@ -127,7 +129,7 @@ fn unanswered(why: &kv::Error, claim: &Claim) -> ClaimAnswer {
     // The watches and the session say aloud that the store is away; this would be a line for every job.
     tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
     match why {
-        kv::Error::Indeterminate(_) => ClaimAnswer::Unknown,
+        kv::Error::Indeterminate(_) | kv::Error::Full(_) => ClaimAnswer::Unknown,
         // Also when the lease is gone: nothing was applied, and keep-alive will find out.
         _ => ClaimAnswer::NotApplied,
     }
@@ -387,8 +389,18 @@ fn mark_by_job(pair: &Pair) -> Option<(JobName, MarkSeen)> {
     Some((job?, mark_seen(pair)))
 }
 
-/// Reads a range in pages, all as of the revision of the first.
+/// Reads a range in pages, all as of the revision of the first. When somebody compacts between two pages, it begins anew.
 pub(crate) async fn read_pages(kv: &dyn Kv, range: Range) -> Result<(Vec<Pair>, Revision), kv::Error> {
+    for _ in 1..READINGS_MAX {
+        match read_pages_once(kv, &range).await {
+            Err(kv::Error::Compacted(_)) => {}
+            answered => return answered,
+        }
+    }
+    read_pages_once(kv, &range).await
+}
+
+async fn read_pages_once(kv: &dyn Kv, range: &Range) -> Result<(Vec<Pair>, Revision), kv::Error> {
     let mut page = kv.range(range.clone().limit(PAGE)).await?;
     let revision = page.revision;
     let mut pairs = Vec::new();

@@ -64,6 +64,11 @@ impl DataDir {
         Err(last)
     }
 
+    /// Where this instance keeps what it has seen of the store.
+    pub(crate) fn seen_file(&self) -> PathBuf {
+        self.path.join("seen")
+    }
+
     fn lock(path: &Path) -> Result<Self, Error> {
         let unusable = |why| Error::Unusable(path.to_owned(), why);
         fs::create_dir_all(path).map_err(unusable)?;

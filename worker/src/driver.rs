@@ -1,33 +1,38 @@
 //! The worker's loop: gathers events, calls the scheduler's `step`, carries its actions out. Nothing else does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{self, Clock, Stopwatch, Timestamp};
 use common::config::Settings;
 use common::domain::record::{Ending, Status as Outcome};
-use common::domain::run::{OpenRun, RunId};
+use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, Sid};
 use common::ids::backoff;
 use common::keys;
-use common::kv::{self, Kv, Range};
+use common::kv::{self, Kv, Pair, Range};
 use common::run_log::RunLog;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::audit::{self, Reading, Suspects, Unknown};
 use crate::batches::{Answered, Batched, Batches, Bounds};
 use crate::claims::{Adoption, HeldLock};
+use crate::data_dir::DataDir;
 use crate::exec::process;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, Members, Report, Scheduler, Slots};
+use crate::seen::SeenFile;
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
-use crate::{claims, sweep};
+use crate::{claims, sweep, upkeep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
 const INPUTS: usize = 4096;
@@ -47,6 +52,10 @@ const RENEWALS_PER_TTL: u32 = 3;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A sweep that failed is tried again after this.
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);
+/// What is in the store under this worker's session is compared with what it knows this often (design P5).
+const AUDIT_EVERY: Duration = Duration::from_secs(30);
+/// While so many records wait there is no audit: it reads the open run of each.
+const AUDITED_MAX: usize = 10_000;
 /// Marks are read whole this often, to find those of deleted jobs.
 const READ_ALL_MARKS_EVERY: Duration = Duration::from_secs(3600);
 /// A draining worker whose runs have ended waits so long for the record store; what is not stored then ends as `lost`.
@@ -80,18 +89,22 @@ pub struct Options {
     pub log_batch_size: usize,
     /// An incomplete batch is stored after so long.
     pub log_commit_timeout: Duration,
+    /// A file in which a worker that starts again finds how far the store was; without one it notices no store that was put back while
+    /// no process of it lived.
+    pub seen_file: Option<PathBuf>,
 }
 
 impl Options {
-    /// The options that settings give.
+    /// The options that settings give, for the worker of this data directory.
     #[must_use]
-    pub fn new(settings: &Settings, identity: Identity) -> Self {
+    pub fn new(settings: &Settings, identity: Identity, data_dir: &DataDir) -> Self {
         Self {
             worker_id: crate::identity::worker_id(settings, &identity),
             identity,
             session_ttl: settings.session_ttl,
             log_batch_size: settings.log_batch_size,
             log_commit_timeout: settings.log_commit_timeout,
+            seen_file: Some(data_dir.seen_file()),
         }
     }
 }
@@ -201,6 +214,7 @@ struct Driver {
     /// What follows the store.
     watching: Vec<JoinHandle<()>>,
     witness: Arc<Witness>,
+    seen_file: Option<Arc<SeenFile>>,
     retries: Arc<LoopRetries>,
     requests: Arc<Semaphore>,
     claims: Batches<Claim>,
@@ -217,17 +231,23 @@ struct Driver {
     renewed: Stopwatch,
     heartbeat: Stopwatch,
     all_marks_read: Stopwatch,
+    audited: Stopwatch,
+    suspects: Arc<tokio::sync::Mutex<Suspects>>,
     kills: BTreeMap<RunId, oneshot::Sender<()>>,
     sweeper: Arc<Notify>,
     /// Sessions whose open runs are this worker's to close.
     own_sids: Arc<Mutex<BTreeSet<Sid>>>,
+    /// It is the fleet's first worker, in an order on which all agree: what one of them is enough for is its to do.
+    first: Arc<AtomicBool>,
     draining: bool,
 }
 
 impl Driver {
     fn new(mut ports: Ports, options: Options, status: Arc<Status>) -> Self {
         let (inputs, received) = mpsc::channel(INPUTS);
-        let witness = Arc::new(Witness::new(ports.kv));
+        let seen_file = options.seen_file.clone().map(SeenFile::new);
+        let before = seen_file.as_ref().and_then(SeenFile::read);
+        let witness = Arc::new(Witness::new(ports.kv, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
         let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch);
@@ -242,6 +262,7 @@ impl Driver {
             received: Some(received),
             watching: Vec::new(),
             witness,
+            seen_file: seen_file.map(Arc::new),
             retries: Arc::default(),
             requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
             claims: Batches::new(CLAIMS_IN_FLIGHT),
@@ -255,9 +276,12 @@ impl Driver {
             renewed: Stopwatch::start(),
             heartbeat: Stopwatch::start(),
             all_marks_read: Stopwatch::start(),
+            audited: Stopwatch::start(),
+            suspects: Arc::default(),
             kills: BTreeMap::new(),
             sweeper: Arc::new(Notify::new()),
             own_sids: Arc::default(),
+            first: Arc::default(),
             draining: false,
         }
     }
@@ -270,6 +294,11 @@ impl Driver {
             self.ports.clone(),
             Arc::clone(&self.sweeper),
             Arc::clone(&self.own_sids),
+        ));
+        let keeping_up = tokio::spawn(upkeep::keep_up(
+            Arc::clone(&self.ports.kv),
+            Arc::clone(&self.status),
+            Arc::clone(&self.first),
         ));
         self.seek_session();
         while !(self.draining && self.scheduler.is_idle()) {
@@ -308,10 +337,11 @@ impl Driver {
             }
             self.send_batches();
             self.spare_own_sids();
+            self.first.store(self.scheduler.owns_slot(0), Relaxed);
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
         self.leave().await;
-        for task in self.watching.into_iter().chain([sweeping]) {
+        for task in self.watching.into_iter().chain([sweeping, keeping_up]) {
             task.abort();
         }
     }
@@ -375,6 +405,7 @@ impl Driver {
                     self.renewed = sent;
                 }
             }
+            Input::AuditRead(sid, reading) => self.audit(sid, reading),
             Input::LeaseGone(sid) => self.lose_session(sid, "the store says that its lease is gone").await,
             Input::ClaimsAnswered(ticket, answers) => self.take_claims(ticket, answers).await,
             Input::Adopted(ticket, answers) => {
@@ -407,23 +438,29 @@ impl Driver {
     }
 
     /// A seed worker on this machine puts its registration over ours: then this worker takes another name. A registration older than
-    /// ours is this worker's own former one, told late.
+    /// ours is this worker's own former one, told late. One that is gone was deleted: nobody would fire this worker's jobs any more, were it
+    /// alone.
     fn check_registration(&mut self) {
-        if let Some(session) = &self.session
-            && !self.draining
-            && !self.registering_again
-            && let Some(other) = self.registered.get(&session.worker_id)
-            && other.who != Registered::Ours(session.sid)
-            && other.revision > session.registered_at
-        {
-            tracing::warn!(worker_id = %session.worker_id, "another worker took this registration; taking another name");
-            let sid = session.sid;
-            self.register_again(sid);
-        }
+        let Some(session) = self.session.as_mut().filter(|_| !self.draining && !self.registering_again)
+        else {
+            return;
+        };
+        let why = match self.registered.get(&session.worker_id) {
+            Some(ours) if ours.who == Registered::Ours(session.sid) => {
+                session.seen = true;
+                return;
+            }
+            Some(other) if other.revision > session.registered_at => "another worker took it",
+            None if session.seen => "it was deleted",
+            Some(_) | None => return,
+        };
+        tracing::warn!(worker_id = %session.worker_id, why, "this worker's registration is gone: registering anew");
+        let sid = session.sid;
+        self.register_again(sid);
     }
 
-    /// Takes another name in the background, in the same session: what runs here goes on under it. The answer is
-    /// [`Input::RegisteredAgain`].
+    /// Registers again in the background, in the same session and under another name where its own is taken: what runs here goes on. The
+    /// answer is [`Input::RegisteredAgain`].
     fn register_again(&mut self, sid: Sid) {
         self.registering_again = true;
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
@@ -442,8 +479,8 @@ impl Driver {
         if session.sid != sid {
             return self.check_registration(); // that one hangs on a session that is over
         }
-        tracing::info!(%sid, worker_id = %id, "registered under another name");
-        (session.worker_id, session.registered_at) = (id.clone(), revision);
+        tracing::info!(%sid, worker_id = %id, "registered anew");
+        (session.worker_id, session.registered_at, session.seen) = (id.clone(), revision, false);
         self.step(Event::Renamed(id)).await;
         if self.draining {
             self.deregister().await; // it was asked to leave meanwhile
@@ -492,6 +529,11 @@ impl Driver {
             self.all_marks_read = Stopwatch::start();
             self.perform(Action::ReadMarks { slots: Slots::All, serializable: true }).await;
         }
+        if self.audited.elapsed() >= AUDIT_EVERY && self.sink.waiting().records() <= AUDITED_MAX {
+            self.audited = Stopwatch::start();
+            self.read_for_audit(sid);
+        }
+        self.keep_what_was_seen();
         let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
         let retries = Arc::clone(&self.retries);
         let sent = Stopwatch::start();
@@ -508,6 +550,75 @@ impl Driver {
             // No renewal says that the store went back, and this worker may have nothing else to ask for a long time.
             let _its_revision = kv.range(Range::key(keys::session(sid))).await;
         });
+    }
+
+    fn read_for_audit(&self, sid: Sid) {
+        let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+        let retries = Arc::clone(&self.retries);
+        tokio::spawn(async move {
+            match audit::read(kv.as_ref(), sid).await {
+                Ok(reading) => {
+                    retries.audit.worked();
+                    let _gone = inputs.send(Input::AuditRead(sid, reading)).await;
+                }
+                Err(kv::Error::LeaseGone) => {} // the renewal says so
+                Err(why) => retries.audit.failed(&why),
+            }
+        });
+    }
+
+    /// Compares what was read with what is known now (design P5).
+    fn audit(&mut self, sid: Sid, reading: Reading) {
+        let Some(session) = self.session.as_ref().filter(|session| session.sid == sid) else { return };
+        let name = keys::worker(&session.worker_id);
+        if !self.draining && !self.registering_again && !reading.leased.contains(&name.clone().into()) {
+            tracing::warn!(worker_id = %session.worker_id, "this worker's registration is gone: registering anew");
+            self.register_again(sid);
+        }
+        let mut unknown = Unknown::default();
+        if !self.scheduler.is_moving() {
+            unknown.open = reading.open;
+            unknown.open.retain(|pair| !self.knows_open(pair));
+            unknown.leased = reading.leased;
+            unknown.leased.retain(|key| match keys::parse_lock(key) {
+                Some(job) => !self.scheduler.knows_lock(&job),
+                None => {
+                    let registration = key.strip_prefix(keys::WORKERS).is_some();
+                    registration && !self.registering_again && key.as_bytes() != name.as_bytes()
+                }
+            });
+        }
+        let (ports, retries, status, suspects) = (
+            self.ports.clone(),
+            Arc::clone(&self.retries),
+            Arc::clone(&self.status),
+            Arc::clone(&self.suspects),
+        );
+        tokio::spawn(async move {
+            let mut suspects = suspects.lock().await;
+            let (kv, run_log) = (ports.kv.as_ref(), ports.run_log.as_ref());
+            match suspects.judge(kv, run_log, ports.clock.as_ref(), sid, unknown).await {
+                Ok(found) => status.count_audit_findings(found),
+                Err(why) => retries.audit.failed(&why), // found again by the next two
+            }
+        });
+    }
+
+    /// One that cannot be read counts as known: what it is about cannot be told either.
+    fn knows_open(&self, pair: &Pair) -> bool {
+        let (Some((sid, seq)), Ok(open)) = (keys::parse_run(&pair.key), OpenRuns::decode(&pair.value)) else {
+            return true;
+        };
+        self.sink.waiting().settles(sid, seq)
+            || open.runs.iter().any(|run| self.scheduler.knows_open(sid, seq, run))
+    }
+
+    /// For a process of this worker that comes after this one.
+    fn keep_what_was_seen(&self) {
+        if let Some(file) = self.seen_file.clone() {
+            let witness = Arc::clone(&self.witness);
+            drop(tokio::task::spawn_blocking(move || file.keep(|| witness.seen())));
+        }
     }
 
     async fn lose_session(&mut self, sid: Sid, why: &str) {
@@ -594,6 +705,7 @@ impl Driver {
                 Err(why) => tracing::warn!(%why, "session not revoked; it expires by itself"),
             }
         }
+        self.keep_what_was_seen();
         tracing::info!("left");
     }
 

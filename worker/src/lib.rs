@@ -1,6 +1,7 @@
 //! The worker: claims fires in the store, runs them, writes their records. A library, since local-dev and the tests run
 //! it in their own process too.
 
+mod audit;
 mod batches;
 mod claims;
 pub mod data_dir;
@@ -12,10 +13,12 @@ pub mod identity;
 mod lead;
 mod retries;
 pub mod scheduler;
+mod seen;
 mod session;
 mod sink;
 pub mod status;
 mod sweep;
+mod upkeep;
 mod watches;
 mod witness;
 

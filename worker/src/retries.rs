@@ -58,6 +58,7 @@ pub(crate) struct LoopRetries {
     pub(crate) locks: Retries,
     pub(crate) moves: Retries,
     pub(crate) registration: Retries,
+    pub(crate) audit: Retries,
 }
 
 impl Default for LoopRetries {
@@ -68,7 +69,8 @@ impl Default for LoopRetries {
             retiring: Retries::new("mark of a deleted job not retired"),
             locks: Retries::new("lock not freed"),
             moves: Retries::new("run not moved to the new session"),
-            registration: Retries::new("not registered under another name"),
+            registration: Retries::new("not registered anew"),
+            audit: Retries::new("own keys not audited"),
         }
     }
 }

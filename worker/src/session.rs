@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) registered_at: kv::Revision,
     /// Since when the lease is counted: before it was asked for.
     pub(crate) since: Stopwatch,
+    /// The watch has told of the registration: when it tells of none again, somebody has deleted it.
+    pub(crate) seen: bool,
 }
 
 /// Gets a session, trying until it succeeds.
@@ -61,7 +63,7 @@ async fn try_establish(
     let sid = open(kv, ttl).await?;
     let registration = Registration::new(identity, sid, clock.now());
     let (worker_id, registered_at) = register(kv, &registration, id).await?;
-    Ok(Session { sid, worker_id, registered_at, since })
+    Ok(Session { sid, worker_id, registered_at, since, seen: false })
 }
 
 /// Opens a session: a lease, and the key that lives with it.
@@ -79,7 +81,7 @@ pub(crate) async fn open(kv: &dyn Kv, ttl: Duration) -> Result<Sid, kv::Error> {
     Ok(sid)
 }
 
-/// Registers under another name, in the same session: a seed worker on this machine has put its registration over ours.
+/// Registers anew in the same session: a seed worker on this machine has put its registration over ours, or somebody has deleted it.
 ///
 /// # Errors
 /// [`kv::Error::LeaseGone`] when the session is over.

@@ -102,6 +102,9 @@ impl Kv for MutantKv {
     async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
         self.inner.compact(revision).await
     }
+    async fn room(&self) -> Result<kv::Room, kv::Error> {
+        self.inner.room().await
+    }
 }
 
 /// Records, by the rule that every store follows.

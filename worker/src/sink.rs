@@ -1,8 +1,8 @@
 //! The record sink: gathers records into batches (the seed's `LogBatch`), stores them, and only then settles their open runs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::clock;
@@ -49,6 +49,8 @@ impl Entry {
 pub(crate) struct Waiting {
     records: AtomicUsize,
     bytes: AtomicUsize,
+    /// The open keys that are to be settled.
+    unsettled: Mutex<BTreeSet<(Sid, u64)>>,
 }
 
 impl Waiting {
@@ -67,7 +69,17 @@ impl Waiting {
         self.bytes() >= WAITING_BYTES_MAX
     }
 
+    /// The record that settles this open key waits, or is stored and the key about to be settled.
+    pub(crate) fn settles(&self, sid: Sid, seq: u64) -> bool {
+        self.unsettled().contains(&(sid, seq))
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<(Sid, u64)>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, entry: &Entry) {
+        self.unsettled().extend(entry.settles);
         self.records.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(entry.bytes(), Ordering::Relaxed);
     }
@@ -172,7 +184,7 @@ async fn store_all(
             match clock::timeout(SETTLE_AGAIN, queue.take()).await {
                 Ok(first) => first,
                 Err(_elapsed) => {
-                    settle_all(kv.as_ref(), &mut unsettled, &settling).await;
+                    settle_all(kv.as_ref(), &mut unsettled, &waiting, &settling).await;
                     continue;
                 }
             }
@@ -190,7 +202,7 @@ async fn store_all(
         store(run_log.as_ref(), &batch).await;
         // If this process dies here, a survivor inserts `lost` for the open runs, which the stored records refuse, and settles them.
         unsettled.extend(batch.iter().filter_map(|entry| entry.settles));
-        settle_all(kv.as_ref(), &mut unsettled, &settling).await;
+        settle_all(kv.as_ref(), &mut unsettled, &waiting, &settling).await;
         waiting.subtract(&batch);
         told.send_modify(|batches| *batches += 1);
     }
@@ -256,10 +268,13 @@ async fn append(run_log: &dyn RunLog, records: &[Record]) -> Result<(), run_log:
 
 /// Settles open runs whose records are stored; what fails stays in the list. Should this process die first, they are swept with
 /// their session, harmlessly.
-async fn settle_all(kv: &dyn Kv, unsettled: &mut Vec<(Sid, u64)>, retries: &Retries) {
+async fn settle_all(kv: &dyn Kv, unsettled: &mut Vec<(Sid, u64)>, waiting: &Waiting, retries: &Retries) {
     match settle(kv, unsettled).await {
         Ok(()) => {
-            unsettled.clear();
+            let mut known = waiting.unsettled();
+            for key in unsettled.drain(..) {
+                known.remove(&key);
+            }
             retries.worked();
         }
         Err(why) => retries.failed(&why),

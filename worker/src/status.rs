@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::clock::Stopwatch;
 use common::domain::record::Status as Outcome;
+use common::kv::Room;
 
 use crate::scheduler::ClaimAnswer;
 use crate::sink::Waiting;
@@ -32,6 +33,9 @@ pub struct Status {
     lateness_sum_ms: AtomicI64,
     lateness: [AtomicU64; LATENESS_MS.len()],
     outcomes: [AtomicU64; Outcome::ALL.len()],
+    audit_findings: AtomicU64,
+    /// Of the store, as last told.
+    room: Mutex<Room>,
 }
 
 impl Status {
@@ -69,6 +73,14 @@ impl Status {
         if let (true, Some(at)) = (last, Outcome::ALL.iter().position(|known| *known == outcome)) {
             self.outcomes[at].fetch_add(1, Relaxed);
         }
+    }
+
+    pub(crate) fn count_audit_findings(&self, found: usize) {
+        self.audit_findings.fetch_add(u64::try_from(found).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(crate) fn note_room(&self, room: &Room) {
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = *room;
     }
 
     /// The loop turns.
@@ -139,6 +151,32 @@ impl Status {
             "counter",
             "Claims sent without an answer.",
             self.claims_unanswered.load(Relaxed).to_string(),
+        );
+        put(
+            "fleetcron_audit_findings_total",
+            "counter",
+            "Keys of this worker's of which it knew nothing: each is a bug, or somebody's hand.",
+            self.audit_findings.load(Relaxed).to_string(),
+        );
+        let room = *self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        put("fleetcron_store_bytes", "gauge", "Size of the store, 0 = unknown.", room.bytes.to_string());
+        put(
+            "fleetcron_store_in_use_bytes",
+            "gauge",
+            "What is left of it after defragmenting.",
+            room.bytes_in_use.to_string(),
+        );
+        put(
+            "fleetcron_store_quota_bytes",
+            "gauge",
+            "Size at which the store refuses to grow, 0 = unknown or none.",
+            room.quota_bytes.to_string(),
+        );
+        put(
+            "fleetcron_store_full",
+            "gauge",
+            "1 while the store refuses to grow (etcd's alarm NOSPACE).",
+            u8::from(room.is_full).to_string(),
         );
         let _infallible = writeln!(
             text,

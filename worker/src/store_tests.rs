@@ -23,12 +23,13 @@ use common::run_log::{self, Appended, RecordQuery, RunLog};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
+use crate::audit::{Suspects, Unknown};
 use crate::driver::{Options, Ports, Worker};
 use crate::follow::{News, follow};
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
-use crate::{claims, session, sweep};
+use crate::{audit, claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
 /// Nothing here takes so long.
@@ -624,6 +625,9 @@ impl Kv for Faulty {
     async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
         self.inner.compact(revision).await
     }
+    async fn room(&self) -> Result<kv::Room, kv::Error> {
+        self.inner.room().await
+    }
 }
 
 #[tokio::test]
@@ -694,6 +698,7 @@ fn options() -> Options {
         session_ttl: Duration::from_secs(10),
         log_batch_size: 100,
         log_commit_timeout: Duration::from_millis(50),
+        seen_file: None,
     }
 }
 
@@ -825,4 +830,84 @@ async fn a_worker_whose_registration_a_seed_worker_takes_goes_on_under_another_n
     assert_eq!(get(kv, keys::worker("w")).await.unwrap().value, b"");
     worker.drain().await;
     clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_whose_registration_is_deleted_registers_again_and_goes_on() {
+    let ports = ports();
+    let kv = ports.kv.as_ref();
+    put_job(kv, "a", ":").await;
+    let mut worker = Worker::start(ports.clone(), options());
+    wait_for("a record", async || records(ports.run_log.as_ref(), "a").await.pop()).await;
+    for _ in 0..2 {
+        let before = wait_for("a registration", async || get(kv, keys::worker("w")).await).await;
+        delete(kv, keys::worker("w")).await;
+        let after = wait_for("another", async || get(kv, keys::worker("w")).await).await;
+        assert!(after.mod_revision > before.mod_revision);
+        let read = |pair: Pair| Registration::decode(&pair.value).unwrap().unwrap().sid;
+        assert_eq!(read(after), read(before), "the session goes on");
+        let so_far = records(ports.run_log.as_ref(), "a").await.len();
+        wait_for("more records", async || {
+            (records(ports.run_log.as_ref(), "a").await.len() > so_far).then_some(())
+        })
+        .await;
+    }
+    worker.drain().await;
+    clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();
+    assert_eq!(get(kv, keys::worker("w")).await, None);
+}
+
+// --- the audit ---------------------------------------------------------------------------------------------------------
+
+/// What a worker that knows nothing finds of its session; answers how much it has closed.
+async fn audit(suspects: &mut Suspects, kv: &dyn Kv, run_log: &dyn RunLog, sid: Sid) -> usize {
+    let reading = audit::read(kv, sid).await.unwrap();
+    let mut leased = reading.leased;
+    leased.retain(|key| keys::parse_lock(key).is_some());
+    let unknown = Unknown { open: reading.open, leased };
+    suspects.judge(kv, run_log, &SystemClock, sid, unknown).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_nobody_knows_of_twice_is_closed_and_freed() {
+    let kv = store();
+    let run_log = EmbeddedRunLog::in_memory().unwrap();
+    let (sid, claim) = claimable(&kv).await;
+    let ClaimAnswer::Won(_) = claims::claim(&kv, &claim).await else { panic!("won") };
+    let mut suspects = Suspects::default();
+    assert_eq!(audit(&mut suspects, &kv, &run_log, sid).await, 0, "it may be on its way");
+    assert!(get(&kv, keys::lock(&job())).await.is_some());
+    assert_eq!(audit(&mut suspects, &kv, &run_log, sid).await, 2);
+    assert_eq!(get(&kv, keys::lock(&job())).await, None);
+    assert_eq!(get(&kv, keys::runs(sid, 1)).await, None);
+    assert!(get(&kv, keys::session(sid)).await.is_some());
+    let record = records(&run_log, "a").await.pop().unwrap();
+    assert_eq!((record.status, record.claim), (Some(Status::Lost), Some(claim.open.run_id)));
+    assert!(record.err.contains("knows nothing of this run"), "{}", record.err);
+    assert_eq!(audit(&mut suspects, &kv, &run_log, sid).await, 0);
+}
+
+#[tokio::test]
+async fn what_was_put_anew_between_two_audits_is_left_alone() {
+    let kv = store();
+    let run_log = EmbeddedRunLog::in_memory().unwrap();
+    let sid = open_session(&kv).await;
+    let mut suspects = Suspects::default();
+    let hold = async || {
+        let put = Op::put_leased(keys::lock(&job()), "{}", sid.lease());
+        kv.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    };
+    for _ in 0..3 {
+        // As a job that runs every second: each audit comes between the reading of its lock and its release.
+        hold().await;
+        assert_eq!(audit(&mut suspects, &kv, &run_log, sid).await, 0);
+        delete(&kv, keys::lock(&job())).await;
+    }
+    hold().await;
+    let others = open_session(&kv).await;
+    assert_eq!(audit(&mut suspects, &kv, &run_log, sid).await, 0);
+    put(&kv, keys::lock(&job()), "another's").await;
+    assert_eq!(audit(&mut suspects, &kv, &run_log, sid).await, 0);
+    assert_eq!(audit(&mut suspects, &kv, &run_log, others).await, 0);
+    assert!(get(&kv, keys::lock(&job())).await.is_some());
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use common::clock::Clock;
+use common::clock::{Clock, Timestamp};
 use common::domain::record::Record;
-use common::domain::run::OpenRuns;
+use common::domain::run::{OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Range, Txn};
@@ -44,23 +44,24 @@ pub(crate) async fn sweep(
     for sid in with_runs.difference(&alive).filter(|sid| !spared.contains(sid)) {
         // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
         let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(*sid))).await?;
-        closed += close_all(kv, run_log, clock, &left).await?;
+        closed += close_all(kv, run_log, clock, &left, Record::left_behind).await?;
     }
     Ok(closed)
 }
 
-/// Closes them in batches. A store that is too slow for a batch is given smaller ones, down to a single run: the same batch again would be
-/// as slow again, for ever.
-async fn close_all(
+/// Puts a record for each open run of these keys, and takes the keys away, in batches. A store that is too slow for a batch is given smaller
+/// ones, down to a single run: the same batch again would be as slow again, for ever.
+pub(crate) async fn close_all(
     kv: &dyn Kv,
     run_log: &dyn RunLog,
     clock: &dyn Clock,
     mut left: &[Pair],
+    record: fn(&OpenRun, Timestamp) -> Record,
 ) -> Result<usize, Error> {
     let (mut closed, mut size) = (0, BATCH);
     while !left.is_empty() {
         let (batch, rest) = left.split_at(size.min(left.len()));
-        match close(kv, run_log, clock, batch).await {
+        match close(kv, run_log, clock, batch, record).await {
             Ok(number) => {
                 closed += number;
                 left = rest;
@@ -73,14 +74,20 @@ async fn close_all(
     Ok(closed)
 }
 
-async fn close(kv: &dyn Kv, run_log: &dyn RunLog, clock: &dyn Clock, batch: &[Pair]) -> Result<usize, Error> {
+async fn close(
+    kv: &dyn Kv,
+    run_log: &dyn RunLog,
+    clock: &dyn Clock,
+    batch: &[Pair],
+    record: fn(&OpenRun, Timestamp) -> Record,
+) -> Result<usize, Error> {
     let now = clock.now();
     let mut records = Vec::new();
     let mut read = Vec::new();
     for pair in batch {
         match OpenRuns::decode(&pair.value) {
             Ok(open) => {
-                records.extend(open.runs.iter().map(|run| Record::left_behind(run, now)));
+                records.extend(open.runs.iter().map(|run| record(run, now)));
                 read.push(pair);
             }
             Err(why) => tracing::error!(key = %pair.key, %why, "open run cannot be read: left alone"),

@@ -14,6 +14,7 @@ use common::kv::{Kv, Pair, Range, Revision, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::audit::Reading;
 use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
@@ -44,6 +45,8 @@ pub(crate) enum Input {
     Adopted(Answered, Vec<(JobName, AdoptAnswer)>),
     /// The locks of these runs are free.
     LocksFreed(Answered, Vec<RunId>),
+    /// What hangs on its session.
+    AuditRead(Sid, Reading),
 }
 
 impl Input {

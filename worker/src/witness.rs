@@ -4,9 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::kv::{self, Key, Kv, LeaseId, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream};
+use common::kv::{
+    self, Key, Kv, LeaseId, Range, RangeReply, Revision, Room, Span, Txn, TxnReply, WatchStream,
+};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
+
+use crate::seen;
 
 /// How often the store was found to have gone back. What was asked for in one era and answered in a later one is not to be trusted.
 pub(crate) type Era = u64;
@@ -40,8 +44,17 @@ pub(crate) struct WentBack {
 }
 
 impl Witness {
-    pub(crate) fn new(inner: Arc<dyn Kv>) -> Self {
-        Self { inner, seen: Arc::default(), went_back: watch::channel(WentBack::default()).0 }
+    /// A witness that has seen so much already: an earlier process of this worker has.
+    pub(crate) fn new(inner: Arc<dyn Kv>, before: Option<seen::Seen>) -> Self {
+        let seen =
+            before.map_or_else(Seen::default, |s| Seen { era: 0, revision: s.revision, cluster: s.cluster });
+        Self { inner, seen: Arc::new(Mutex::new(seen)), went_back: watch::channel(WentBack::default()).0 }
+    }
+
+    /// What has been seen, for a process that comes after this one; `None` = nothing in this era.
+    pub(crate) fn seen(&self) -> Option<seen::Seen> {
+        let seen = self.before();
+        (seen.revision > 0).then(|| seen::Seen::new(seen.revision, seen.cluster))
     }
 
     /// Tells whenever the store went back.
@@ -151,6 +164,10 @@ impl Kv for Witness {
         self.inner.compact(revision).await
     }
 
+    async fn room(&self) -> Result<Room, kv::Error> {
+        self.inner.room().await
+    }
+
     fn cluster_id(&self) -> u64 {
         self.inner.cluster_id()
     }
@@ -203,6 +220,9 @@ mod tests {
         async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
             self.now().compact(revision).await
         }
+        async fn room(&self) -> Result<Room, kv::Error> {
+            self.now().room().await
+        }
         fn cluster_id(&self) -> u64 {
             self.cluster.load(Ordering::Relaxed)
         }
@@ -226,7 +246,7 @@ mod tests {
             lagging: with_puts(1).await,
             cluster: AtomicU64::new(7),
         });
-        (Arc::clone(&kv), Witness::new(kv))
+        (Arc::clone(&kv), Witness::new(kv, None))
     }
 
     fn era(witness: &Witness) -> Era {
@@ -289,13 +309,29 @@ mod tests {
             lagging: store,
             cluster: AtomicU64::new(7),
         });
-        let witness = Witness::new(Arc::clone(&kv) as Arc<dyn Kv>);
+        let witness = Witness::new(Arc::clone(&kv) as Arc<dyn Kv>, None);
         let mut watch = witness.watch(Span::key("/x"), 1).await.unwrap();
         while watch.next().await.unwrap().unwrap().revision < 5 {}
         // Put back to what no read of ours has ever been past.
         *kv.now.lock().unwrap() = with_puts(2).await;
         assert!(witness.range(Range::key("/x")).await.is_err());
         assert_eq!(era(&witness), 1);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_went_back_between_two_processes_is_noticed_by_the_second() {
+        for (cluster, puts) in [(7, 2), (8, 9), (7, 5)] {
+            let (kv, witness) = at_revision(5).await;
+            witness.range(Range::key("/x")).await.unwrap();
+            let before = witness.seen();
+            kv.cluster.store(cluster, Ordering::Relaxed);
+            *kv.now.lock().unwrap() = with_puts(puts).await;
+            let witness = Witness::new(kv, before);
+            let went_back = (cluster, puts) != (7, 5);
+            assert_eq!(witness.range(Range::key("/x")).await.is_err(), went_back);
+            assert_eq!(era(&witness), u64::from(went_back));
+            witness.range(Range::key("/x")).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -275,13 +275,21 @@ impl Record {
     /// The record that a survivor writes for an open run whose session is gone: `lost`, or the skip that the run stands for.
     #[must_use]
     pub fn left_behind(open: &OpenRun, noticed: Timestamp) -> Self {
+        let why = format!("the session of worker {} ended before the run's record was written", open.worker);
+        Self::lost(open, noticed, &why)
+    }
+
+    /// The record that a worker writes for an open run of its own of which it knows nothing: as [`Self::left_behind`].
+    #[must_use]
+    pub fn forgotten(open: &OpenRun, noticed: Timestamp) -> Self {
+        Self::lost(open, noticed, &format!("worker {} knows nothing of this run", open.worker))
+    }
+
+    fn lost(open: &OpenRun, noticed: Timestamp, why: &str) -> Self {
         match &open.skipped {
             Some(skipped) => Self::skipped(open, skipped.clone()),
             None => Self {
-                err: format!(
-                    "lost: the session of worker {} ended before the run's record was written",
-                    open.worker
-                ),
+                err: format!("lost: {why}"),
                 start_time: open.plan_time,
                 end_time: noticed,
                 ..Self::of(open, Status::Lost, noticed)

@@ -15,8 +15,8 @@ use futures::StreamExt;
 use tonic::Code;
 
 use super::{
-    Change, Compare, Error, Is, Key, Kv, LeaseId, Op, OpReply, Pair, Range, RangeReply, Revision, Span, Txn,
-    TxnReply, WatchBatch, WatchStream,
+    Change, Compare, Error, Is, Key, Kv, LeaseId, Op, OpReply, Pair, Range, RangeReply, Revision, Room, Span,
+    Txn, TxnReply, WatchBatch, WatchStream,
 };
 use crate::causes;
 use crate::clock::{Clock, Stopwatch, SystemClock, Timestamp, timeout};
@@ -402,6 +402,18 @@ impl Kv for EtcdKv {
             .map(drop)
     }
 
+    async fn room(&self) -> Result<Room, Error> {
+        let status = self.call(Repeat::Allowed, |mut client| async move { client.status().await }).await?;
+        Ok(Room {
+            bytes: status.db_size().unsigned_abs(),
+            // An older etcd does not say.
+            bytes_in_use: status.raft_used_db_size().unsigned_abs(),
+            quota_bytes: status.db_size_quota().unsigned_abs(),
+            is_full: status.errors().iter().any(|error| error.contains("NOSPACE")),
+            revision: self.note(status.header()),
+        })
+    }
+
     fn cluster_id(&self) -> u64 {
         self.cluster_id.load(Ordering::Relaxed)
     }
@@ -673,8 +685,11 @@ fn by_message(code: Code, message: &str) -> Failure {
     } else if says("no leader") || says("not supported for learner") {
         // The next attempt goes to another member.
         Failure::NotDone(text())
-    } else if says("database space exceeded") || says("too many requests") {
-        Failure::Refused(Error::Internal(text()))
+    } else if says("database space exceeded") {
+        Failure::Refused(Error::Full(text()))
+    } else if says("too many requests") {
+        // Not at once and not elsewhere: it has more to do than it can.
+        Failure::Refused(Error::Unavailable(text()))
     } else if says("received message larger than max") || (says("etcdserver: ") && is_definite(code)) {
         Failure::Refused(Error::Invalid(text()))
     } else {
@@ -700,9 +715,10 @@ mod tests {
         check(Code::NotFound, lease, refused(Error::LeaseGone));
         let compacted = "etcdserver: mvcc: required revision has been compacted";
         check(Code::OutOfRange, compacted, refused(Error::Compacted(0)));
-        for words in ["etcdserver: mvcc: database space exceeded", "etcdserver: too many requests"] {
-            check(Code::ResourceExhausted, words, refused(Error::Internal(text(words))));
-        }
+        let full = "etcdserver: mvcc: database space exceeded";
+        check(Code::ResourceExhausted, full, refused(Error::Full(text(full))));
+        let busy = "etcdserver: too many requests";
+        check(Code::ResourceExhausted, busy, refused(Error::Unavailable(text(busy))));
         for words in ["etcdserver: permission denied", "etcdserver: user name is empty"] {
             check(Code::PermissionDenied, words, refused(Error::Denied(text(words))));
         }

@@ -428,9 +428,28 @@ pub enum Error {
     /// The settings refer to secrets that cannot be read: nothing was asked of the store. Try again once that is mended.
     #[error("the configuration cannot be read: {0}")]
     Unconfigured(String),
-    /// The store is full or broken: report it, try again later.
+    /// The store has used up its room and says no to all that could make it grow, until somebody has made room. A write may be applied all
+    /// the same: etcd does the one that crosses its quota, and answers it so. Treat it as [`Error::Indeterminate`].
+    #[error("store full: {0}")]
+    Full(String),
+    /// The store is broken: report it, try again later.
     #[error("store failed: {0}")]
     Internal(String),
+}
+
+/// How much room the store has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Room {
+    /// Bytes on the disk of whoever answered: what a quota is compared with. Compaction does not make it smaller, defragmenting does.
+    pub bytes: u64,
+    /// Of these, the bytes that hold something.
+    pub bytes_in_use: u64,
+    /// Bytes at which the store refuses to grow; 0 = unknown, or there is no such limit.
+    pub quota_bytes: u64,
+    /// It refuses to grow, until somebody makes room and says so ([`Error::Full`]).
+    pub is_full: bool,
+    /// The store's revision, or (with etcd) an earlier one, of a member that lags.
+    pub revision: Revision,
 }
 
 /// The store.
@@ -484,6 +503,12 @@ pub trait Kv: Send + Sync {
     /// # Errors
     /// [`Error::Compacted`] when that was done already; else try again.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// How much room there is. Cheap: whoever answers knows it, without a round of agreement.
+    ///
+    /// # Errors
+    /// Try again.
+    async fn room(&self) -> Result<Room, Error>;
 
     /// Names the cluster that answered last; 0 = none has, or the store has no such name. A backup may be restored under another.
     fn cluster_id(&self) -> u64 {

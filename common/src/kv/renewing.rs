@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Error, Key, Kv, LeaseId, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream};
+use super::{Error, Key, Kv, LeaseId, Range, RangeReply, Revision, Room, Span, Txn, TxnReply, WatchStream};
 use crate::secrets::{Refusal, Renewing};
 
 impl Refusal for Error {
@@ -61,6 +61,10 @@ impl Kv for Renewing<dyn Kv> {
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.call(|kv| async move { kv.compact(revision).await }).await
+    }
+
+    async fn room(&self) -> Result<Room, Error> {
+        self.call(|kv| async move { kv.room().await }).await
     }
 
     fn cluster_id(&self) -> u64 {

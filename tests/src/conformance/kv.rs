@@ -63,6 +63,7 @@ checks![
     a_revoked_lease_takes_its_keys,
     a_dead_lease_refuses_the_whole_transaction,
     a_key_put_again_leaves_its_lease,
+    the_store_tells_its_size,
     compaction_forgets_the_past,
 ];
 
@@ -921,6 +922,28 @@ async fn a_key_put_again_leaves_its_lease(s: Subject) {
     assert_eq!(s.names().await, ["freed", "moved"]);
     s.kv.revoke(second).await.unwrap();
     assert_eq!(s.names().await, ["freed"]);
+}
+
+async fn the_store_tells_its_size(s: Subject) {
+    let before = s.kv.room().await.unwrap();
+    let much = "x".repeat(100_000);
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+        s.put(name, &much).await;
+    }
+    let revision = s.put("k", "").await;
+    // etcd writes in the background.
+    let waited = Stopwatch::start();
+    let after = loop {
+        let room = s.kv.room().await.unwrap();
+        if room.bytes_in_use >= before.bytes_in_use + 500_000 || waited.elapsed() > WAIT {
+            break room;
+        }
+        sleep(Duration::from_millis(50)).await;
+    };
+    assert!(after.bytes_in_use >= before.bytes_in_use + 500_000, "{before:?} {after:?}");
+    assert!(after.bytes >= after.bytes_in_use, "{after:?}");
+    assert!(after.revision >= revision, "{after:?}");
+    assert!(!after.is_full, "{after:?}");
 }
 
 async fn compaction_forgets_the_past(s: Subject) {

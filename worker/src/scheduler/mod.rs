@@ -5,6 +5,7 @@
 
 mod event;
 mod job_state;
+mod knows;
 mod misfire;
 mod ownership;
 mod restored;
@@ -230,6 +231,12 @@ impl Scheduler {
     #[must_use]
     pub fn open_runs(&self) -> usize {
         self.runs.len()
+    }
+
+    /// Whether this worker is the first in the slot's order.
+    #[must_use]
+    pub fn owns_slot(&self, slot: u16) -> bool {
+        self.ranks.rank(slot) == Some(0)
     }
 
     /// Sessions that runs here belong to.

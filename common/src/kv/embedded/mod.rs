@@ -19,7 +19,7 @@ use self::store::Store;
 use self::tables::Fault;
 use self::thread::Request;
 use super::{
-    Error, Key, Kv, LeaseId, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchBatch, WatchStream,
+    Error, Key, Kv, LeaseId, Range, RangeReply, Revision, Room, Span, Txn, TxnReply, WatchBatch, WatchStream,
 };
 use crate::clock::{Stopwatch, timeout};
 
@@ -135,6 +135,10 @@ impl Kv for EmbeddedKv {
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.ask(move |store| store.compact(revision)).await
+    }
+
+    async fn room(&self) -> Result<Room, Error> {
+        self.ask(|store| store.room()).await
     }
 }
 

@@ -12,8 +12,8 @@ use super::tables::{Fault, Tables, broken};
 use crate::clock::Stopwatch;
 use crate::ids;
 use crate::kv::{
-    Compare, Error, Is, Key, LeaseId, Op, OpReply, Pair, Range, RangeReply, Revision, Span, Txn, TxnReply,
-    WatchBatch,
+    Compare, Error, Is, Key, LeaseId, Op, OpReply, Pair, Range, RangeReply, Revision, Room, Span, Txn,
+    TxnReply, WatchBatch,
 };
 
 /// Changes that a watch is told at once; a single revision with more is told whole all the same.
@@ -395,6 +395,11 @@ impl Store {
         self.tables.compact(self.oldest, revision)?;
         self.oldest = revision;
         Ok(())
+    }
+
+    pub(super) fn room(&self) -> Result<Room, Fault> {
+        let (bytes, bytes_in_use) = self.tables.bytes()?;
+        Ok(Room { bytes, bytes_in_use, quota_bytes: 0, is_full: false, revision: self.revision })
     }
 }
 

@@ -217,6 +217,14 @@ impl Tables {
             .map(drop)
     }
 
+    /// Bytes of the file without its journal, and how many of them are in use.
+    pub(super) fn bytes(&self) -> Result<(u64, u64)> {
+        let ask = |what| self.sql(what)?.query_row([], |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()));
+        let page = ask("PRAGMA page_size")?;
+        let (pages, free) = (ask("PRAGMA page_count")?, ask("PRAGMA freelist_count")?);
+        Ok((pages * page, pages.saturating_sub(free) * page))
+    }
+
     pub(super) fn leases(&self) -> Result<Vec<(LeaseId, u64)>> {
         self.sql("SELECT id, seconds FROM leases")?
             .query_map([], |row| Ok((LeaseId(row.get(0)?), row.get::<_, i64>(1)?.unsigned_abs())))?
