@@ -47,13 +47,13 @@ impl Worker {
         process::get(self.address, "/readyz").await.is_some_and(|(status, _)| status == 200)
     }
 
-    /// A figure of its `/metrics`.
+    /// A figure of its `/metrics`; `None` when it does not answer, as a worker with too much to do may not.
     ///
     /// # Errors
-    /// It does not answer, or has no such figure.
-    pub(super) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let (_, text) = process::get(self.address, "/metrics").await.context("a worker does not answer")?;
-        metric(&text, name).with_context(|| format!("no {name} in a worker's metrics"))
+    /// It has no such figure.
+    pub(super) async fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
+        let Some((_, text)) = process::get(self.address, "/metrics").await else { return Ok(None) };
+        metric(&text, name).with_context(|| format!("no {name} in a worker's metrics")).map(Some)
     }
 }
 
@@ -173,12 +173,10 @@ impl Fleet {
         self.client.delete(keys::JOBS, all).await.context("delete the jobs")?;
         wait_for("the end of all runs and their records", QUIET_LIMIT, async || {
             for worker in &mut self.workers {
-                if worker.process.ended().is_none()
-                    && worker.metric("fleetcron_open_runs").await?
-                        + worker.metric("fleetcron_records_waiting").await?
-                        > 0.0
-                {
-                    return Ok(None);
+                for figure in ["fleetcron_open_runs", "fleetcron_records_waiting"] {
+                    if worker.process.ended().is_none() && worker.metric(figure).await? != Some(0.0) {
+                        return Ok(None);
+                    }
                 }
             }
             // An open key that nobody settles any more would be a fire that ends as `lost`.
