@@ -3,6 +3,7 @@
 
 mod batches;
 mod claims;
+mod clocks;
 pub mod data_dir;
 mod driver;
 mod exec;

@@ -58,6 +58,8 @@ pub(crate) struct LoopRetries {
     pub(crate) locks: Retries,
     pub(crate) moves: Retries,
     pub(crate) registration: Retries,
+    pub(crate) registration_renewal: Retries,
+    pub(crate) ahead: Retries,
 }
 
 impl Default for LoopRetries {
@@ -69,6 +71,8 @@ impl Default for LoopRetries {
             locks: Retries::new("lock not freed"),
             moves: Retries::new("run not moved to the new session"),
             registration: Retries::new("not registered under another name"),
+            registration_renewal: Retries::new("registration not put again"),
+            ahead: Retries::new("claim of a time that is too far ahead not sent"),
         }
     }
 }

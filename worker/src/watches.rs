@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::clock::Timestamp;
+use common::clock::{Stopwatch, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::run::RunId;
@@ -17,7 +18,7 @@ use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
 use crate::scheduler::{Claim, ClaimAnswer, Event, JobSeen};
-use crate::session::Session;
+use crate::session::{Session, Standing};
 use crate::witness::Era;
 
 /// What the loop is told.
@@ -33,8 +34,10 @@ pub(crate) enum Input {
     SessionReady(Session),
     /// It has registered again, under this name and at this revision; `None`: its session is over.
     RegisteredAgain(Sid, Option<(String, Revision)>),
+    /// Its registration was put again, by a request sent then, standing so; no revision: it was not.
+    Renewed { sid: Sid, sent: Stopwatch, standing: Standing, revision: Option<Revision> },
     /// Its lease was renewed by a request sent then.
-    KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
+    KeptAlive { sid: Sid, sent: Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
     /// A batch of claims was sent, and this came of each.
@@ -75,11 +78,37 @@ impl Inputs {
 }
 
 /// A registration as it was read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Registration {
     pub(crate) who: Registered,
     /// Of its key.
     pub(crate) revision: Revision,
+    /// Of one of our workers that renews it.
+    pub(crate) clock: Option<ClockSeen>,
+}
+
+impl Registration {
+    /// One of our workers, which owns fires.
+    pub(crate) fn owns(&self) -> bool {
+        matches!(self.who, Registered::Ours(_)) && self.clock.is_none_or(|clock| !clock.aside)
+    }
+}
+
+/// What a registration says about its worker's clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClockSeen {
+    /// The worker's wall clock when it wrote.
+    pub(crate) says: Timestamp,
+    /// When it came here.
+    pub(crate) came: Stopwatch,
+    /// It came as a change, and so about when it was written.
+    pub(crate) live: bool,
+    /// How often it is written.
+    pub(crate) renewed_every: Duration,
+    /// Its worker claims nothing: its clock is not trusted.
+    pub(crate) aside: bool,
+    /// Its worker asks others for theirs.
+    pub(crate) asks: bool,
 }
 
 /// Who registered under an id.
@@ -154,8 +183,10 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::WORKERS), |news| {
         match news {
             News::Listed(pairs) => {
-                registered =
-                    pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair)))).collect();
+                registered = pairs
+                    .iter()
+                    .filter_map(|pair| Some((worker_id(pair)?, registration(pair, false))))
+                    .collect();
             }
             News::Changed(changes) => {
                 for change in changes {
@@ -163,7 +194,7 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
                     if change.is_delete() {
                         registered.remove(&id);
                     } else {
-                        registered.insert(id, registration(&change.pair));
+                        registered.insert(id, registration(&change.pair, true));
                     }
                 }
             }
@@ -178,16 +209,26 @@ fn worker_id(pair: &Pair) -> Option<String> {
     pair.key.strip_prefix(keys::WORKERS).map(str::to_owned)
 }
 
-fn registration(pair: &Pair) -> Registration {
-    let who = match worker::Registration::decode(&pair.value) {
-        Ok(Some(registration)) => Registered::Ours(registration.sid),
-        Ok(None) => Registered::Seed,
+fn registration(pair: &Pair, live: bool) -> Registration {
+    let (who, clock) = match worker::Registration::decode(&pair.value) {
+        Ok(Some(registration)) => {
+            let clock = ClockSeen {
+                says: registration.clock,
+                came: Stopwatch::start(),
+                live,
+                renewed_every: Duration::from_secs(registration.renewed_seconds),
+                aside: registration.aside,
+                asks: registration.asks,
+            };
+            (Registered::Ours(registration.sid), (registration.renewed_seconds > 0).then_some(clock))
+        }
+        Ok(None) => (Registered::Seed, None),
         Err(why) => {
             tracing::error!(key = %pair.key, %why, "registration cannot be read: not counted as a worker");
-            Registered::Unreadable
+            (Registered::Unreadable, None)
         }
     };
-    Registration { who, revision: pair.mod_revision }
+    Registration { who, revision: pair.mod_revision, clock }
 }
 
 async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {

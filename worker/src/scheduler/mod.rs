@@ -10,6 +10,7 @@ mod restored;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod wall_clock;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,6 +76,11 @@ pub struct Scheduler {
     /// The store went back: fires up to this time may have run in what it was before.
     floor: Timestamp,
     sink_full: bool,
+    clock_trusted: bool,
+    /// The time of the last event.
+    last_now: Timestamp,
+    /// Jobs whose mark is far ahead.
+    marks_ahead: BTreeSet<JobName>,
     draining: bool,
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
     killing: bool,
@@ -111,6 +117,9 @@ impl Scheduler {
             base: Timestamp::ZERO,
             floor: Timestamp::ZERO,
             sink_full: false,
+            clock_trusted: true,
+            last_now: Timestamp::ZERO,
+            marks_ahead: BTreeSet::new(),
             draining: false,
             killing: false,
             jobs: BTreeMap::new(),
@@ -128,6 +137,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.keep_floor_in_bounds(now);
+        self.notice_step_back(now, &mut out);
         match event {
             Event::Woke => {}
             Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
@@ -166,6 +176,10 @@ impl Scheduler {
             }
             Event::KillAsked(job, run_ids, revision) => {
                 self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
+            }
+            Event::ClockTrusted(trusted) => {
+                let before = std::mem::replace(&mut self.clock_trusted, trusted);
+                self.look_at_all_if(before != trusted, now, &mut out);
             }
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
@@ -383,6 +397,7 @@ impl Scheduler {
         if self.jobs.get(name).is_some_and(done) {
             self.set_timer(name, None);
             self.waiting_for_room.remove(name);
+            self.marks_ahead.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
             if let Some(others) = self.slots.get_mut(&state.slot) {
                 others.remove(name);
@@ -557,7 +572,8 @@ impl Scheduler {
             state.pending = Pending::None; // never applied: decide anew
         }
         state.due = None;
-        if self.paused || self.sink_full || self.draining || state.pending != Pending::None || state.reading {
+        let may_claim = self.clock_trusted && !self.paused && !self.sink_full && !self.draining;
+        if !may_claim || state.pending != Pending::None || state.reading {
             return None;
         }
         let rank = state.rank?;
@@ -606,6 +622,8 @@ impl Scheduler {
             out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
             return None;
         };
+        self.note_mark(name, &mark, now, out);
+        let state = self.jobs.get_mut(name)?;
         let after = mark.plan_time.max(mark.base).max(self.base).max(self.floor);
         let due = schedule.next_after(after)?;
         state.due = Some(due);
