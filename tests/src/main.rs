@@ -155,6 +155,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "cargo-lambda", what: What::Tool(provision::cargo_lambda) },
         Step { name: "moto (AWS)", what: What::Tool(provision::moto) },
         Step { name: "seed stand-in", what: What::Tool(provision::seed) },
+        Step { name: "libfaketime", what: What::Tool(provision::faketime) },
         Step { name: "cfn-lint", what: What::Tool(provision::cfn_lint) },
         Step { name: "arm64 tools", what: What::Tool(provision::arm64_tools) },
         Step { name: "compose library", what: What::Tool(provision::compose) },

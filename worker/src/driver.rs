@@ -10,8 +10,8 @@ use common::clock::{self, Clock, Stopwatch, Timestamp};
 use common::config::Settings;
 use common::domain::record::{Ending, Status as Outcome};
 use common::domain::run::{OpenRun, OpenRuns, RunId};
-use common::domain::worker::{Identity, Sid};
-use common::ids::backoff;
+use common::domain::worker::{Identity, RENEWED_SECONDS, Sid};
+use common::ids::{backoff, random_below};
 use common::keys;
 use common::kv::{self, Kv, Pair, Range};
 use common::run_log::RunLog;
@@ -21,18 +21,21 @@ use tokio::task::JoinHandle;
 use crate::audit::{self, Reading, Suspects, Unknown};
 use crate::batches::{Answered, Batched, Batches, Bounds};
 use crate::claims::{Adoption, HeldLock};
+use crate::clocks::{Clocks, Moment, OFFSET_MAX_MS};
 use crate::data_dir::DataDir;
 use crate::exec::process;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
-use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, Members, Report, Scheduler, Slots};
+use crate::scheduler::{
+    Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Members, Report, Scheduler, Slots,
+};
 use crate::seen::SeenFile;
-use crate::session::{self, Session};
+use crate::session::{self, Session, Standing};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
-use crate::{claims, sweep, upkeep};
+use crate::{claims, clocks, sweep, upkeep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
 const INPUTS: usize = 4096;
@@ -48,6 +51,12 @@ const ADOPTIONS_IN_FLIGHT: Bounds = Bounds { members: claims::ADOPTIONS_MAX, bat
 const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
 /// The lease is renewed so many times within its life.
 const RENEWALS_PER_TTL: u32 = 3;
+/// The loop turns at least this often, so that a step of the wall clock is noticed although nothing is due.
+const TURN_EVERY: Duration = Duration::from_millis(500);
+/// A wait on two clocks in a row that takes this long is done again.
+const MOMENT_MAX: Duration = Duration::from_millis(50);
+/// A registration that was not put again is tried again after this.
+const REGISTER_AGAIN: Duration = Duration::from_secs(1);
 /// Open runs without a session are looked for this often, beside at once when a session ends.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A sweep that failed is tried again after this.
@@ -201,6 +210,50 @@ impl Batched for Claim {
     }
 }
 
+/// When this worker's registration is put again.
+#[derive(Debug)]
+struct Renewal {
+    /// It was put then.
+    put: Stopwatch,
+    /// And is put again after so long, without a reason.
+    after: Duration,
+    /// It is being put.
+    in_flight: bool,
+    /// It could not be put then.
+    failed: Option<Stopwatch>,
+    /// Another worker asks for it.
+    asked_for: bool,
+    /// It is to ask others for theirs.
+    asks: bool,
+    /// The latest of those that asked: whoever asked before has been answered.
+    answered: kv::Revision,
+}
+
+impl Renewal {
+    fn new() -> Self {
+        Self {
+            put: Stopwatch::start(),
+            after: Self::spread(),
+            in_flight: false,
+            failed: None,
+            asked_for: false,
+            asks: false,
+            answered: 0,
+        }
+    }
+
+    /// Workers that registered at the same moment, as after an outage, do not renew at the same moment for ever.
+    fn spread() -> Duration {
+        let all = RENEWED_SECONDS * 1000;
+        Duration::from_millis(all - random_below(all / 4))
+    }
+
+    fn is_due(&self, is_right: bool) -> bool {
+        let may = !self.in_flight && self.failed.is_none_or(|failed| failed.elapsed() >= REGISTER_AGAIN);
+        may && (self.asked_for || self.asks || !is_right || self.put.elapsed() >= self.after)
+    }
+}
+
 struct Driver {
     ports: Ports,
     options: Options,
@@ -228,6 +281,10 @@ struct Driver {
     registered: BTreeMap<String, Registration>,
     /// Another worker took its name, and it is taking another.
     registering_again: bool,
+    clocks: Clocks,
+    /// What the clocks are compared by: boot time since here.
+    started: Stopwatch,
+    registration: Renewal,
     renewed: Stopwatch,
     heartbeat: Stopwatch,
     all_marks_read: Stopwatch,
@@ -273,6 +330,9 @@ impl Driver {
             seeking: None,
             registered: BTreeMap::new(),
             registering_again: false,
+            clocks: Clocks::new(),
+            started: Stopwatch::start(),
+            registration: Renewal::new(),
             renewed: Stopwatch::start(),
             heartbeat: Stopwatch::start(),
             all_marks_read: Stopwatch::start(),
@@ -300,13 +360,12 @@ impl Driver {
             Arc::clone(&self.status),
             Arc::clone(&self.first),
         ));
+        self.step(Event::ClockTrusted(self.clocks.trusted())).await;
         self.seek_session();
         while !(self.draining && self.scheduler.is_idle()) {
-            let now = self.ports.clock.now();
             let heartbeat_in =
                 (self.options.session_ttl / RENEWALS_PER_TTL).saturating_sub(self.heartbeat.elapsed());
-            let heartbeat_at = now.plus_ms(i64::try_from(heartbeat_in.as_millis()).unwrap_or(i64::MAX));
-            let wake_at = self.scheduler.wake_at().map_or(heartbeat_at, |at| at.min(heartbeat_at));
+            let wake_at = self.scheduler.wake_at().unwrap_or(Timestamp::from_ms(i64::MAX));
             let clock = Arc::clone(&self.ports.clock);
             let mut woken = true;
             tokio::select! {
@@ -325,8 +384,11 @@ impl Driver {
                     }
                 }
                 () = clock.sleep_until(wake_at) => {}
+                // Not a time of the wall clock: one that was put back by an hour would be waited for an hour more, without a heartbeat.
+                () = clock::sleep(heartbeat_in.min(TURN_EVERY)) => {}
             }
             self.look_after_session().await;
+            self.look_after_registration();
             self.look_after_sink().await;
             if woken || self.scheduler.wake_at().is_some_and(|at| at <= self.ports.clock.now()) {
                 self.step(Event::Woke).await;
@@ -338,6 +400,7 @@ impl Driver {
             self.send_batches();
             self.spare_own_sids();
             self.first.store(self.scheduler.owns_slot(0), Relaxed);
+            self.status.note_marks_ahead(self.scheduler.marks_ahead());
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
         self.leave().await;
@@ -390,7 +453,10 @@ impl Driver {
                 tracing::info!(sid = %session.sid, worker_id = %session.worker_id, "session established");
                 self.renewed = session.since;
                 let (sid, worker_id) = (session.sid, session.worker_id.clone());
+                self.clocks.registered(self.boot_ms(session.since), session.registered_at);
+                (self.registration.put, self.registration.asks) = (Stopwatch::start(), false);
                 self.session = Some(session);
+                self.compare_clocks(); // news of it may have come before this
                 self.all_marks_read = Stopwatch::start();
                 self.step(Event::SessionGained(sid, worker_id)).await;
                 self.sweeper.notify_one();
@@ -400,6 +466,16 @@ impl Driver {
                 self.check_registration(); // news of it may have come before this
             }
             Input::RegisteredAgain(sid, registered) => self.take_name(sid, registered).await,
+            Input::Renewed { sid, sent, standing, revision } => {
+                self.registration.in_flight = false;
+                self.registration.failed = revision.is_none().then(Stopwatch::start);
+                if let (Some(session), Some(revision)) = (&mut self.session, revision)
+                    && session.sid == sid
+                {
+                    (session.standing, session.registered_at) = (standing, revision);
+                    self.clocks.registered(self.boot_ms(sent), revision);
+                }
+            }
             Input::KeptAlive { sid, sent } => {
                 if self.session.as_ref().is_some_and(|session| session.sid == sid) {
                     self.renewed = sent;
@@ -426,13 +502,14 @@ impl Driver {
     async fn take_workers(&mut self, registered: BTreeMap<String, Registration>) {
         let mut members = Members::default();
         for (id, registration) in &registered {
-            match registration.who {
-                Registered::Ours(_) => drop(members.ours.insert(id.clone(), registration.labels.clone())),
-                Registered::Seed => drop(members.seeds.insert(id.clone())),
-                Registered::Unreadable => {}
+            if registration.owns() {
+                members.ours.insert(id.clone(), registration.labels.clone());
+            } else if registration.who == Registered::Seed {
+                members.seeds.insert(id.clone());
             }
         }
         self.registered = registered;
+        self.compare_clocks();
         self.step(Event::MembersChanged(members)).await;
         self.check_registration();
     }
@@ -465,9 +542,10 @@ impl Driver {
         self.registering_again = true;
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
         let retries = Arc::clone(&self.retries);
+        let standing = self.standing();
         tokio::spawn(async move {
-            let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
-            let register = || session::register_again(kv, clock, &options.identity, &options.worker_id, sid);
+            let (kv, clock, id) = (ports.kv.as_ref(), ports.clock.as_ref(), options.worker_id.as_str());
+            let register = || session::register_again(kv, clock, &options.identity, id, sid, standing);
             let registered = until_answered(&retries.registration, register).await;
             let _gone = inputs.send(Input::RegisteredAgain(sid, registered)).await;
         });
@@ -488,6 +566,105 @@ impl Driver {
         self.check_registration(); // that name may be taken by now, too
     }
 
+    // --- clocks ---------------------------------------------------------------------------------------------------
+
+    fn boot_ms(&self, then: Stopwatch) -> i64 {
+        let since = self.started.elapsed().saturating_sub(then.elapsed());
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// This moment by both clocks. A process that is stopped between the two would see a step that was none.
+    fn moment(&self) -> Moment {
+        loop {
+            let now = Stopwatch::start();
+            let moment = Moment { wall: self.ports.clock.now(), boot_ms: self.boot_ms(now) };
+            if now.elapsed() < MOMENT_MAX {
+                return moment;
+            }
+        }
+    }
+
+    /// Takes the clocks of the registrations, and answers who asks for this worker's.
+    fn compare_clocks(&mut self) {
+        let own = self.session.as_ref().map(|session| session.sid);
+        self.clocks.take(self.moment(), own, &self.registered);
+        let Some(session) = &self.session else { return };
+        let with_clock = |registration: &Registration| registration.clock.is_some();
+        for (asker, registration) in &self.registered {
+            let (Registered::Ours(sid), Some(clock)) = (registration.who, registration.clock) else {
+                continue;
+            };
+            let is_new = registration.revision > self.registration.answered;
+            if !(clock.live && clock.asks && is_new && sid != session.sid) {
+                continue;
+            }
+            let all =
+                self.registered.iter().filter(|(id, registration)| *id != asker && with_clock(registration));
+            self.registration.asked_for |=
+                clocks::answers(&session.worker_id, sid, all.map(|(id, _)| id.as_str()));
+        }
+        let latest = self.registered.values().map(|registration| registration.revision).max();
+        self.registration.answered = self.registration.answered.max(latest.unwrap_or(0));
+    }
+
+    /// Looks at the wall clock before anything is decided by it.
+    fn look_at_clock(&mut self) -> (Timestamp, Vec<Action>) {
+        let moment = self.moment();
+        let was_trusted = self.clocks.trusted();
+        let Some(verdict) = self.clocks.look(moment) else { return (moment.wall, Vec::new()) };
+        let offset_ms = verdict.offset_ms;
+        if let Some(stepped_ms) = verdict.stepped_ms {
+            tracing::warn!(stepped_ms, "the machine's wall clock was stepped");
+        }
+        self.status.note_clock(offset_ms, verdict.trusted);
+        self.registration.asks |= verdict.ask;
+        if verdict.trusted == was_trusted {
+            return (moment.wall, Vec::new());
+        }
+        if verdict.trusted {
+            tracing::info!(offset_ms, "the clock agrees with the fleet's: fires are claimed");
+        } else {
+            tracing::error!(
+                offset_ms,
+                "the clock is more than {OFFSET_MAX_MS} ms from the median of the fleet's: nothing is claimed until it is mended"
+            );
+        }
+        (moment.wall, self.scheduler.step(moment.wall, Event::ClockTrusted(verdict.trusted)))
+    }
+
+    /// What a registration that is written now says.
+    fn standing(&self) -> Standing {
+        let aside = !self.clocks.trusted();
+        Standing { aside, asks: self.registration.asks }
+    }
+
+    /// Puts the registration again each minute, when its worker's standing has changed, and when somebody asks.
+    fn look_after_registration(&mut self) {
+        let Some(session) = &self.session else { return };
+        let is_right = session.standing.aside != self.clocks.trusted();
+        if self.draining || self.registering_again || !self.registration.is_due(is_right) {
+            return;
+        }
+        let (sid, worker_id, standing) = (session.sid, session.worker_id.clone(), self.standing());
+        let renewal = &mut self.registration;
+        (renewal.in_flight, renewal.asked_for, renewal.asks) = (true, false, false);
+        (renewal.put, renewal.after) = (Stopwatch::start(), Renewal::spread());
+        let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        let retries = Arc::clone(&self.retries);
+        tokio::spawn(async move {
+            let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
+            let sent = Stopwatch::start();
+            let renewed = session::renew(kv, clock, &options.identity, &worker_id, sid, standing).await;
+            if let Err(why) = &renewed {
+                retries.registration_renewal.failed(why);
+            } else {
+                retries.registration_renewal.worked();
+            }
+            let revision = renewed.ok().flatten();
+            let _gone = inputs.send(Input::Renewed { sid, sent, standing, revision }).await;
+        });
+    }
+
     // --- the session ----------------------------------------------------------------------------------------------
 
     /// Looks for a session in the background; the answer is [`Input::SessionReady`].
@@ -497,11 +674,12 @@ impl Driver {
             earlier.abort();
         }
         let (ports, options, inputs) = (self.ports.clone(), self.options.clone(), self.inputs.clone());
+        // Whoever is not known to be right asks at once.
+        let standing = Standing { asks: !self.clocks.trusted(), ..self.standing() };
         self.seeking = Some(tokio::spawn(async move {
-            let (kv, clock) = (ports.kv.as_ref(), ports.clock.as_ref());
-            let session =
-                session::establish(kv, clock, &options.identity, &options.worker_id, options.session_ttl)
-                    .await;
+            let (kv, clock, id) = (ports.kv.as_ref(), ports.clock.as_ref(), options.worker_id.as_str());
+            let ttl = options.session_ttl;
+            let session = session::establish(kv, clock, &options.identity, id, ttl, standing).await;
             let _gone = inputs.send(Input::SessionReady(session)).await;
         }));
     }
@@ -650,6 +828,8 @@ impl Driver {
         }
         self.registered.clear();
         self.registering_again = false;
+        (self.registration.in_flight, self.registration.answered) = (false, 0);
+        self.clocks.forget_revisions();
         // What is on its way is of before: nobody will say that it was answered.
         self.claims = Batches::new(CLAIMS_IN_FLIGHT);
         self.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
@@ -712,8 +892,9 @@ impl Driver {
     // --- the scheduler --------------------------------------------------------------------------------------------
 
     async fn step(&mut self, event: Event) {
-        let now = self.ports.clock.now();
-        for action in self.scheduler.step(now, event) {
+        let (now, mut actions) = self.look_at_clock();
+        actions.extend(self.scheduler.step(now, event));
+        for action in actions {
             self.perform(action).await;
         }
     }
@@ -758,11 +939,14 @@ impl Driver {
             }
             Action::Release { run_id, job, lock_revision, not_before } => {
                 let release = Release { run_id, lock: (job, lock_revision) };
-                if not_before <= self.ports.clock.now() {
+                let wait_ms = not_before.ms_since(self.ports.clock.now());
+                if wait_ms <= 0 {
                     return self.releases.put(release);
                 }
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
-                self.answer(Some(not_before), async move {
+                // A length of time, not a time: a clock that is put back must not hold the lock for as long.
+                let pause = Duration::from_millis(wait_ms.unsigned_abs());
+                self.answer(pause, async move {
                     let lock = std::slice::from_ref(&release.lock);
                     until_answered(&retries.locks, || claims::release_all(kv.as_ref(), lock)).await;
                     Some(Event::Released(release.run_id))
@@ -770,7 +954,7 @@ impl Driver {
             }
             Action::Move { open, from, to, rescue } => {
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
-                self.answer(None, async move {
+                self.answer(Duration::ZERO, async move {
                     let moving = || claims::take_over(kv.as_ref(), &open, from, to, rescue);
                     // Without an answer the new session is over too: the next one asks again.
                     let answer = until_answered(&retries.moves, moving).await?;
@@ -796,17 +980,10 @@ impl Driver {
     }
 
     /// Does something with the store in the background, within the bound of requests in flight, and takes its answer as an event.
-    fn answer(
-        &self,
-        not_before: Option<Timestamp>,
-        work: impl Future<Output = Option<Event>> + Send + 'static,
-    ) {
-        let (inputs, requests, clock) =
-            (self.inputs.clone(), Arc::clone(&self.requests), Arc::clone(&self.ports.clock));
+    fn answer(&self, pause: Duration, work: impl Future<Output = Option<Event>> + Send + 'static) {
+        let (inputs, requests) = (self.inputs.clone(), Arc::clone(&self.requests));
         tokio::spawn(async move {
-            if let Some(not_before) = not_before {
-                clock.sleep_until(not_before).await;
-            }
+            clock::sleep(pause).await;
             let permit = requests.acquire().await;
             let event = work.await;
             drop(permit);
@@ -821,8 +998,15 @@ impl Driver {
         while let Some(batch) = self.claims.next() {
             let (kv, inputs, status) =
                 (Arc::clone(&self.ports.kv), self.inputs.clone(), Arc::clone(&self.status));
+            let (clock, retries) = (Arc::clone(&self.ports.clock), Arc::clone(&self.retries));
             tokio::spawn(async move {
-                let answers = claims::claim_all(kv.as_ref(), &batch.members).await;
+                let answers = match ahead_of(clock.now(), &batch.members) {
+                    None => claims::claim_all(kv.as_ref(), &batch.members).await,
+                    Some(claim) => {
+                        retries.ahead.failed(&format!("{} at {}", claim.open.job, claim.mark.plan_time));
+                        vec![ClaimAnswer::NotApplied; batch.members.len()]
+                    }
+                };
                 for (claim, answer) in batch.members.iter().zip(&answers) {
                     if claim.kind == ClaimKind::Run {
                         status.count_claim(answer);
@@ -914,6 +1098,11 @@ impl Driver {
     }
 }
 
+/// A claim of a time further ahead than any claim may be (design P8). None is decided so; the clock may have been put back since.
+fn ahead_of(now: Timestamp, claims: &[Claim]) -> Option<&Claim> {
+    claims.iter().find(|claim| claim.mark.plan_time > now.plus_ms(LEAD_MAX_MS))
+}
+
 fn answered(claim: Claim, answer: ClaimAnswer) -> Event {
     Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer)
 }
@@ -996,6 +1185,9 @@ fn say(report: &Report) {
                 ?seeds,
                 "seed workers are registered: exactly-once holds among our own workers only"
             );
+        }
+        Report::MarkAhead(job, until) => {
+            tracing::error!(%job, %until, "the job's mark is in the future, put there by a clock that was ahead: nothing is due before that time");
         }
         Report::LeftToSeed(job, plan_time) => {
             tracing::warn!(%job, %plan_time, "a seed worker holds the job's lock: fires count as run by it until it lets go");

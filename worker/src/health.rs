@@ -15,12 +15,11 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>) {
     let router = Router::new()
         .route(
             "/healthz",
-            get(async |State(status): State<Arc<Status>>| answer(status.is_healthy(), "the loop is stuck")),
+            get(async |State(status): State<Arc<Status>>| {
+                answer((!status.is_healthy()).then(|| "the loop is stuck".to_owned()))
+            }),
         )
-        .route(
-            "/readyz",
-            get(async |State(status): State<Arc<Status>>| answer(status.is_ready(), "no session")),
-        )
+        .route("/readyz", get(async |State(status): State<Arc<Status>>| answer(status.not_ready())))
         .route("/metrics", get(async |State(status): State<Arc<Status>>| status.metrics()))
         .with_state(status);
     if let Err(why) = axum::serve(listener, router).await {
@@ -28,6 +27,9 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>) {
     }
 }
 
-fn answer(good: bool, why_not: &'static str) -> (StatusCode, &'static str) {
-    if good { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, why_not) }
+fn answer(why_not: Option<String>) -> (StatusCode, String) {
+    match why_not {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why_not) => (StatusCode::SERVICE_UNAVAILABLE, why_not + "\n"),
+    }
 }

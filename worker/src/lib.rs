@@ -4,6 +4,7 @@
 mod audit;
 mod batches;
 mod claims;
+mod clocks;
 pub mod data_dir;
 mod driver;
 mod exec;

@@ -58,6 +58,8 @@ pub(crate) struct LoopRetries {
     pub(crate) locks: Retries,
     pub(crate) moves: Retries,
     pub(crate) registration: Retries,
+    pub(crate) registration_renewal: Retries,
+    pub(crate) ahead: Retries,
     pub(crate) audit: Retries,
 }
 
@@ -70,6 +72,8 @@ impl Default for LoopRetries {
             locks: Retries::new("lock not freed"),
             moves: Retries::new("run not moved to the new session"),
             registration: Retries::new("not registered anew"),
+            registration_renewal: Retries::new("registration not put again"),
+            ahead: Retries::new("claim of a time that is too far ahead not sent"),
             audit: Retries::new("own keys not audited"),
         }
     }

@@ -16,6 +16,24 @@ const SUFFIX_MAX: usize = 64;
 const RETRY_MIN_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
 
+/// What a registration says beside who the worker is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Standing {
+    /// See [`Registration::aside`].
+    pub(crate) aside: bool,
+    /// See [`Registration::asks`].
+    pub(crate) asks: bool,
+}
+
+impl Standing {
+    /// A registration to be written now.
+    fn registration(self, identity: &Identity, sid: Sid, clock: &dyn Clock) -> Registration {
+        let mut registration = Registration::new(identity, sid, clock.now());
+        (registration.aside, registration.asks) = (self.aside, self.asks);
+        registration
+    }
+}
+
 /// A session that was established.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
@@ -24,6 +42,8 @@ pub(crate) struct Session {
     pub(crate) worker_id: String,
     /// Revision of the registration.
     pub(crate) registered_at: kv::Revision,
+    /// What it says.
+    pub(crate) standing: Standing,
     /// Since when the lease is counted: before it was asked for.
     pub(crate) since: Stopwatch,
     /// The watch has told of the registration: when it tells of none again, somebody has deleted it.
@@ -37,11 +57,12 @@ pub(crate) async fn establish(
     identity: &Identity,
     id: &str,
     ttl: Duration,
+    standing: Standing,
 ) -> Session {
     let retries = Retries::new("no session yet");
     let mut failures = 0;
     loop {
-        match try_establish(kv, clock, identity, id, ttl).await {
+        match try_establish(kv, clock, identity, id, ttl, standing).await {
             Ok(session) => return session, // which its caller says
             Err(why) => {
                 failures += 1;
@@ -58,12 +79,13 @@ async fn try_establish(
     identity: &Identity,
     id: &str,
     ttl: Duration,
+    standing: Standing,
 ) -> Result<Session, kv::Error> {
     let since = Stopwatch::start();
     let sid = open(kv, ttl).await?;
-    let registration = Registration::new(identity, sid, clock.now());
+    let registration = standing.registration(identity, sid, clock);
     let (worker_id, registered_at) = register(kv, &registration, id).await?;
-    Ok(Session { sid, worker_id, registered_at, since, seen: false })
+    Ok(Session { sid, worker_id, registered_at, standing, since, seen: false })
 }
 
 /// Opens a session: a lease, and the key that lives with it.
@@ -91,8 +113,33 @@ pub(crate) async fn register_again(
     identity: &Identity,
     id: &str,
     sid: Sid,
+    standing: Standing,
 ) -> Result<(String, kv::Revision), kv::Error> {
-    register(kv, &Registration::new(identity, sid, clock.now()), id).await
+    register(kv, &standing.registration(identity, sid, clock), id).await
+}
+
+/// Puts a registration again as long as it hangs on the session's own lease: one that was taken away, or that a seed worker has put its own
+/// over, does not come back. Its new revision; `None` when it was not put.
+pub(crate) async fn renew(
+    kv: &dyn Kv,
+    clock: &dyn Clock,
+    identity: &Identity,
+    id: &str,
+    sid: Sid,
+    standing: Standing,
+) -> Result<Option<kv::Revision>, kv::Error> {
+    let key = keys::worker(id);
+    let registration = standing.registration(identity, sid, clock);
+    let txn = Txn {
+        when: vec![
+            Compare::exists(keys::session(sid)),
+            Compare::Lease(key.clone().into(), Some(sid.lease())),
+        ],
+        then: vec![Op::put_leased(key, registration.encode(), sid.lease())],
+        otherwise: Vec::new(),
+    };
+    let reply = kv.txn(txn).await?;
+    Ok(reply.succeeded.then_some(reply.revision))
 }
 
 /// Registers under `id`, or `id~2`, … when others hold that. The registration that this very instance left behind is taken over at

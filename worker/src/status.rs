@@ -9,6 +9,7 @@ use common::clock::Stopwatch;
 use common::domain::record::Status as Outcome;
 use common::kv::Room;
 
+use crate::clocks::OFFSET_READY_MAX_MS;
 use crate::scheduler::ClaimAnswer;
 use crate::sink::Waiting;
 
@@ -24,6 +25,9 @@ pub struct Status {
     session: AtomicBool,
     open_runs: AtomicUsize,
     oldest_due_ms: AtomicI64,
+    clock_offset_ms: AtomicI64,
+    clock_trusted: AtomicBool,
+    marks_ahead: AtomicUsize,
     waiting_records: AtomicUsize,
     waiting_bytes: AtomicUsize,
     claims_won: AtomicU64,
@@ -49,6 +53,15 @@ impl Status {
 
     pub(crate) fn note_oldest_due(&self, age_ms: i64) {
         self.oldest_due_ms.store(age_ms, Relaxed);
+    }
+
+    pub(crate) fn note_clock(&self, offset_ms: i64, trusted: bool) {
+        self.clock_offset_ms.store(offset_ms, Relaxed);
+        self.clock_trusted.store(trusted, Relaxed);
+    }
+
+    pub(crate) fn note_marks_ahead(&self, number: usize) {
+        self.marks_ahead.store(number, Relaxed);
     }
 
     pub(crate) fn count_claim(&self, answer: &ClaimAnswer) {
@@ -90,10 +103,20 @@ impl Status {
         turned.is_some_and(|turned| turned.elapsed() < STUCK_AFTER)
     }
 
-    /// The loop turns, and there is a session: fires are claimed.
+    /// Why fires are not claimed, or not at their time: the loop is stuck, there is no session, the clock is wrong. `None` = ready.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.is_healthy() && self.session.load(Relaxed)
+    pub fn not_ready(&self) -> Option<String> {
+        let offset_ms = self.clock_offset_ms.load(Relaxed);
+        if !self.is_healthy() {
+            Some("the loop is stuck".to_owned())
+        } else if !self.session.load(Relaxed) {
+            Some("no session".to_owned())
+        } else if offset_ms.abs() > OFFSET_READY_MAX_MS {
+            let how = if offset_ms > 0 { "ahead of" } else { "behind" };
+            Some(format!("the clock is {} ms {how} the median of the fleet", offset_ms.abs()))
+        } else {
+            None
+        }
     }
 
     /// The counters in Prometheus' text format.
@@ -121,6 +144,24 @@ impl Status {
             "gauge",
             "Age of the oldest fire due and not claimed by its owner, 0 = none.",
             oldest.to_string(),
+        );
+        put(
+            "fleetcron_clock_offset_ms",
+            "gauge",
+            "This worker's wall clock minus the median of the fleet's, 0 = nothing to compare with.",
+            self.clock_offset_ms.load(Relaxed).to_string(),
+        );
+        put(
+            "fleetcron_clock_trusted",
+            "gauge",
+            "1 while fires are claimed by this worker's clock.",
+            u8::from(self.clock_trusted.load(Relaxed)).to_string(),
+        );
+        put(
+            "fleetcron_marks_ahead",
+            "gauge",
+            "Jobs of this worker that wait for a time over a minute ahead which a wrong clock has put into their mark.",
+            self.marks_ahead.load(Relaxed).to_string(),
         );
         put(
             "fleetcron_records_waiting",

@@ -1,7 +1,7 @@
 //! What the worker does to the store, on the embedded one: claims, sessions, sweeps, following, and the whole worker.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -466,8 +466,10 @@ fn identity(instance: &str) -> Identity {
     }
 }
 
+const OWNS: session::Standing = session::Standing { aside: false, asks: false };
+
 async fn establish(kv: &dyn Kv, instance: &str) -> session::Session {
-    session::establish(kv, &SystemClock, &identity(instance), "w", TTL).await
+    session::establish(kv, &SystemClock, &identity(instance), "w", TTL, OWNS).await
 }
 
 #[tokio::test]
@@ -502,6 +504,26 @@ async fn a_registration_that_a_seed_worker_or_somebody_unknown_holds_is_left_alo
         session::deregister(&kv, &not_ours).await.unwrap();
         assert!(get(&kv, keys::worker("w")).await.is_some());
     }
+}
+
+#[tokio::test]
+async fn a_registration_is_put_again_as_long_as_it_is_the_sessions_own_and_never_comes_back() {
+    let kv = store();
+    let session = establish(&kv, "one").await;
+    let aside = session::Standing { aside: true, asks: true };
+    let renew =
+        async || session::renew(&kv, &SystemClock, &identity("one"), "w", session.sid, aside).await.unwrap();
+    let revision = renew().await.expect("it is there");
+    let pair = get(&kv, keys::worker("w")).await.unwrap();
+    assert_eq!((pair.mod_revision, pair.lease), (revision, Some(session.sid.lease())));
+    let registration = Registration::decode(&pair.value).unwrap().unwrap();
+    assert!(registration.aside && registration.asks && registration.clock > Timestamp::ZERO);
+    put(&kv, keys::worker("w"), "").await;
+    assert_eq!(renew().await, None, "a seed worker has put its own over it");
+    assert_eq!(get(&kv, keys::worker("w")).await.unwrap().value, b"");
+    delete(&kv, keys::worker("w")).await;
+    assert_eq!(renew().await, None, "taken away, as by a drain");
+    assert_eq!(get(&kv, keys::worker("w")).await, None);
 }
 
 // --- sweeping ----------------------------------------------------------------------------------------------------------
@@ -725,7 +747,7 @@ fn a_worker_that_gets_no_session_for_a_while_comes_back() {
     });
     let status = status.recv_timeout(DEADLINE).unwrap();
     let waiting = clock::Stopwatch::start();
-    while !status.is_ready() {
+    while status.not_ready().is_some() {
         assert!(waiting.elapsed() < DEADLINE, "no session although the store is back");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -762,6 +784,73 @@ async fn a_worker_runs_a_job_writes_its_records_and_leaves_nothing_behind() {
         (seconds, times.len()),
         "each second once"
     );
+}
+
+/// The machine's clock, off by what the test says.
+#[derive(Default)]
+struct Off(AtomicI64);
+
+#[async_trait]
+impl Clock for Off {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus_ms(self.0.load(Ordering::Relaxed))
+    }
+    async fn sleep_until(&self, deadline: Timestamp) {
+        SystemClock.sleep_until(deadline.plus_ms(-self.0.load(Ordering::Relaxed))).await;
+    }
+}
+
+/// The records of a job that a worker ran.
+async fn ran(run_log: &dyn RunLog, job: &str, worker: &str) -> usize {
+    let by_it = |record: &&Record| record.worker.as_deref() == Some(worker) && record.exit_code.is_some();
+    records(run_log, job).await.iter().filter(by_it).count()
+}
+
+#[tokio::test]
+async fn of_workers_that_disagree_about_the_time_those_claim_that_most_agree_with() {
+    let ports = ports();
+    let jobs: Vec<String> = (0..8).map(|n| format!("job-{n}")).collect();
+    let off = Arc::new(Off::default());
+    let wrong = Ports { clock: Arc::clone(&off) as Arc<dyn Clock>, ..ports.clone() };
+    off.0.store(365 * 24 * 3600 * 1000, Ordering::Relaxed);
+    let start = |ports: &Ports, id: &str| {
+        let options = Options { worker_id: id.to_owned(), identity: identity(id), ..options() };
+        Worker::start(ports.clone(), options)
+    };
+    let mut good = start(&ports, "good");
+    wait_for("the good one's session", async || good.status().not_ready().is_none().then_some(())).await;
+    let mut bad = start(&wrong, "bad");
+    for job in &jobs {
+        put_job(ports.kv.as_ref(), job, "true").await;
+    }
+    let why = wait_for("the wrong one to say so", async || {
+        bad.status().not_ready().filter(|why| why.contains("ahead of the median"))
+    })
+    .await;
+    assert!(bad.status().metrics().contains("fleetcron_clock_trusted 0"), "{why}");
+    let run_log = ports.run_log.as_ref();
+    for job in &jobs {
+        wait_for("runs of each job", async || (ran(run_log, job, "good").await >= 2).then_some(())).await;
+        assert_eq!(ran(run_log, job, "bad").await, 0);
+    }
+    let standing = get(ports.kv.as_ref(), keys::worker("bad")).await.unwrap();
+    assert!(Registration::decode(&standing.value).unwrap().unwrap().aside, "it owns nothing");
+
+    off.0.store(0, Ordering::Relaxed);
+    wait_for("a run by the mended one", async || {
+        for job in &jobs {
+            if ran(run_log, job, "bad").await > 0 {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    assert_eq!(bad.status().not_ready(), None);
+    for worker in [&mut bad, &mut good] {
+        worker.drain().await;
+        clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::clock::Timestamp;
+use common::clock::{Stopwatch, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::options::Labels;
@@ -19,7 +20,7 @@ use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
 use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen};
-use crate::session::Session;
+use crate::session::{Session, Standing};
 use crate::witness::Era;
 
 /// What the loop is told.
@@ -35,8 +36,10 @@ pub(crate) enum Input {
     SessionReady(Session),
     /// It has registered again, under this name and at this revision; `None`: its session is over.
     RegisteredAgain(Sid, Option<(String, Revision)>),
+    /// Its registration was put again, by a request sent then, standing so; no revision: it was not.
+    Renewed { sid: Sid, sent: Stopwatch, standing: Standing, revision: Option<Revision> },
     /// Its lease was renewed by a request sent then.
-    KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
+    KeptAlive { sid: Sid, sent: Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
     /// A batch of claims was sent, and this came of each.
@@ -81,13 +84,39 @@ impl Inputs {
 }
 
 /// A registration as it was read.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Registration {
     pub(crate) who: Registered,
     /// Of the worker; a seed worker has none.
     pub(crate) labels: Labels,
     /// Of its key.
     pub(crate) revision: Revision,
+    /// Of one of our workers that renews it.
+    pub(crate) clock: Option<ClockSeen>,
+}
+
+impl Registration {
+    /// One of our workers, which owns fires.
+    pub(crate) fn owns(&self) -> bool {
+        matches!(self.who, Registered::Ours(_)) && self.clock.is_none_or(|clock| !clock.aside)
+    }
+}
+
+/// What a registration says about its worker's clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClockSeen {
+    /// The worker's wall clock when it wrote.
+    pub(crate) says: Timestamp,
+    /// When it came here.
+    pub(crate) came: Stopwatch,
+    /// It came as a change, and so about when it was written.
+    pub(crate) live: bool,
+    /// How often it is written.
+    pub(crate) renewed_every: Duration,
+    /// Its worker claims nothing: its clock is not trusted.
+    pub(crate) aside: bool,
+    /// Its worker asks others for theirs.
+    pub(crate) asks: bool,
 }
 
 /// Who registered under an id.
@@ -175,8 +204,9 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
                 if first {
                     registered.clear();
                 }
-                registered
-                    .extend(pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair)))));
+                registered.extend(
+                    pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair, false)))),
+                );
                 whole = last;
             }
             News::Changed(changes) => {
@@ -185,7 +215,7 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
                     if change.is_delete() {
                         registered.remove(&id);
                     } else {
-                        registered.insert(id, registration(&change.pair));
+                        registered.insert(id, registration(&change.pair, true));
                     }
                 }
             }
@@ -205,16 +235,27 @@ fn worker_id(pair: &Pair) -> Option<String> {
     pair.key.strip_prefix(keys::WORKERS).map(str::to_owned)
 }
 
-fn registration(pair: &Pair) -> Registration {
-    let (who, labels) = match worker::Registration::decode(&pair.value) {
-        Ok(Some(registration)) => (Registered::Ours(registration.sid), registration.labels),
-        Ok(None) => (Registered::Seed, Labels::new()),
+fn registration(pair: &Pair, live: bool) -> Registration {
+    let (who, labels, clock) = match worker::Registration::decode(&pair.value) {
+        Ok(Some(registration)) => {
+            let clock = ClockSeen {
+                says: registration.clock,
+                came: Stopwatch::start(),
+                live,
+                renewed_every: Duration::from_secs(registration.renewed_seconds),
+                aside: registration.aside,
+                asks: registration.asks,
+            };
+            let renewed = registration.renewed_seconds > 0;
+            (Registered::Ours(registration.sid), registration.labels, renewed.then_some(clock))
+        }
+        Ok(None) => (Registered::Seed, Labels::new(), None),
         Err(why) => {
             tracing::error!(key = %pair.key, %why, "registration cannot be read: not counted as a worker");
-            (Registered::Unreadable, Labels::new())
+            (Registered::Unreadable, Labels::new(), None)
         }
     };
-    Registration { who, labels, revision: pair.mod_revision }
+    Registration { who, labels, revision: pair.mod_revision, clock }
 }
 
 async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {

@@ -11,6 +11,8 @@ use crate::kv::LeaseId;
 
 /// Format version that is written.
 const VERSION: u64 = 1;
+/// A registration is put again at least this often, in seconds, so that others know the worker's clock.
+pub const RENEWED_SECONDS: u64 = 60;
 
 /// A session: a worker's lease. Written in hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,6 +89,20 @@ pub struct Registration {
     pub clock: Timestamp,
     /// When the worker started.
     pub started_at: Timestamp,
+    /// It is put again at least this often, in seconds; 0 = never, as by versions before that was built.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub renewed_seconds: u64,
+    /// The worker claims nothing and owns nothing: its clock is not known to agree with the others', or not yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aside: bool,
+    /// It asks some of the others to put theirs again, so that it can compare its clock with theirs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a worker knows about itself, whatever its session.
@@ -122,6 +138,9 @@ impl Registration {
             max_runs: identity.max_runs,
             clock: now,
             started_at: identity.started_at,
+            renewed_seconds: RENEWED_SECONDS,
+            aside: false,
+            asks: false,
         }
     }
 

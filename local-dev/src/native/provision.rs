@@ -300,12 +300,58 @@ fn fetch_debootstrap(into: &Path) -> Result<(), String> {
     if into.join("usr/sbin/debootstrap").exists() {
         return Ok(());
     }
+    unpack_package("debootstrap", into)
+}
+
+/// Fetches a package of this machine's own Debian and unpacks it into a directory, without installing it.
+fn unpack_package(name: &str, into: &Path) -> Result<(), String> {
     let package = into.join("package");
     fs::create_dir_all(&package).map_err(|e| e.to_string())?;
-    run(Command::new("apt-get").current_dir(&package).args(["--quiet", "download", "debootstrap"]))?;
+    run(Command::new("apt-get").current_dir(&package).args(["--quiet", "download", name]))?;
     let mut files = fs::read_dir(&package).map_err(|e| e.to_string())?;
     let file = files.next().and_then(Result::ok).ok_or("apt-get has fetched nothing")?;
     run(Command::new("dpkg-deb").arg("--extract").arg(file.path()).arg(into))
+}
+
+/// Where the tests look for libfaketime.
+#[must_use]
+pub fn faketime_path() -> PathBuf {
+    target().join("tools/libfaketime.so.1")
+}
+
+/// The library that shows programs another time than the machine's, for those with several threads.
+///
+/// # Errors
+/// What is missing for it.
+pub fn faketime() -> Result<Found, Missing> {
+    let link_path = faketime_path();
+    let found = |origin: &str| Ok(Found { program: link_path.clone(), origin: origin.to_owned() });
+    if link_path.exists() {
+        return found("libfaketime, as found before");
+    }
+    if let Some(library) = faketime_below(Path::new("/")) {
+        link(&library, &link_path)?;
+        return found("libfaketime of this machine");
+    }
+    let fetched = target().join("tools/faketime");
+    let unpacked = unpack_package("libfaketime", &fetched)
+        .and_then(|()| faketime_below(&fetched).ok_or("the package has no such library".to_owned()));
+    let library = unpacked.map_err(|why| Missing {
+        what: format!("libfaketime is not installed, and cannot be fetched: {why}"),
+        how_to_get: "install it (Debian: `apt-get install faketime`)".to_owned(),
+    })?;
+    link(&library, &link_path)?;
+    found("libfaketime's Debian package, unpacked")
+}
+
+/// Debian has it in a directory of the machine's architecture, others in `lib` or `lib64`.
+fn faketime_below(root: &Path) -> Option<PathBuf> {
+    let libraries = root.join("usr/lib");
+    let triplets = fs::read_dir(&libraries).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut dirs: Vec<PathBuf> = triplets.filter(|dir| dir.is_dir()).collect();
+    dirs.extend([libraries, root.join("usr/lib64")]);
+    dirs.sort();
+    dirs.into_iter().map(|dir| dir.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
 }
 
 /// The mirror of Debian that this machine uses itself: it may reach no other.

@@ -228,6 +228,8 @@ pub enum Event {
     MoveAnswered(RunId, Sid, u64, MoveAnswer),
     /// Somebody asks to kill runs of a job: these, or (`None`) those claimed before the revision of the request.
     KillAsked(JobName, Option<Vec<RunId>>, Revision),
+    /// Whether fires may be claimed by this worker's clock (design P8). What is claimed and what runs goes on in any case.
+    ClockTrusted(bool),
     /// The record sink holds as much as it may: nothing more is claimed until it holds less.
     SinkFull(bool),
     /// Claim nothing more.
@@ -325,6 +327,8 @@ pub enum Report {
     BadJob(JobName, String),
     /// A mark in the store cannot be read; its job is left alone.
     BadMark(JobName, String),
+    /// A job waits for a time far ahead, which a wrong clock has put into its mark.
+    MarkAhead(JobName, Timestamp),
     /// Fires were let go.
     Skipped(OpenRun),
     /// A seed worker is registered, or the last one left: fires may run twice while one is there.

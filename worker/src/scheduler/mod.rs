@@ -13,6 +13,7 @@ mod runs;
 mod schedules;
 #[cfg(test)]
 mod tests;
+mod wall_clock;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -86,6 +87,11 @@ pub struct Scheduler {
     /// The store went back: fires up to this time may have run in what it was before.
     floor: Timestamp,
     sink_full: bool,
+    clock_trusted: bool,
+    /// The time of the last event.
+    last_now: Timestamp,
+    /// Jobs whose mark is far ahead.
+    marks_ahead: BTreeSet<JobName>,
     draining: bool,
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
     killing: bool,
@@ -128,6 +134,9 @@ impl Scheduler {
             base: Timestamp::ZERO,
             floor: Timestamp::ZERO,
             sink_full: false,
+            clock_trusted: true,
+            last_now: Timestamp::ZERO,
+            marks_ahead: BTreeSet::new(),
             draining: false,
             killing: false,
             jobs: BTreeMap::new(),
@@ -149,6 +158,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.keep_floor_in_bounds(now);
+        self.notice_step_back(now);
         match event {
             Event::Woke => {}
             Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
@@ -186,6 +196,10 @@ impl Scheduler {
             }
             Event::KillAsked(job, run_ids, revision) => {
                 self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
+            }
+            Event::ClockTrusted(trusted) => {
+                let before = std::mem::replace(&mut self.clock_trusted, trusted);
+                self.look_at_all_if(before != trusted, now);
             }
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
@@ -423,6 +437,7 @@ impl Scheduler {
             self.set_timer(name, None);
             self.set_behind(name, None);
             self.waiting_for_room.remove(name);
+            self.marks_ahead.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
             if let Some(due) = state.unclaimed {
                 self.unclaimed.remove(&(due, name.clone()));
@@ -650,7 +665,7 @@ impl Scheduler {
             state.due = None; // not this worker's to claim
             return None;
         };
-        if self.sink_full || state.reading {
+        if !self.clock_trusted || self.sink_full || state.reading {
             return None;
         }
         if let Some(stale_until) = state.stale_until {
@@ -696,6 +711,7 @@ impl Scheduler {
             out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
             return None;
         };
+        self.note_mark(name, &mark, now, out);
         self.take_turn(name, &definition, &schedule, (&mark, mark_revision), (rank, offset), now, out)
     }
 

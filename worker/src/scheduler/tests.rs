@@ -395,6 +395,102 @@ fn a_clock_that_steps_back_runs_nothing_twice() {
 }
 
 #[test]
+fn nothing_is_claimed_by_a_clock_that_is_not_trusted_and_what_is_claimed_goes_on() {
+    let mut world = World::new();
+    world.saved("a", "* * * * * *");
+    world.saved("b", "0 * * * * *");
+    world.run_to(990); // claimed for 1000
+    world.feed(Event::ClockTrusted(false));
+    world.run_to(3_500);
+    assert_eq!(world.start_times(), [1_000], "what was claimed starts");
+    let open = world.starts().pop().unwrap();
+    world.end(&open, Status::Succeeded);
+    assert_eq!(world.records().len(), 1, "and ends");
+    world.run_to(30_000);
+    assert_eq!(world.claims().len(), 1, "no skip is written either: by which time?");
+    assert_eq!(world.scheduler.oldest_due_unclaimed(at(30_000)), None, "it is no owner");
+    world.feed(Event::ClockTrusted(true));
+    world.run_to(30_010);
+    let last = (2_000, 24_000, 23, SkipReason::Misfire);
+    assert_eq!(world.skips().last(), Some(&last), "the policy decides about what passed");
+    world.run_to(60_000);
+    assert_eq!(world.start_times().last(), Some(&60_000));
+}
+
+#[test]
+fn an_unanswered_claim_is_asked_about_also_by_a_clock_that_is_not_trusted() {
+    let (mut world, claim) = World::claiming();
+    world.feed(Event::ClockTrusted(false));
+    world.feed(answer(&claim, ClaimAnswer::Unknown));
+    world.take_actions();
+    world.run_to(world.now + RETRY_MS);
+    assert_eq!(world.last_claim().open.run_id, claim.open.run_id, "only writing decides");
+}
+
+#[test]
+fn what_is_tried_again_soon_does_not_wait_for_as_long_as_the_clock_was_put_back() {
+    // A claim that was not applied.
+    let (mut world, claim) = World::claiming();
+    let due = claim.open.plan_time.ms() - START_MS;
+    world.run_to(due + 10);
+    world.feed(answer(&claim, ClaimAnswer::NotApplied));
+    world.now = -3_600_000;
+    world.take_actions();
+    world.claims_win = true;
+    world.feed(Event::Woke);
+    world.run_to(due);
+    assert_eq!(world.start_times(), [due], "at its time, which comes again, and once");
+
+    // News of an edit that a refusal has announced.
+    let (mut world, claim) = World::claiming();
+    world.feed(world.refusal(&claim, |refusal| refusal.job_revision += 1));
+    world.now = -3_600_000;
+    world.claims_win = true;
+    world.take_actions();
+    world.feed(Event::Woke);
+    let wake = world.scheduler.wake_at().unwrap();
+    assert!(wake <= at(world.now + STALE_RETRY_MS), "asked again within {STALE_RETRY_MS} ms, not in an hour");
+
+    // A job put by other hands, seen just before.
+    let mut world = World::new();
+    let seen = world.seen("a", "* * * * * *", "true");
+    world.feed(Event::ClockTrusted(false));
+    world.feed(Event::JobPut(seen));
+    world.now = -3_600_000;
+    world.feed(Event::ClockTrusted(true));
+    world.run_to(world.now + 1_000);
+    assert_eq!(world.start_times(), [-3_599_000], "its fires count from the time as it is now");
+}
+
+#[test]
+fn a_mark_far_ahead_is_said_once_and_no_more_when_its_time_has_come() {
+    let mut world = World::new();
+    world.saved("a", "0 * * * * *");
+    world.run_to(60_000);
+    let open = world.starts().pop().unwrap();
+    world.end(&open, Status::Succeeded);
+    world.now = -3_600_000;
+    let said = |world: &World| {
+        world.actions.iter().filter(|action| matches!(action, Action::Report(Report::MarkAhead(..)))).count()
+    };
+    world.feed(Event::Woke);
+    world.feed(Event::ClockTrusted(false));
+    world.feed(Event::ClockTrusted(true));
+    assert_eq!((said(&world), world.scheduler.marks_ahead()), (1, 1));
+    assert!(world.has(&Action::Report(Report::MarkAhead(name("a"), at(60_000)))));
+    world.run_to(120_000);
+    assert_eq!((said(&world), world.scheduler.marks_ahead()), (1, 0));
+    assert_eq!(world.start_times(), [60_000, 120_000]);
+    world.now = 0;
+    world.feed(Event::Woke);
+    assert_eq!((said(&world), world.scheduler.marks_ahead()), (2, 1));
+    let open = world.starts().pop().unwrap();
+    world.end(&open, Status::Succeeded);
+    world.delete("a");
+    assert_eq!(world.scheduler.marks_ahead(), 0);
+}
+
+#[test]
 fn a_worker_that_is_late_by_seconds_still_starts_the_fire() {
     let mut world = World::new();
     world.saved("a", "0 * * * * *");
