@@ -250,7 +250,7 @@ await check("options are shown, kept by an edit, changed, and their faults stand
   await fill({ startDeadlineSeconds: "0", jitterSeconds: "", selector: " zone = a " });
   await button("Save").click();
   await heading("other options");
-  equal(await stored("other"), { ...job, name: "other options", startDeadlineSeconds: 0, selector: { zone: "a" } });
+  equal(await stored("other"), { ...job, name: "other options", command: "echo edited", startDeadlineSeconds: 0, selector: { zone: "a" } });
 });
 
 await check("a failure that belongs to no field stands at the top of the form", async () => {
@@ -780,7 +780,7 @@ const VIEWS = [
   ["job-none", "#/jobs/the%20other%20one", async () => page.locator(".empty").waitFor()],
   ["workers", `#/workers?worker=${encodeURIComponent(WORKER)}`, async () => page.locator(".detail dd").first().waitFor()],
   ["form", "#/new", async () => {
-    await page.locator("dialog summary").click();
+    await page.locator("dialog summary").first().click();
     await page.locator("dialog button[type=submit]").click();
     await page.locator("#name-fault span").waitFor();
   }],

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use common::clock::Timestamp;
 use mongodb::bson::Document;
 use serde_json::json;
 use tests::fixtures::{Fleet, SOON, now_ms, number, status, wait_for};
@@ -20,17 +21,24 @@ fn plan_times(records: &[Document], wanted: &str, start: i64) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_missed_while_every_worker_was_gone_runs_as_each_job_says() {
     let Some(mut fleet) = Fleet::start("misfire").await else { return };
-    fleet.worker("w1", &TTL).await;
-    let start = now_ms() / 1000;
-    // Three fires in a time without workers; the next ones are a minute away.
+    fleet.worker("w1", &[]).await;
+    // Three fires of one minute, soon and never again, in a time without workers.
+    let mut start = now_ms() / 1000;
+    if (start + 10) % 60 > 55 {
+        start += 5;
+    }
     let missed = [10, 12, 14];
     let seconds = missed.map(|after| ((start + after) % 60).to_string()).join(",");
+    let minute = Timestamp::from_ms((start + missed[0]) * 1000).rfc3339();
+    let [year, month, day, hour, minute] = [0..4, 5..7, 8..10, 11..13, 14..16].map(|at| &minute[at]);
+    let cron = format!("{seconds} {minute} {hour} {day} {month} * {year}");
     let dir = fleet.dir.path().to_path_buf();
     let file = |job: &str| dir.join(job);
     for (job, misfire) in [("usual", None), ("all", Some("all")), ("skip", Some("skip"))] {
         let command = format!("echo $(($CRON_PLAN_TIME / 1000 - {start})) >> '{}'", file(job).display());
+        // However slowly the second worker starts here, it is in time.
         let mut value =
-            json!({"name": job, "command": command, "cronExpr": format!("{seconds} * * * * * *")});
+            json!({"name": job, "command": command, "cronExpr": cron, "startDeadlineSeconds": 600});
         if let Some(misfire) = misfire {
             value["misfire"] = misfire.into();
         }
@@ -43,7 +51,7 @@ async fn what_was_missed_while_every_worker_was_gone_runs_as_each_job_says() {
     // The absence itself is what is tried: the last fire is then older than a fire that simply starts late.
     wait_for("the time without workers", SOON, async || (now_ms() / 1000 > start + 30).then_some(())).await;
 
-    fleet.worker("w2", &TTL).await;
+    fleet.worker("w2", &[]).await;
     let finished = async |job: &str, records: usize| {
         wait_for(&format!("the records of {job}"), SOON, async || {
             let found = fleet.records(job).await;
