@@ -1,9 +1,11 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
 //! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip.
+//! `cargo run -p tests -- soak [fires]` fires so many times on each kind of store (100,000) and counts records and bytes.
 
 mod init_time;
 mod licences;
 mod report;
+mod soak;
 mod zips;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +59,16 @@ fn main() -> ExitCode {
         && word == "hold"
     {
         return exit(runtime.block_on(hold(Path::new(dir))));
+    }
+    if let [word, fires @ ..] = words.as_slice()
+        && word == "soak"
+    {
+        let fires = match fires {
+            [] => Ok(soak::FIRES),
+            [fires] => fires.parse().context("a number of fires"),
+            _ => Err(anyhow::anyhow!("soak takes one number: how many fires")),
+        };
+        return exit(fires.and_then(|fires| runtime.block_on(soak::soak(fires))));
     }
     match runtime.block_on(run(&words)) {
         Ok(code) => code,

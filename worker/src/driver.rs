@@ -245,6 +245,7 @@ impl Driver {
             Arc::clone(&self.ports.kv),
             Arc::clone(&self.status),
             Arc::clone(&self.first),
+            self.witness.full(),
         ));
         self.seek_session();
         while !(self.draining && self.scheduler.is_idle()) {
