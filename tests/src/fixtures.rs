@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::clock::{Clock, Stopwatch, SystemClock, sleep};
-use etcd_client::PutOptions;
+use etcd_client::{ConnectOptions, PutOptions};
 use futures::TryStreamExt;
 use local_dev::native::guard::Guard;
 use local_dev::native::servers::{self, Server, Site, Stores, Watch, Worker};
@@ -186,6 +186,8 @@ pub struct Fleet {
     pub dir: TestDir,
     /// Who keeps and guards its servers.
     pub site: Site,
+    /// User and password of [`Self::kv`], once etcd asks for them.
+    pub credentials: Option<(&'static str, &'static str)>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -195,6 +197,14 @@ impl Fleet {
     /// # Panics
     /// When they do not start.
     pub async fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, &[]).await
+    }
+
+    /// [`Self::start`], with further flags of etcd.
+    ///
+    /// # Panics
+    /// When they do not start.
+    pub async fn start_with(test: &str, etcd_flags: &[&str]) -> Option<Self> {
         // These tests count the seconds in which jobs fire: two fleets at once would make each other late.
         static ALONE: Mutex<()> = Mutex::const_new(());
         if !has_etcd(test) || !has_mongo(test) {
@@ -203,9 +213,18 @@ impl Fleet {
         let alone = ALONE.lock().await;
         let dir = TestDir::new(test);
         let site = site(&dir);
-        let etcd = Server::etcd(&site, None, &[]).await.unwrap();
+        let etcd = Server::etcd(&site, None, etcd_flags).await.unwrap();
         let mongo = Server::mongo(&site, None).await.unwrap();
-        Some(Self { workers: Vec::new(), watch: None, mongo, etcd, dir, site, _alone: alone })
+        Some(Self {
+            workers: Vec::new(),
+            watch: None,
+            mongo,
+            etcd,
+            dir,
+            site,
+            credentials: None,
+            _alone: alone,
+        })
     }
 
     /// The addresses of the stores.
@@ -250,7 +269,9 @@ impl Fleet {
     /// # Panics
     /// When etcd is away.
     pub async fn kv(&self) -> etcd_client::Client {
-        etcd_client::Client::connect([self.etcd.url()], None).await.unwrap()
+        let options =
+            self.credentials.map(|(user, password)| ConnectOptions::new().with_user(user, password));
+        etcd_client::Client::connect([self.etcd.url()], options).await.unwrap()
     }
 
     /// Puts a key by other hands (`etcdctl put`).

@@ -1,5 +1,6 @@
 //! What the tests share: the exams of the two storage seams, and fleets of real parts.
 
+pub mod account;
 pub mod aws;
 pub mod chaos;
 pub mod cluster;

@@ -1,12 +1,14 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
 //! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip; `… -- bench [what…]`
-//! what the workers can do (`bench/`). `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
+//! what the workers can do (`bench/`). `… -- soak [fires]` fires so many times on each kind of store (100,000) and counts records and bytes.
+//! `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
 
 mod bench;
 mod init_time;
 mod licences;
 mod long_runs;
 mod report;
+mod soak;
 mod zips;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
     match words.split_first() {
         Some((word, rest)) if word == "chaos" => return exit(runtime.block_on(long_runs::chaos(rest))),
         Some((word, rest)) if word == "upgrade" => return exit(runtime.block_on(long_runs::upgrade(rest))),
+        Some((word, rest)) if word == "soak" => return exit(runtime.block_on(soak::run(rest))),
         _ => {}
     }
     match runtime.block_on(run(&words)) {

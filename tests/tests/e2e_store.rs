@@ -6,14 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use common::clock::sleep;
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions, Permission};
+use tests::account::{Account, all_running, finish};
 use tests::fixtures::{Counting, Fleet, SOON, now_ms, number, status, wait_for};
+use tests::line::Line;
 
 const SHORT_SESSIONS: [(&str, &str); 1] = [("CRON_SESSION_TTL_SECONDS", "4")];
 
 /// Starts a fleet, or leaves the test (it has said why).
 macro_rules! fleet {
     ($test:literal) => {
-        match Fleet::start($test).await {
+        fleet!($test, &[])
+    };
+    ($test:literal, $etcd:expr) => {
+        match Fleet::start_with($test, $etcd).await {
             Some(fleet) => fleet,
             None => return,
         }
@@ -72,15 +79,15 @@ async fn workers_notice_an_etcd_that_was_restored_from_a_backup_and_run_nothing_
     let saved = now_ms() / 1000;
     all_ran_after(&jobs, saved + 2).await;
 
-    // The backup: the data directory of a stopped etcd.
+    // The backup: the data directory of an etcd that does not run.
     let (data, backup) = (fleet.dir.path().join("etcd"), fleet.dir.path().join("backup"));
-    fleet.etcd.stop().await;
+    fleet.etcd.kill(); // told to end, it would take longer than a lease while watches are open
     copy_dir(&data, &backup);
     fleet.etcd.restart().await.unwrap();
     let backed_up = now_ms() / 1000;
     all_ran_after(&jobs, backed_up + 6).await; // fires that the backup knows nothing of
 
-    fleet.etcd.stop().await;
+    fleet.etcd.kill();
     std::fs::remove_dir_all(&data).unwrap();
     copy_dir(&backup, &data);
     fleet.etcd.restart().await.unwrap();
@@ -118,5 +125,236 @@ async fn workers_notice_an_etcd_that_was_restored_from_a_backup_and_run_nothing_
     }
     for worker in 0..2 {
         assert!(!log_of(&mut fleet, worker).contains("it was run twice"), "worker {worker}");
+    }
+}
+
+/// Lets the jobs go, and holds files, records and the seconds since `first` against each other.
+async fn assert_every_second_accounted(fleet: &mut Fleet, jobs: &[Counting], first: i64) {
+    let last = finish(fleet, jobs).await;
+    let records = fleet.all_records().await;
+    for job in jobs {
+        Account::of(job, &records).assert_accounted(first..=last, job);
+    }
+    for worker in 0..fleet.workers.len() {
+        let log = log_of(fleet, worker);
+        assert!(!log.contains("it was run twice"), "worker {worker}: {log}");
+        assert!(fleet.workers[worker].process().ended().is_none(), "worker {worker} lives");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_down_while_etcd_was_put_back_runs_nothing_again() {
+    let mut fleet = fleet!("etcd-restored-worker-down");
+    fleet.worker("w1", &SHORT_SESSIONS).await;
+    let jobs = fleet.put_counting_jobs(5).await;
+    all_ran_after(&jobs, 0).await;
+    let (data, backup) = (fleet.dir.path().join("etcd"), fleet.dir.path().join("backup"));
+    fleet.etcd.kill();
+    copy_dir(&data, &backup);
+    fleet.etcd.restart().await.unwrap();
+    let backed_up = now_ms() / 1000;
+    all_ran_after(&jobs, backed_up + 6).await; // fires that the backup knows nothing of
+
+    fleet.workers[0].crash();
+    fleet.etcd.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_dir(&backup, &data);
+    fleet.etcd.restart().await.unwrap();
+    fleet.workers[0].restart().await.unwrap();
+
+    let restored = now_ms() / 1000;
+    all_ran_after(&jobs, restored + 5).await;
+    let log = log_of(&mut fleet, 0);
+    assert!(log.contains("the store was put back to an earlier state"), "{log}");
+    assert_none_twice(&jobs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_etcd_is_full_everything_waits_and_afterwards_goes_on() {
+    let mut fleet = fleet!("etcd-full", &["--quota-backend-bytes=16777216"]);
+    fleet.worker("w1", &SHORT_SESSIONS).await;
+    fleet.worker("w2", &SHORT_SESSIONS).await;
+    let jobs = fleet.put_counting_jobs(5).await;
+    let first = all_running(&jobs).await;
+    let sessions = fleet.keys("/cron/sessions/").await;
+    // A run that begins before and ends while etcd is full.
+    let out = fleet.dir.path().join("long");
+    let command = format!("echo >> '{}'; sleep 8; echo done", out.display());
+    fleet.put_job("long", &command, "* * * * * * *").await;
+    wait_for("the long run", SOON, async || out.exists().then_some(())).await;
+    fleet.delete_prefix("/cron/jobs/long").await;
+
+    // Many at once, so that some are on their way when the quota is crossed.
+    let filler = "x".repeat(1_000_000);
+    let kv = fleet.kv().await;
+    let fill = |n: u32| {
+        let (mut kv, filler) = (kv.clone(), filler.clone());
+        async move { kv.put(format!("/fill/{n}"), filler, None).await }
+    };
+    let filled = futures::future::join_all((0..40).map(fill)).await;
+    assert!(filled.iter().any(Result::is_err), "etcd is full");
+    let refused: Vec<usize> = (0..40).filter(|n| filled[*n].is_err()).collect();
+    let there = fleet.keys("/fill/").await;
+    let done_all_the_same = refused.iter().filter(|n| there.contains(&format!("/fill/{n}"))).count();
+    println!("of 40 puts etcd refused {}, and did {done_all_the_same} of these all the same", refused.len());
+
+    let record = fleet.record("long", |record| status(record) == "succeeded").await;
+    assert_eq!(record.get_str("output").unwrap(), "done\n");
+    wait_for("both say that the store is full", SOON, async || {
+        (0..2).all(|worker| log_of(&mut fleet, worker).contains("the store is full")).then_some(())
+    })
+    .await;
+    sleep(Duration::from_secs(10)).await; // longer than the leases: that they are renewed is what is tried
+    assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "no session was lost");
+
+    // What its operator does.
+    fleet.delete_prefix("/fill/").await;
+    let mut kv = fleet.kv().await;
+    let revision = kv.get("x", None).await.unwrap().header().unwrap().revision();
+    kv.compact(revision, Some(CompactionOptions::new().with_physical())).await.unwrap();
+    kv.defragment().await.unwrap();
+    let alarms = kv.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap();
+    for alarm in alarms.alarms() {
+        let mut member = AlarmOptions::new();
+        member.with_member(alarm.member_id());
+        kv.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
+    }
+
+    let back = now_ms() / 1000;
+    all_ran_after(&jobs, back + 5).await;
+    assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "nor was one lost by coming back");
+    assert_every_second_accounted(&mut fleet, &jobs, first).await;
+    assert!(fleet.keys("/cron/lock/").await.is_empty(), "no lock is left behind");
+    for worker in 0..2 {
+        let log = log_of(&mut fleet, worker);
+        let lines = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).count();
+        println!("worker {worker} said {lines} lines");
+        assert!(lines < 100, "{log}");
+    }
+}
+
+/// Makes etcd ask for users.
+async fn enable_users(fleet: &mut Fleet) {
+    let mut kv = fleet.kv().await;
+    for name in ["root", "worker"] {
+        kv.user_add(name, "secret", None).await.unwrap();
+        kv.role_add(name).await.unwrap();
+        kv.user_grant_role(name, name).await.unwrap();
+    }
+    let all = Permission::read_write("/cron/").with_range_end("/cron0");
+    kv.role_grant_permission("worker", all).await.unwrap();
+    kv.auth_enable().await.unwrap();
+    fleet.credentials = Some(("root", "secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_expire_are_renewed_and_what_somebody_leaves_in_a_session_is_closed() {
+    const USER: [(&str, &str); 3] = [
+        ("CRON_SESSION_TTL_SECONDS", "4"),
+        ("CRON_ETCD_USERNAME", "worker"),
+        ("CRON_ETCD_PASSWORD", "secret"),
+    ];
+    let mut fleet = fleet!("etcd-tokens", &["--auth-token-ttl=3"]);
+    enable_users(&mut fleet).await;
+    fleet.worker("w1", &USER).await;
+    let jobs = fleet.put_counting_jobs(5).await;
+    let first = all_running(&jobs).await;
+    // By other hands: a lock and an open run of which the worker knows nothing, in its session.
+    let sessions = fleet.keys("/cron/sessions/").await;
+    let sid = sessions[0].strip_prefix("/cron/sessions/").unwrap();
+    let lease = i64::from_str_radix(sid, 16).unwrap();
+    let mut kv = fleet.kv().await;
+    let leased = etcd_client::PutOptions::new().with_lease(lease);
+    kv.put("/cron/lock/nobody", format!("{{\"v\":1,\"sid\":\"{sid}\",\"runId\":\"x\"}}"), Some(leased))
+        .await
+        .unwrap();
+    let open = serde_json::json!({"v": 1, "runs": [{
+        "runId": "x", "job": "nobody", "planTime": 1_000, "attempt": 1, "scheduleTime": 1_000, "worker": "w1",
+        "command": ":", "trigger": "schedule",
+    }]});
+    fleet.put(format!("/cron/runs/{sid}/00000000ffffffff"), open.to_string()).await;
+
+    let record = wait_for("the record of what nobody knows", Duration::from_secs(120), async || {
+        fleet.records("nobody").await.pop()
+    })
+    .await;
+    assert_eq!(status(&record), "lost", "{record}");
+    wait_for("the lock's end", SOON, async || fleet.get("/cron/lock/nobody").await.is_none().then_some(()))
+        .await;
+    // More than a minute: some twenty tokens have expired, and nothing was late or let go.
+    let now = now_ms() / 1000;
+    let records = fleet.all_records().await;
+    for job in &jobs {
+        Account::of(job, &records).assert_ran_in_each(first..=now - 3, job);
+    }
+    assert_eq!(fleet.keys("/cron/sessions/").await, sessions);
+    // An etcd that starts again knows no token of before.
+    fleet.etcd.restart().await.unwrap();
+    let back = now_ms() / 1000;
+    all_ran_after(&jobs, back + 5).await;
+    assert_every_second_accounted(&mut fleet, &jobs, first).await;
+    let log = log_of(&mut fleet, 0);
+    assert_eq!(log.matches("it knows nothing of it").count(), 2, "nothing else was found: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_missed_changes_which_were_compacted_lists_again() {
+    let mut fleet = fleet!("etcd-compacted");
+    let line = Line::to(fleet.etcd.address()).await;
+    let through = format!("http://{}", line.address());
+    fleet.worker("w1", &[("CRON_ETCD_ENDPOINTS", &through)]).await;
+    let mut jobs = fleet.put_counting_jobs(5).await;
+    let first = all_running(&jobs).await;
+
+    line.fall_silent();
+    // What happens now the worker's watches do not see, and cannot be told afterwards.
+    let gone = jobs.remove(0);
+    fleet.delete_prefix(&format!("/cron/jobs/{}", gone.name)).await;
+    let out = fleet.dir.path().join("new");
+    fleet.put_job("new", &format!("echo >> '{}'", out.display()), "* * * * * * *").await;
+    let mut kv = fleet.kv().await;
+    let revision = kv.get("x", None).await.unwrap().header().unwrap().revision();
+    kv.compact(revision, Some(CompactionOptions::new().with_physical())).await.unwrap();
+
+    wait_for("the new job's run", SOON, async || out.exists().then_some(())).await;
+    let seen = now_ms() / 1000;
+    all_ran_after(&jobs, seen + 3).await;
+    assert!(gone.seconds().last().is_none_or(|last| *last <= seen), "the deleted job runs no more");
+    let log = log_of(&mut fleet, 0);
+    assert!(log.contains("history is gone; listing again"), "{log}");
+    assert_every_second_accounted(&mut fleet, &jobs, first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_minute_without_etcd_costs_the_fires_of_that_time_and_nothing_else() {
+    let mut fleet = fleet!("etcd-away");
+    fleet.worker("w1", &[]).await;
+    fleet.worker("w2", &[]).await;
+    let jobs = fleet.put_counting_jobs(5).await;
+    let first = all_running(&jobs).await;
+    let out = fleet.dir.path().join("long");
+    fleet
+        .put_job("long", &format!("echo >> '{}'; sleep 20; echo done", out.display()), "* * * * * * *")
+        .await;
+    wait_for("the long run", SOON, async || out.exists().then_some(())).await;
+    fleet.delete_prefix("/cron/jobs/long").await;
+    let before: Vec<usize> = (0..2).map(|worker| log_of(&mut fleet, worker).lines().count()).collect();
+
+    fleet.etcd.kill();
+    sleep(Duration::from_secs(30)).await; // the absence itself is what is tried
+    let during: Vec<String> = (0..2).map(|worker| log_of(&mut fleet, worker)).collect();
+    fleet.etcd.restart().await.unwrap();
+
+    let back = now_ms() / 1000;
+    all_ran_after(&jobs, back + 5).await;
+    // Its run went on through all of it. Whether its record says so depends on who comes first once etcd is back: its worker or a sweep.
+    let long = fleet.record("long", |record| status(record) != "skipped").await;
+    assert!(["succeeded", "killed", "lost"].contains(&status(&long)), "{long}");
+    assert_every_second_accounted(&mut fleet, &jobs, first).await;
+    for (worker, log) in during.iter().enumerate() {
+        let lines = log.lines().count() - before[worker];
+        println!("worker {worker} said {lines} lines while etcd was away");
+        assert!(lines < 100, "{log}");
+        assert!(log.contains("session lost"), "{log}");
     }
 }

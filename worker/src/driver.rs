@@ -359,6 +359,7 @@ impl Driver {
             Arc::clone(&self.ports.kv),
             Arc::clone(&self.status),
             Arc::clone(&self.first),
+            self.witness.full(),
         ));
         self.step(Event::ClockTrusted(self.clocks.trusted())).await;
         self.seek_session();

@@ -9,6 +9,7 @@ use common::clock::{self, Stopwatch};
 use common::ids::random_below;
 use common::keys;
 use common::kv::{self, Kv, Range, Revision, Room};
+use tokio::sync::Notify;
 
 use crate::retries::Retries;
 use crate::status::Status;
@@ -20,12 +21,19 @@ const LOOK_EVERY_MS: u64 = 60_000;
 const KEEP: Duration = Duration::from_secs(5 * 60);
 /// History older than this shows that nobody compacts. An etcd that keeps five minutes and looks every five minutes has up to ten.
 const KEPT_MAX: Duration = Duration::from_secs(12 * 60);
+/// The alarm of a store that has just refused is looked for after this.
+const ALARM_AFTER: Duration = Duration::from_secs(1);
 /// From so much of its quota on, in percent, the store is said to fill up.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
 /// Looks after the store for as long as the worker lives. Only the `first` worker of the fleet compacts; should two believe to be it, the
-/// second finds the work done.
-pub(crate) async fn keep_up(kv: Arc<dyn Kv>, status: Arc<Status>, first: Arc<AtomicBool>) {
+/// second finds the work done. `refused` tells that the store refuses for want of room, so that this is said at once.
+pub(crate) async fn keep_up(
+    kv: Arc<dyn Kv>,
+    status: Arc<Status>,
+    first: Arc<AtomicBool>,
+    refused: Arc<Notify>,
+) {
     let (looking, compacting) =
         (Retries::new("size of the store not read"), Retries::new("store not compacted"));
     let started = Stopwatch::start();
@@ -56,7 +64,15 @@ pub(crate) async fn keep_up(kv: Arc<dyn Kv>, status: Arc<Status>, first: Arc<Ato
             }
         }
         let pause = LOOK_EVERY_MS + random_below(LOOK_EVERY_MS / 4);
-        clock::sleep(Duration::from_millis(pause)).await;
+        let pause = clock::sleep(Duration::from_millis(pause));
+        if fullness == Fullness::Full {
+            pause.await; // known already, and refused again and again
+        } else {
+            tokio::select! {
+                () = pause => {}
+                () = refused.notified() => clock::sleep(ALARM_AFTER).await,
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use common::kv::{
     self, Key, Kv, LeaseId, Range, RangeReply, Revision, Room, Span, Txn, TxnReply, WatchStream,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::seen;
 
@@ -25,6 +25,7 @@ pub(crate) struct Witness {
     /// Shared with the watches, which outlive the calls that opened them.
     seen: Arc<Mutex<Seen>>,
     went_back: watch::Sender<WentBack>,
+    full: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +49,8 @@ impl Witness {
     pub(crate) fn new(inner: Arc<dyn Kv>, before: Option<seen::Seen>) -> Self {
         let seen =
             before.map_or_else(Seen::default, |s| Seen { era: 0, revision: s.revision, cluster: s.cluster });
-        Self { inner, seen: Arc::new(Mutex::new(seen)), went_back: watch::channel(WentBack::default()).0 }
+        let went_back = watch::channel(WentBack::default()).0;
+        Self { inner, seen: Arc::new(Mutex::new(seen)), went_back, full: Arc::default() }
     }
 
     /// What has been seen, for a process that comes after this one; `None` = nothing in this era.
@@ -60,6 +62,17 @@ impl Witness {
     /// Tells whenever the store went back.
     pub(crate) fn news(&self) -> watch::Receiver<WentBack> {
         self.went_back.subscribe()
+    }
+
+    /// Told whenever the store has refused something for want of room.
+    pub(crate) fn full(&self) -> Arc<Notify> {
+        Arc::clone(&self.full)
+    }
+
+    fn note_refusal(&self, why: &kv::Error) {
+        if matches!(why, kv::Error::Full(_)) {
+            self.full.notify_one();
+        }
     }
 
     /// Begins a new era for a reason that its caller has seen in `era`; nothing when that is over.
@@ -117,7 +130,7 @@ impl Kv for Witness {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, kv::Error> {
         let before = self.before();
-        let reply = self.inner.txn(txn).await?;
+        let reply = self.inner.txn(txn).await.inspect_err(|why| self.note_refusal(why))?;
         // It may well have been done, in a history that its sender does not know yet.
         self.after(before, reply.revision, true).map_err(kv::Error::Indeterminate)?;
         Ok(reply)
@@ -145,7 +158,7 @@ impl Kv for Witness {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, kv::Error> {
-        self.inner.grant(ttl).await
+        self.inner.grant(ttl).await.inspect_err(|why| self.note_refusal(why))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, kv::Error> {

@@ -489,6 +489,14 @@ impl Worker {
         self.process().crash();
     }
 
+    /// Kills it, if it still lives, and starts it again with its data directory.
+    ///
+    /// # Errors
+    /// When it cannot be started; with the end of its log.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.running.restart().await
+    }
+
     /// Stops it in its tracks.
     pub fn freeze(&mut self) {
         self.process().freeze();

@@ -1,0 +1,230 @@
+//! The soak: many fires on one worker, first on etcd with a MongoDB-protocol server, then on the embedded stores of `local-dev`. Prints how
+//! large the stores become, and holds the number of fires against their records.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use common::clock::{Stopwatch, sleep};
+use common::domain::record::{Record, Status};
+use common::run_log::embedded::EmbeddedRunLog;
+use common::run_log::{RecordQuery, RunLog};
+use futures::TryStreamExt;
+use local_dev::native::process::{Process, free_port};
+use local_dev::native::{programs, servers};
+use mongodb::bson::{Document, doc};
+use serde_json::json;
+use tests::fixtures::{Fleet, guard, http, number, status, wait_for};
+
+/// Every-second jobs: so many fires a second.
+const JOBS: usize = 200;
+/// Fires on each pair of stores when nothing else is said.
+const FIRES: u64 = 100_000;
+/// How often the sizes are printed.
+const PRINT_EVERY: Duration = Duration::from_secs(20);
+/// What is left to do when the jobs are gone is done in this time.
+const REST: Duration = Duration::from_secs(300);
+/// Records read at once from the embedded store.
+const PAGE: u32 = 1000;
+
+/// What the records say of one job.
+#[derive(Default)]
+struct Account {
+    first: i64,
+    last: i64,
+    runs: i64,
+    skipped: i64,
+}
+
+impl Account {
+    fn add(&mut self, from_ms: i64, to_ms: i64, skipped: Option<i64>) {
+        let fresh = self.runs + self.skipped == 0;
+        self.first = if fresh { from_ms } else { self.first.min(from_ms) };
+        self.last = self.last.max(to_ms);
+        match skipped {
+            Some(count) => self.skipped += count,
+            None => self.runs += 1,
+        }
+    }
+
+    /// One record for each second from the first to the last, no more and no fewer.
+    fn is_whole(&self) -> bool {
+        (self.last - self.first) / 1000 + 1 == self.runs + self.skipped
+    }
+}
+
+/// Runs it: `words` say how many fires.
+///
+/// # Errors
+/// When something does not start, or fires and records differ.
+pub async fn run(words: &[String]) -> anyhow::Result<()> {
+    let fires = match words {
+        [] => FIRES,
+        [fires] => fires.parse().context("a number of fires")?,
+        _ => anyhow::bail!("soak takes one number: how many fires"),
+    };
+    servers::build(&["--workspace", "--bin", "worker", "--bin", "local-dev"]).await?;
+    let seconds = Duration::from_secs(fires / JOBS as u64);
+    println!("{JOBS} jobs, each every second, for {} s (debug build); {}", seconds.as_secs(), load());
+    on_etcd(seconds).await?;
+    on_the_embedded_store(seconds).await
+}
+
+fn load() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!("load {}", load.trim())
+}
+
+fn name(number: usize) -> String {
+    format!("soak-{number}")
+}
+
+async fn on_etcd(time: Duration) -> anyhow::Result<()> {
+    // Without compaction of its own, so that it is the worker's doing that it stays small.
+    let fleet = Fleet::start_with("soak", &["--auto-compaction-retention=0"]).await;
+    let mut fleet = fleet.context("the servers are missing: run the tests once")?;
+    fleet.worker("w1", &[]).await;
+    println!("\netcd and MongoDB's protocol\n  s      fires   etcd MB  in use MB  worker MB");
+    for number in 0..JOBS {
+        fleet.put_job(&name(number), ":", "* * * * * * *").await;
+    }
+    let started = Stopwatch::start();
+    let mut kv = fleet.kv().await;
+    while started.elapsed() < time {
+        sleep(PRINT_EVERY.min(time.saturating_sub(started.elapsed()))).await;
+        let room = kv.status().await.context("etcd's status")?;
+        let metrics =
+            http().get(format!("http://{}/metrics", fleet.workers[0].listen())).send().await?.text().await?;
+        let fires = metrics.lines().find_map(|line| line.strip_prefix("fleetcron_lateness_ms_count "));
+        println!(
+            "{:>5} {:>9} {:>9} {:>10} {:>10}",
+            started.elapsed().as_secs(),
+            fires.unwrap_or("?"),
+            room.db_size() / 1_000_000,
+            room.raft_used_db_size() / 1_000_000,
+            resident_mb(fleet.workers[0].process().pid()),
+        );
+    }
+    fleet.delete_prefix("/cron/jobs/").await;
+    wait_for("no open runs", REST, async || fleet.keys("/cron/runs/").await.is_empty().then_some(())).await;
+    let client = mongodb::Client::with_uri_str(fleet.mongo.url()).await?;
+    let log = client.database("cron").collection::<Document>("log");
+    let mut records = log.find(doc! {}).projection(doc! {"output": 0, "command": 0}).await?;
+    let mut accounts = BTreeMap::<String, Account>::new();
+    while let Some(record) = records.try_next().await? {
+        let account = accounts.entry(record.get_str("jobName")?.to_owned()).or_default();
+        match record.get_document("skipped") {
+            Ok(range) => {
+                account.add(number(range, "from"), number(range, "to"), Some(number(range, "count")));
+            }
+            Err(_none) => {
+                ensure!(status(&record) == "succeeded", "{record}");
+                account.add(number(&record, "planTime"), number(&record, "planTime"), None);
+            }
+        }
+    }
+    let conflicts = client.database("cron").collection::<Document>("log_conflicts");
+    ensure!(conflicts.count_documents(doc! {}).await? == 0, "a fire has records of two claims");
+    report(&accounts)
+}
+
+async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
+    let dir = tests::fixtures::TestDir::new("soak-embedded");
+    let data = dir.path().join("data");
+    std::fs::create_dir_all(&data).context("create its directory")?;
+    // Else it would begin with jobs of its own.
+    std::fs::write(data.join("samples-made"), "").context("mark the samples as made")?;
+    let url = format!("127.0.0.1:{}", free_port()?);
+    let mut command = Command::new(programs()?.join("local-dev"));
+    command.env("CRON_LISTEN", &url).env("CRON_DATA_DIR", &data).stdin(Stdio::null());
+    let mut process =
+        Process::start("local-dev", command, &dir.path().join("local-dev.log"), guard().as_ref())?;
+    let client = http();
+    wait_for("local-dev", REST, async || client.get(format!("http://{url}/job/list")).send().await.ok())
+        .await;
+    println!("\nthe embedded stores\n  s   store MB  records MB  process MB");
+    for number in 0..JOBS {
+        let job = json!({"name": name(number), "command": ":", "cronExpr": "* * * * * * *"});
+        let saved =
+            client.post(format!("http://{url}/job/save")).form(&[("job", job.to_string())]).send().await?;
+        ensure!(saved.status().is_success(), "save: {}", saved.text().await?);
+    }
+    let started = Stopwatch::start();
+    while started.elapsed() < time {
+        sleep(PRINT_EVERY.min(time.saturating_sub(started.elapsed()))).await;
+        println!(
+            "{:>5} {:>8} {:>11} {:>11}",
+            started.elapsed().as_secs(),
+            megabytes(&data, "kv"),
+            megabytes(&data, "records"),
+            resident_mb(process.pid()),
+        );
+    }
+    for number in 0..JOBS {
+        let form = [("name", name(number))];
+        client.post(format!("http://{url}/job/delete")).form(&form).send().await?;
+    }
+    process.signal(rustix::process::Signal::TERM);
+    wait_for("local-dev's end", REST, async || process.ended()).await;
+    let run_log = EmbeddedRunLog::open(&data)?;
+    let mut accounts = BTreeMap::<String, Account>::new();
+    for number in 0..JOBS {
+        for skip in (0..).step_by(PAGE as usize) {
+            let query = RecordQuery { job_name: name(number), status: None, skip, limit: PAGE };
+            let page = run_log.list(&query).await?;
+            for record in &page {
+                add(accounts.entry(name(number)).or_default(), record)?;
+            }
+            if page.len() < PAGE as usize {
+                break;
+            }
+        }
+    }
+    report(&accounts)
+}
+
+fn add(account: &mut Account, record: &Record) -> anyhow::Result<()> {
+    match &record.skipped {
+        Some(range) => account.add(range.from.ms(), range.to.ms(), Some(i64::try_from(range.count)?)),
+        None => {
+            ensure!(record.status == Some(Status::Succeeded), "{record:?}");
+            account.add(record.plan_time.ms(), record.plan_time.ms(), None);
+        }
+    }
+    Ok(())
+}
+
+fn report(accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
+    let sum = |of: fn(&Account) -> i64| accounts.values().map(of).sum::<i64>();
+    println!(
+        "{} jobs: {} runs with a record, {} fires skipped; {}",
+        accounts.len(),
+        sum(|account| account.runs),
+        sum(|account| account.skipped),
+        load()
+    );
+    for (job, account) in accounts {
+        let (runs, skipped) = (account.runs, account.skipped);
+        let seconds = (account.last - account.first) / 1000 + 1;
+        ensure!(account.is_whole(), "{job}: {seconds} s, {runs} runs and {skipped} skipped");
+    }
+    ensure!(accounts.len() == JOBS, "some jobs have no record");
+    println!("every second of every job has exactly one record, or is in one of a range");
+    Ok(())
+}
+
+/// Size of the files in a directory whose names begin so.
+fn megabytes(dir: &Path, prefix: &str) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    ours.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum::<u64>() / 1_000_000
+}
+
+/// Memory of a process.
+fn resident_mb(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
