@@ -1,7 +1,7 @@
 //! What the worker does to the store, on the embedded one: claims, sessions, sweeps, following, and the whole worker.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -467,9 +467,8 @@ async fn a_registration_is_put_again_as_long_as_it_is_the_sessions_own_and_never
     let kv = store();
     let session = establish(&kv, "one").await;
     let aside = session::Standing { aside: true, asks: true };
-    let renew = async || {
-        session::renew(&kv, &SystemClock, &identity("one"), "w", session.sid, aside).await.unwrap()
-    };
+    let renew =
+        async || session::renew(&kv, &SystemClock, &identity("one"), "w", session.sid, aside).await.unwrap();
     let revision = renew().await.expect("it is there");
     let pair = get(&kv, keys::worker("w")).await.unwrap();
     assert_eq!((pair.mod_revision, pair.lease), (revision, Some(session.sid.lease())));
