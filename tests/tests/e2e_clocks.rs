@@ -231,11 +231,13 @@ async fn a_worker_alone_goes_by_its_clock_and_runs_nothing_twice_when_that_is_pu
     alone.until_ready().await;
     let jobs = fleet.put_counting_jobs(5).await;
     seconds_pass(&jobs, 2).await;
+    let sessions = fleet.keys("/cron/sessions/").await;
     alone.set(20);
     seconds_pass(&jobs, 3).await;
     // Its marks are 20 s ahead now: it goes on when their time has come again, and its loop does not stand still until then.
     alone.set(0);
     seconds_pass(&jobs, 3).await;
     alone.until_ready().await;
+    assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "it renewed its lease meanwhile");
     assert!(account(&fleet, &jobs).await > 0, "what the step forward passed over has a record");
 }

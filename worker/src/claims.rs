@@ -29,6 +29,8 @@ pub(crate) const RELEASES_MAX: usize = 64;
 pub(crate) const PAGE: usize = 1000;
 /// A range that is compacted while it is read is read anew so often: whoever compacts does it minutes apart, and a range is read in less.
 const READINGS_MAX: usize = 3;
+/// When all marks are read: the first request is for so many slots, and the next ones for as many as make about a page.
+const FIRST_SLOTS: u16 = 256;
 /// Up to so many slots are read one by one; for more, all marks are read.
 const SLOTS_SINGLY_MAX: usize = 64;
 
@@ -361,21 +363,21 @@ where
         tell((some.clone(), marks)).await;
         return Ok(());
     }
-    let (mut next, mut limit) = (0, PAGE);
-    let end = Span::prefix(keys::FIRED).to;
+    // A bounded range for so many slots at a time: etcd counts what lies behind a page up to the range's end, so that pages of one large
+    // range cost its square.
+    let (mut next, mut width) = (0, FIRST_SLOTS);
     while next < keys::SLOTS {
-        let span = Span { from: keys::fired_slot(next).into(), to: end.clone() };
-        let page = kv.range(range(span).limit(limit)).await?;
-        // Whether the last slot of a page is whole is not known: it comes first in the next one.
-        let last = page.pairs.last().filter(|_| page.more).and_then(|pair| keys::parse_fired_slot(&pair.key));
-        let behind = last.unwrap_or(keys::SLOTS);
-        if behind == next {
-            limit *= 2; // one slot alone fills the page
-            continue;
-        }
-        let whole = |pair: &&Pair| keys::parse_fired_slot(&pair.key).is_none_or(|slot| slot < behind);
-        let marks = page.pairs.iter().filter(whole).filter_map(mark_by_job).collect();
-        tell(((next..behind).collect(), marks)).await;
+        let behind = next.saturating_add(width).min(keys::SLOTS);
+        let span = match behind {
+            keys::SLOTS => Span { from: keys::fired_slot(next).into(), to: Span::prefix(keys::FIRED).to },
+            _ => Span::between(keys::fired_slot(next), keys::fired_slot(behind)),
+        };
+        let (pairs, _) = read_pages(kv, range(span)).await?;
+        width = match pairs.len() {
+            ..=PAGE => width.saturating_mul(2).min(keys::SLOTS),
+            _ => (width / 2).max(1),
+        };
+        tell(((next..behind).collect(), pairs.iter().filter_map(mark_by_job).collect())).await;
         next = behind;
     }
     Ok(())

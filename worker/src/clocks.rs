@@ -13,7 +13,7 @@ use common::kv::Revision;
 use crate::watches::{ClockSeen, Registered, Registration};
 
 /// A clock further than this from the median of the fleet stops claiming, in ms.
-pub(crate) const OFFSET_MAX_MS: i64 = 2_000;
+const OFFSET_MAX_MS: i64 = 2_000;
 /// And begins again only within this, in ms, so that a clock at the limit does not flap.
 const OFFSET_GOOD_MS: i64 = 1_500;
 /// Beyond this the worker says that it is not ready, in ms: its machine needs somebody.
@@ -127,6 +127,11 @@ impl Clocks {
 
     pub(crate) fn trusted(&self) -> bool {
         self.trust == Trust::Good
+    }
+
+    /// It was compared, and stops claiming.
+    pub(crate) fn is_wrong(&self) -> bool {
+        self.trust == Trust::Off
     }
 
     /// Takes all registrations. As long as the one of our own session is not among them, they say nothing: they may be of before.

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use crate::audit::{self, Reading, Suspects, Unknown};
 use crate::batches::{Answered, Batched, Batches, Bounds};
 use crate::claims::{Adoption, HeldLock};
-use crate::clocks::{Clocks, Moment, OFFSET_MAX_MS};
+use crate::clocks::{Clocks, Moment};
 use crate::data_dir::DataDir;
 use crate::exec::process;
 use crate::lead::Lead;
@@ -611,7 +611,7 @@ impl Driver {
     /// Looks at the wall clock before anything is decided by it.
     fn look_at_clock(&mut self) -> (Timestamp, Vec<Action>) {
         let moment = self.moment();
-        let was_trusted = self.clocks.trusted();
+        let (was_trusted, was_wrong) = (self.clocks.trusted(), self.clocks.is_wrong());
         let Some(verdict) = self.clocks.look(moment) else { return (moment.wall, Vec::new()) };
         let offset_ms = verdict.offset_ms;
         if let Some(stepped_ms) = verdict.stepped_ms {
@@ -619,16 +619,16 @@ impl Driver {
         }
         self.status.note_clock(offset_ms, verdict.trusted);
         self.registration.asks |= verdict.ask;
-        if verdict.trusted == was_trusted {
-            return (moment.wall, Vec::new());
-        }
-        if verdict.trusted {
-            tracing::info!(offset_ms, "the clock agrees with the fleet's: fires are claimed");
-        } else {
+        if self.clocks.is_wrong() && !was_wrong {
             tracing::error!(
                 offset_ms,
-                "the clock is more than {OFFSET_MAX_MS} ms from the median of the fleet's: nothing is claimed until it is mended"
+                "the clock is too far from the median of the fleet's: nothing is claimed until it is mended"
             );
+        } else if verdict.trusted && was_wrong {
+            tracing::info!(offset_ms, "the clock agrees with the fleet's again: fires are claimed");
+        }
+        if verdict.trusted == was_trusted {
+            return (moment.wall, Vec::new());
         }
         (moment.wall, self.scheduler.step(moment.wall, Event::ClockTrusted(verdict.trusted)))
     }

@@ -18,6 +18,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const RETRY_MIN_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
 
+/// Pages of a list hold about so many bytes,
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// and no more pairs than this, of which the last page's average may say nothing about the next.
+const PAGE_MAX: usize = 20_000;
+
 /// News of a range.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -82,14 +87,23 @@ where
     let revision = page.revision;
     let mut first = true;
     loop {
+        let limit = next_limit(&page.pairs);
         let behind = page.pairs.last().filter(|_| page.more).map(|pair| span.clone().after(&pair.key));
         if !tell(News::Page { pairs: page.pairs, first, last: behind.is_none() }).await {
             return Ok(None);
         }
         let Some(behind) = behind else { return Ok(Some(revision)) };
         first = false;
-        page = kv.range(Range::all(behind).limit(PAGE).at(revision)).await?;
+        page = kv.range(Range::all(behind).limit(limit).at(revision)).await?;
     }
+}
+
+/// How many pairs the next page may have: as many of this one's average size as make a large answer. etcd counts what lies behind a page up
+/// to the range's end, so that many small pages of a large range cost its square.
+fn next_limit(page: &[Pair]) -> usize {
+    let bytes: usize = page.iter().map(|pair| pair.key.as_bytes().len() + pair.value.len()).sum();
+    let average = bytes / page.len().max(1) + 1;
+    (PAGE_BYTES / average).clamp(PAGE, PAGE_MAX)
 }
 
 /// A store that was away may have come back with an older state, in which a watch from here on would be silent for ever. Any answer to
