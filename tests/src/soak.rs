@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use common::clock::{Stopwatch, sleep};
-use common::domain::record::{Record, Status};
+use common::domain::record::Record;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{RecordQuery, RunLog};
 use futures::TryStreamExt;
@@ -36,10 +36,14 @@ struct Account {
     last: i64,
     runs: i64,
     skipped: i64,
+    /// Of the runs, those whose worker lost its session.
+    lost: i64,
 }
 
 impl Account {
-    fn add(&mut self, from_ms: i64, to_ms: i64, skipped: Option<i64>) {
+    fn add(&mut self, from_ms: i64, to_ms: i64, skipped: Option<i64>, status: &str) -> anyhow::Result<()> {
+        ensure!(["succeeded", "lost", "skipped"].contains(&status), "a run of `:` that {status}");
+        self.lost += i64::from(status == "lost");
         let fresh = self.runs + self.skipped == 0;
         self.first = if fresh { from_ms } else { self.first.min(from_ms) };
         self.last = self.last.max(to_ms);
@@ -47,6 +51,7 @@ impl Account {
             Some(count) => self.skipped += count,
             None => self.runs += 1,
         }
+        Ok(())
     }
 
     /// One record for each second from the first to the last, no more and no fewer.
@@ -115,15 +120,12 @@ async fn on_etcd(time: Duration) -> anyhow::Result<()> {
     let mut accounts = BTreeMap::<String, Account>::new();
     while let Some(record) = records.try_next().await? {
         let account = accounts.entry(record.get_str("jobName")?.to_owned()).or_default();
-        match record.get_document("skipped") {
-            Ok(range) => {
-                account.add(number(range, "from"), number(range, "to"), Some(number(range, "count")));
-            }
-            Err(_none) => {
-                ensure!(status(&record) == "succeeded", "{record}");
-                account.add(number(&record, "planTime"), number(&record, "planTime"), None);
-            }
-        }
+        let at = number(&record, "planTime");
+        let (from, to, skipped) = match record.get_document("skipped") {
+            Ok(range) => (number(range, "from"), number(range, "to"), Some(number(range, "count"))),
+            Err(_none) => (at, at, None),
+        };
+        account.add(from, to, skipped, status(&record))?;
     }
     let conflicts = client.database("cron").collection::<Document>("log_conflicts");
     ensure!(conflicts.count_documents(doc! {}).await? == 0, "a fire has records of two claims");
@@ -186,22 +188,21 @@ async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
 }
 
 fn add(account: &mut Account, record: &Record) -> anyhow::Result<()> {
-    match &record.skipped {
-        Some(range) => account.add(range.from.ms(), range.to.ms(), Some(i64::try_from(range.count)?)),
-        None => {
-            ensure!(record.status == Some(Status::Succeeded), "{record:?}");
-            account.add(record.plan_time.ms(), record.plan_time.ms(), None);
-        }
-    }
-    Ok(())
+    let at = record.plan_time;
+    let (from, to, skipped) = match &record.skipped {
+        Some(range) => (range.from, range.to, Some(i64::try_from(range.count)?)),
+        None => (at, at, None),
+    };
+    account.add(from.ms(), to.ms(), skipped, record.status.map_or("", |status| status.as_str()))
 }
 
 fn report(accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
     let sum = |of: fn(&Account) -> i64| accounts.values().map(of).sum::<i64>();
     println!(
-        "{} jobs: {} runs with a record, {} fires skipped; {}",
+        "{} jobs: {} runs with a record ({} lost), {} fires skipped; {}",
         accounts.len(),
         sum(|account| account.runs),
+        sum(|account| account.lost),
         sum(|account| account.skipped),
         load()
     );
