@@ -167,7 +167,10 @@ impl Fleet {
     pub async fn perform(&mut self, act: Act) -> anyhow::Result<()> {
         match act {
             Act::Crash(worker) => {
-                if let Some(mut process) = self.workers[worker].process.take() {
+                let victim = &mut self.workers[worker];
+                // It may have been told to end, with another to come after it: that one comes when the plan says so again.
+                (victim.leaving, victim.wanted) = (false, None);
+                if let Some(mut process) = victim.process.take() {
                     process.crash();
                     self.begin(worker, Trouble::Killed);
                 }
@@ -319,6 +322,7 @@ impl Fleet {
     /// When one does not.
     pub async fn drain(&mut self) -> anyhow::Result<()> {
         for worker in 0..self.workers.len() {
+            self.workers[worker].wanted = None;
             self.perform(Act::Drain(worker)).await?;
         }
         let since = Stopwatch::start();
