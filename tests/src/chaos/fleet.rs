@@ -21,6 +21,8 @@ use crate::fixtures::now_ms;
 const DRAIN_LIMIT: Duration = Duration::from_secs(90);
 /// Few connections: the stand-in for MongoDB hangs under many that write at once.
 const MONGO_OPTIONS: &str = "/?maxPoolSize=4";
+/// The stand-in looks for a batch's ids in every record that it has: for a hundred of them, in thousands, longer than a worker waits.
+const LOG_BATCH_SIZE: &str = "20";
 
 /// The programs that workers are.
 #[derive(Clone, Debug)]
@@ -165,7 +167,10 @@ impl Fleet {
     pub async fn perform(&mut self, act: Act) -> anyhow::Result<()> {
         match act {
             Act::Crash(worker) => {
-                if let Some(mut process) = self.workers[worker].process.take() {
+                let victim = &mut self.workers[worker];
+                // It may have been told to end, with another to come after it: that one comes when the plan says so again.
+                (victim.leaving, victim.wanted) = (false, None);
+                if let Some(mut process) = victim.process.take() {
                     process.crash();
                     self.begin(worker, Trouble::Killed);
                 }
@@ -289,6 +294,7 @@ impl Fleet {
             .env("CRON_WORKER_ID", &worker.id)
             .env("CRON_ETCD_ENDPOINTS", endpoints.join(","))
             .env("CRON_MONGODB_URI", format!("{}{MONGO_OPTIONS}", self.mongo.url()))
+            .env("CRON_LOG_BATCH_SIZE", LOG_BATCH_SIZE)
             .env("CRON_WORKER_LISTEN", "127.0.0.1:0")
             .env("CRON_DATA_DIR", self.site.dir.join(format!("{}-data", worker.id)));
         let library = if skew_ms == 0 { None } else { faketime() };
@@ -316,6 +322,7 @@ impl Fleet {
     /// When one does not.
     pub async fn drain(&mut self) -> anyhow::Result<()> {
         for worker in 0..self.workers.len() {
+            self.workers[worker].wanted = None;
             self.perform(Act::Drain(worker)).await?;
         }
         let since = Stopwatch::start();
