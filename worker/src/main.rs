@@ -45,6 +45,8 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
     let data_dir = DataDir::open(settings.data_dir.as_deref())?;
     // Secrets that cannot be read end the worker at once: whoever starts it again is told why each time.
     let (kv, run_log) = stores::open(settings, CALL_LIMIT).await.map_err(anyhow::Error::msg)?;
+    // Its clients are never dropped: MongoDB's driver then says goodbye in a task of its own, which panics when the runtime ends under it.
+    std::mem::forget(Arc::clone(&run_log));
     let ports = Ports { kv, run_log, clock: Arc::new(SystemClock) };
     let identity = identity::identity(settings, data_dir.instance.clone(), SystemClock.now());
     let options = worker::Options::new(settings, identity, &data_dir);
