@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::exec::process;
 use crate::retries::{LoopRetries, Retries};
-use crate::scheduler::{Action, Claim, ClaimKind, Event, Members, Report, Scheduler, Slots};
+use crate::scheduler::{Action, Claim, ClaimKind, Event, Report, Scheduler, Slots};
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
@@ -325,13 +325,7 @@ impl Driver {
     }
 
     async fn take_workers(&mut self, registered: BTreeMap<String, Registration>) {
-        let with = |kind: fn(&Registered) -> bool| -> BTreeSet<String> {
-            registered.iter().filter(|(_, r)| kind(&r.who)).map(|(id, _)| id.clone()).collect()
-        };
-        let members = Members {
-            ours: with(|r| matches!(r, Registered::Ours(_))),
-            seeds: with(|r| *r == Registered::Seed),
-        };
+        let members = watches::members(&registered);
         self.registered = registered;
         self.step(Event::MembersChanged(members)).await;
         self.check_registration();

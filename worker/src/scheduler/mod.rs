@@ -29,6 +29,8 @@ pub use event::{
 };
 use job_state::{Definition, JobState, MarkView, Pending, Streak};
 use ownership::Ranks;
+#[cfg(test)]
+pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{gone_back, is_from_before};
 use runs::{Run, Stage};
 
