@@ -77,7 +77,7 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 /// A wait is cut into pieces of this length, so that a step of the wall clock is noticed within it.
-const SLEEP_PIECE_MS: i64 = 500;
+const SLEEP_PIECE: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl Clock for SystemClock {
@@ -87,12 +87,12 @@ impl Clock for SystemClock {
     }
 
     async fn sleep_until(&self, deadline: Timestamp) {
-        loop {
-            let left = deadline.ms_since(self.now());
-            if left <= 0 {
-                return;
-            }
-            sleep(Duration::from_millis(left.min(SLEEP_PIECE_MS).unsigned_abs())).await;
+        let deadline = UNIX_EPOCH + Duration::from_millis(deadline.0.max(0).unsigned_abs());
+        // Counted in what the clock gives, not in whole milliseconds: rounding would make each wake up to one late.
+        while let Ok(left) = deadline.duration_since(SystemTime::now())
+            && !left.is_zero()
+        {
+            sleep(left.min(SLEEP_PIECE)).await;
         }
     }
 }

@@ -111,6 +111,13 @@ pub fn parse_fired(key: &crate::kv::Key) -> Option<JobName> {
     JobName::parse(name).ok()
 }
 
+/// The slot in `/cron/fired/{slot}/{name}`.
+#[must_use]
+pub fn parse_fired_slot(key: &crate::kv::Key) -> Option<u16> {
+    let (slot, _name) = key.strip_prefix(FIRED)?.split_once('/')?;
+    u16::from_str_radix(slot, 16).ok().filter(|slot| *slot < SLOTS)
+}
+
 /// The session in `/cron/runs/{sid}/{seq}`.
 #[must_use]
 pub fn parse_runs(key: &crate::kv::Key) -> Option<Sid> {

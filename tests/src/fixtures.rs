@@ -105,7 +105,8 @@ pub fn site(dir: &TestDir) -> Site {
 }
 
 /// Whether there is an etcd to start; else the test says why it does not run.
-fn has_etcd(test: &str) -> bool {
+#[must_use]
+pub fn has_etcd(test: &str) -> bool {
     let found = provision::etcd_path().exists();
     if !found {
         skip(test, "no etcd in target/servers");
@@ -114,7 +115,8 @@ fn has_etcd(test: &str) -> bool {
 }
 
 /// Whether there is a server of MongoDB's protocol to start; else the test says why it does not run.
-fn has_mongo(test: &str) -> bool {
+#[must_use]
+pub fn has_mongo(test: &str) -> bool {
     let found = provision::mongo_path().exists();
     if !found {
         skip(test, "no MongoDB-protocol server in target/servers");

@@ -1,6 +1,8 @@
 //! What the tests share: the exams of the two storage seams, and fleets of real parts.
 
 pub mod aws;
+pub mod chaos;
+pub mod cluster;
 pub mod conformance;
 pub mod container;
 pub mod context;

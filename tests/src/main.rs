@@ -1,8 +1,10 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
-//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip.
+//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip. `… -- chaos` and
+//! `… -- upgrade`: see `long_runs.rs`.
 
 mod init_time;
 mod licences;
+mod long_runs;
 mod report;
 mod zips;
 
@@ -57,6 +59,11 @@ fn main() -> ExitCode {
         && word == "hold"
     {
         return exit(runtime.block_on(hold(Path::new(dir))));
+    }
+    match words.split_first() {
+        Some((word, rest)) if word == "chaos" => return exit(runtime.block_on(long_runs::chaos(rest))),
+        Some((word, rest)) if word == "upgrade" => return exit(runtime.block_on(long_runs::upgrade(rest))),
+        _ => {}
     }
     match runtime.block_on(run(&words)) {
         Ok(code) => code,

@@ -1,6 +1,6 @@
 //! The scheduler's writes, each one transaction: what it compares, what it puts, how its answer is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::Timestamp;
@@ -10,7 +10,8 @@ use common::domain::pause::Base;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns};
 use common::domain::worker::Sid;
 use common::keys;
-use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Txn, TxnReply};
+use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Span, Txn, TxnReply};
+use futures::future::join_all;
 
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
@@ -18,8 +19,14 @@ use crate::scheduler::{
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
 const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Marks are read in pages of this many.
-const PAGE: usize = 1000;
+/// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three.
+pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
+/// Most marks that are put by one transaction: each compares two keys beside the session's.
+pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 1) / 2;
+/// Most locks that are freed by one transaction: a nested one each.
+pub(crate) const RELEASES_MAX: usize = 64;
+/// Ranges are read in pages of this many.
+pub(crate) const PAGE: usize = 1000;
 /// Up to so many slots are read one by one; for more, all marks are read.
 const SLOTS_SINGLY_MAX: usize = 64;
 
@@ -32,22 +39,9 @@ const LOCK: usize = 4;
 /// And from here on open runs.
 const OPEN: usize = 5;
 
-/// The transaction of a claim (design P1, P3). Every put is fenced by the session's own key.
+/// The transaction of a claim that goes by itself (design P1, P3). Every put is fenced by the session's own key.
 fn claim_txn(claim: &Claim) -> Txn {
     let name = &claim.open.job;
-    let mut when = decided_from(claim.sid, name, claim.job_revision, claim.mark_revision);
-    let mut then = vec![Op::put(keys::fired(name), claim.mark.encode())];
-    if claim.kind != ClaimKind::SeedRan {
-        then.push(put_open(&claim.open, (claim.sid, claim.seq)));
-    }
-    if claim.kind == ClaimKind::Run {
-        when.push(Compare::absent(keys::PAUSED));
-        when.push(match claim.over_lock {
-            None => Compare::absent(keys::lock(name)),
-            Some(revision) => Compare::unchanged(keys::lock(name), revision),
-        });
-        then.push(put_lock(&claim.open, claim.sid));
-    }
     let mut otherwise = vec![
         Op::get(keys::session(claim.sid)),
         Op::get(keys::PAUSED),
@@ -57,7 +51,34 @@ fn claim_txn(claim: &Claim) -> Txn {
         Op::get(keys::runs(claim.sid, claim.seq)),
     ];
     otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
-    Txn { when, then, otherwise }
+    Txn { otherwise, ..batch_txn(std::slice::from_ref(claim)) }
+}
+
+/// One flat transaction of several claims of one session: whatever each compares and puts, in one (design P1). It commits all of them or
+/// none; refused, it says nothing of any.
+fn batch_txn(claims: &[Claim]) -> Txn {
+    let mut when: Vec<Compare> =
+        claims.first().map(|claim| Compare::exists(keys::session(claim.sid))).into_iter().collect();
+    if claims.iter().any(|claim| claim.kind == ClaimKind::Run) {
+        when.push(Compare::absent(keys::PAUSED));
+    }
+    let mut then = Vec::new();
+    for claim in claims {
+        let name = &claim.open.job;
+        when.extend(unchanged(name, claim.job_revision, claim.mark_revision));
+        then.push(Op::put(keys::fired(name), claim.mark.encode()));
+        if claim.kind != ClaimKind::SeedRan {
+            then.push(put_open(&claim.open, (claim.sid, claim.seq)));
+        }
+        if claim.kind == ClaimKind::Run {
+            when.push(match claim.over_lock {
+                None => Compare::absent(keys::lock(name)),
+                Some(revision) => Compare::unchanged(keys::lock(name), revision),
+            });
+            then.push(put_lock(&claim.open, claim.sid));
+        }
+    }
+    Txn { when, then, otherwise: Vec::new() }
 }
 
 /// The open run of a claim, under its own key.
@@ -71,31 +92,44 @@ fn put_lock(open: &OpenRun, sid: Sid) -> Op {
     Op::put_leased(keys::lock(&open.job), holder.encode(), sid.lease())
 }
 
-/// What every write of a mark compares: the session that writes is alive (P3), the job and its mark are those that it was decided from.
-fn decided_from(sid: Sid, job: &JobName, job_revision: Revision, mark_revision: Revision) -> Vec<Compare> {
-    vec![
-        Compare::exists(keys::session(sid)),
-        Compare::unchanged(keys::job(job), job_revision),
-        Compare::unchanged(keys::fired(job), mark_revision),
-    ]
+/// What every write of a mark compares beside the session that writes (P3): the job and its mark are those that it was decided from.
+fn unchanged(job: &JobName, job_revision: Revision, mark_revision: Revision) -> [Compare; 2] {
+    [Compare::unchanged(keys::job(job), job_revision), Compare::unchanged(keys::fired(job), mark_revision)]
 }
 
-/// Sends a claim once.
+/// Claims of one session in one transaction, at most [`CLAIMS_MAX`]; when that is refused, each by itself. One answer for each, in order.
+///
+/// A claim's sendings, alone or in any batch, compare and put the same of its own keys: whichever commits first moves the mark, and with it
+/// refuses every other sending of that claim, together with all that was sent with it. So it makes no difference to a claim in doubt (P2)
+/// in which company it went.
+pub(crate) async fn claim_all(kv: &dyn Kv, claims: &[Claim]) -> Vec<ClaimAnswer> {
+    if let [only] = claims {
+        return vec![claim(kv, only).await];
+    }
+    match kv.txn(batch_txn(claims)).await {
+        Ok(reply) if reply.succeeded => vec![ClaimAnswer::Won(reply.revision); claims.len()],
+        // If this process dies here, nothing was claimed.
+        Ok(_refused) => join_all(claims.iter().map(|each| claim(kv, each))).await,
+        Err(why) => vec![unanswered(&why, &claims[0]); claims.len()],
+    }
+}
+
+/// Sends a claim once, by itself.
 pub(crate) async fn claim(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
     match kv.txn(claim_txn(claim)).await {
         Ok(reply) if reply.succeeded => ClaimAnswer::Won(reply.revision),
         Ok(reply) => ClaimAnswer::Refused(refusal(&reply)),
-        // The lease is gone, so the session's key is going: nothing was applied, and keep-alive will find out.
-        Err(kv::Error::LeaseGone) => ClaimAnswer::NotApplied,
-        Err(why) => {
-            // The watches and the session say aloud that the store is away; this would be a line for every job.
-            tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
-            if matches!(why, kv::Error::Indeterminate(_)) {
-                ClaimAnswer::Unknown
-            } else {
-                ClaimAnswer::NotApplied
-            }
-        }
+        Err(why) => unanswered(&why, claim),
+    }
+}
+
+fn unanswered(why: &kv::Error, claim: &Claim) -> ClaimAnswer {
+    // The watches and the session say aloud that the store is away; this would be a line for every job.
+    tracing::debug!(job = %claim.open.job, plan_time = %claim.open.plan_time, %why, "claim not answered");
+    match why {
+        kv::Error::Indeterminate(_) => ClaimAnswer::Unknown,
+        // Also when the lease is gone: nothing was applied, and keep-alive will find out.
+        _ => ClaimAnswer::NotApplied,
     }
 }
 
@@ -125,24 +159,37 @@ fn mark_seen(pair: &Pair) -> MarkSeen {
     MarkSeen { mark: Mark::decode(&pair.value), revision: pair.mod_revision, retired: pair.lease.is_some() }
 }
 
-/// Puts the mark of a job that other hands have put (design P7).
-pub(crate) async fn adopt(
-    kv: &dyn Kv,
-    job: &JobName,
-    job_revision: Revision,
-    mark_revision: Revision,
-    sid: Sid,
-    mark: Mark,
-) -> AdoptAnswer {
-    let txn = Txn {
-        when: decided_from(sid, job, job_revision, mark_revision),
-        then: vec![Op::put(keys::fired(job), mark.encode())],
-        otherwise: Vec::new(),
-    };
+/// A first or a new mark to be put, with what it was decided from.
+#[derive(Clone, Debug)]
+pub(crate) struct Adoption {
+    pub(crate) job: JobName,
+    pub(crate) job_revision: Revision,
+    /// 0 = the mark is absent.
+    pub(crate) mark_revision: Revision,
+    pub(crate) sid: Sid,
+    pub(crate) mark: Mark,
+}
+
+/// Puts the marks of jobs that other hands have put (design P7), of one session, at most [`ADOPTIONS_MAX`] at a time: all in one transaction;
+/// when that is refused, each by itself. One answer for each, in order.
+pub(crate) async fn adopt_all(kv: &dyn Kv, adoptions: &[Adoption]) -> Vec<AdoptAnswer> {
+    let Some(first) = adoptions.first() else { return Vec::new() };
+    let mut txn = Txn { when: vec![Compare::exists(keys::session(first.sid))], ..Txn::default() };
+    for adoption in adoptions {
+        txn.when.extend(unchanged(&adoption.job, adoption.job_revision, adoption.mark_revision));
+        txn.then.push(Op::put(keys::fired(&adoption.job), adoption.mark.encode()));
+    }
     match kv.txn(txn).await {
-        Ok(reply) if reply.succeeded => AdoptAnswer::Done(mark, reply.revision),
-        // Without an answer it may have been put, or be put yet: whoever looks again sees it or replaces it, and no claim depends on it.
-        Ok(_) | Err(_) => AdoptAnswer::LookAgain,
+        Ok(reply) if reply.succeeded => {
+            adoptions.iter().map(|each| AdoptAnswer::Done(each.mark.clone(), reply.revision)).collect()
+        }
+        Ok(_refused) if adoptions.len() > 1 => {
+            let alone = |each| async move { adopt_all(kv, std::slice::from_ref(each)).await };
+            join_all(adoptions.iter().map(|each| Box::pin(alone(each)))).await.into_iter().flatten().collect()
+        }
+        // Without an answer they may have been put, or be put yet: whoever looks again sees them or replaces them, and no claim depends on
+        // them.
+        Ok(_) | Err(_) => vec![AdoptAnswer::LookAgain; adoptions.len()],
     }
 }
 
@@ -166,12 +213,25 @@ pub(crate) async fn retire_mark(
     Ok(())
 }
 
-/// Deletes the lock of a run, if it is still the one that the run's claim put (design P9). `Ok` = it is not held by that run (any more).
-pub(crate) async fn release(kv: &dyn Kv, job: &JobName, lock_revision: Revision) -> Result<(), kv::Error> {
-    let txn = Txn {
-        when: vec![Compare::unchanged(keys::lock(job), lock_revision)],
+/// A lock to be freed: the job's, if it was last put at this revision.
+pub(crate) type HeldLock = (JobName, Revision);
+
+/// Deletes locks, each if it is still the one that its run's claim put (design P9); at most [`RELEASES_MAX`]. `Ok` = none is held by its run
+/// (any more).
+pub(crate) async fn release_all(kv: &dyn Kv, locks: &[HeldLock]) -> Result<(), kv::Error> {
+    let mut each = locks.iter().map(|(job, revision)| Txn {
+        when: vec![Compare::unchanged(keys::lock(job), *revision)],
         then: vec![Op::delete(keys::lock(job))],
         otherwise: Vec::new(),
+    });
+    let txn = match (locks.len(), each.next()) {
+        (_, None) => return Ok(()),
+        (1, Some(only)) => only,
+        (_, Some(first)) => {
+            // Compares of nested transactions see the state before the whole: that is all the same, since no job is among them twice.
+            let then = std::iter::once(first).chain(each).map(Op::Txn).collect();
+            Txn { then, ..Txn::default() }
+        }
     };
     kv.txn(txn).await.map(|_deleted_or_not_ours| ())
 }
@@ -269,33 +329,62 @@ pub(crate) async fn settle(kv: &dyn Kv, keys: &[(Sid, u64)]) -> Result<(), kv::E
     Ok(())
 }
 
-/// Marks, and which slots were read for them.
-pub(crate) type MarksRead = (Slots, BTreeMap<JobName, MarkSeen>);
+/// Marks by job, and the slots whose marks these are: all of them.
+pub(crate) type MarksRead = (BTreeSet<u16>, BTreeMap<JobName, MarkSeen>);
 
-/// Reads marks; when many slots are asked for, all of them.
-pub(crate) async fn read_marks(
+/// Reads the marks of these slots, each as of now. Many slots, or all, are read in one go over all marks, and told in parts, so that a
+/// worker with a million jobs never holds all marks twice.
+pub(crate) async fn read_marks<F, T>(
     kv: &dyn Kv,
-    slots: Slots,
+    slots: &Slots,
     serializable: bool,
-) -> Result<MarksRead, kv::Error> {
-    let (slots, spans) = match slots {
-        Slots::Some(slots) if slots.len() <= SLOTS_SINGLY_MAX => {
-            let spans = slots.iter().map(|slot| kv::Span::prefix(keys::fired_slot(*slot))).collect();
-            (Slots::Some(slots), spans)
-        }
-        _ => (Slots::All, vec![kv::Span::prefix(keys::FIRED)]),
+    mut tell: F,
+) -> Result<(), kv::Error>
+where
+    F: FnMut(MarksRead) -> T + Send,
+    T: Future<Output = ()> + Send,
+{
+    let range = |span| {
+        let range = Range::all(span);
+        if serializable { range.serializable() } else { range }
     };
-    let mut marks = BTreeMap::new();
-    for span in spans {
-        let range = if serializable { Range::all(span).serializable() } else { Range::all(span) };
-        for pair in read_pages(kv, range).await?.0 {
-            match keys::parse_fired(&pair.key) {
-                Some(job) => drop(marks.insert(job, mark_seen(&pair))),
-                None => tracing::warn!(key = %pair.key, "not the key of a mark: left alone"),
-            }
+    if let Slots::Some(some) = slots
+        && some.len() <= SLOTS_SINGLY_MAX
+    {
+        let mut marks = BTreeMap::new();
+        for slot in some {
+            let pairs = read_pages(kv, range(Span::prefix(keys::fired_slot(*slot)))).await?.0;
+            marks.extend(pairs.iter().filter_map(mark_by_job));
         }
+        tell((some.clone(), marks)).await;
+        return Ok(());
     }
-    Ok((slots, marks))
+    let (mut next, mut limit) = (0, PAGE);
+    let end = Span::prefix(keys::FIRED).to;
+    while next < keys::SLOTS {
+        let span = Span { from: keys::fired_slot(next).into(), to: end.clone() };
+        let page = kv.range(range(span).limit(limit)).await?;
+        // Whether the last slot of a page is whole is not known: it comes first in the next one.
+        let last = page.pairs.last().filter(|_| page.more).and_then(|pair| keys::parse_fired_slot(&pair.key));
+        let behind = last.unwrap_or(keys::SLOTS);
+        if behind == next {
+            limit *= 2; // one slot alone fills the page
+            continue;
+        }
+        let whole = |pair: &&Pair| keys::parse_fired_slot(&pair.key).is_none_or(|slot| slot < behind);
+        let marks = page.pairs.iter().filter(whole).filter_map(mark_by_job).collect();
+        tell(((next..behind).collect(), marks)).await;
+        next = behind;
+    }
+    Ok(())
+}
+
+fn mark_by_job(pair: &Pair) -> Option<(JobName, MarkSeen)> {
+    let job = keys::parse_fired(&pair.key);
+    if job.is_none() {
+        tracing::warn!(key = %pair.key, "not the key of a mark: left alone");
+    }
+    Some((job?, mark_seen(pair)))
 }
 
 /// Reads a range in pages, all as of the revision of the first.

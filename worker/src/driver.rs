@@ -16,9 +16,12 @@ use common::run_log::RunLog;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::batches::{Answered, Batched, Batches, Bounds};
+use crate::claims::{Adoption, HeldLock};
 use crate::exec::process;
+use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
-use crate::scheduler::{Action, Claim, ClaimKind, Event, Report, Scheduler, Slots};
+use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, Report, Scheduler, Slots};
 use crate::session::{self, Session};
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::status::Status;
@@ -30,8 +33,14 @@ use crate::{claims, sweep};
 const INPUTS: usize = 4096;
 /// Inputs taken in one turn, so that timers and heartbeats get theirs.
 const INPUTS_PER_TURN: usize = 256;
-/// Transactions in flight to the store: more add latency, not throughput.
-const WRITES_IN_FLIGHT: usize = 64;
+/// Single requests in flight to the store: more add latency, not throughput.
+const REQUESTS_IN_FLIGHT: usize = 64;
+/// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
+pub(crate) const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: claims::CLAIMS_MAX, batches: 2, alone: 32 };
+/// Adoptions in flight: many only when many jobs were put by other hands.
+pub(crate) const ADOPTIONS_IN_FLIGHT: Bounds = Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
+/// Locks being freed in flight.
+pub(crate) const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
 /// The lease is renewed so many times within its life.
 const RENEWALS_PER_TTL: u32 = 3;
 /// Open runs without a session are looked for this often, beside at once when a session ends.
@@ -142,6 +151,43 @@ impl Worker {
     }
 }
 
+/// A lock to be freed, and the run that is over with it.
+#[derive(Debug)]
+pub(crate) struct Release {
+    pub(crate) run_id: RunId,
+    pub(crate) lock: HeldLock,
+}
+
+impl Batched for Release {
+    fn is_alone(&self) -> bool {
+        false
+    }
+
+    fn goes_with(&self, other: &Self) -> bool {
+        self.lock.0 != other.lock.0
+    }
+}
+
+impl Batched for Adoption {
+    fn is_alone(&self) -> bool {
+        false
+    }
+
+    fn goes_with(&self, other: &Self) -> bool {
+        self.sid == other.sid && self.job != other.job
+    }
+}
+
+impl Batched for Claim {
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn goes_with(&self, other: &Self) -> bool {
+        self.sid == other.sid && self.open.job != other.open.job
+    }
+}
+
 struct Driver {
     ports: Ports,
     options: Options,
@@ -156,7 +202,11 @@ struct Driver {
     watching: Vec<JoinHandle<()>>,
     witness: Arc<Witness>,
     retries: Arc<LoopRetries>,
-    writes: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    claims: Batches<Claim>,
+    lead: Lead,
+    adoptions: Batches<Adoption>,
+    releases: Batches<Release>,
     session: Option<Session>,
     /// What looks for one.
     seeking: Option<JoinHandle<()>>,
@@ -193,7 +243,11 @@ impl Driver {
             watching: Vec::new(),
             witness,
             retries: Arc::default(),
-            writes: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
+            requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
+            claims: Batches::new(CLAIMS_IN_FLIGHT),
+            lead: Lead::new(),
+            adoptions: Batches::new(ADOPTIONS_IN_FLIGHT),
+            releases: Batches::new(RELEASES_IN_FLIGHT),
             session: None,
             seeking: None,
             registered: BTreeMap::new(),
@@ -252,6 +306,7 @@ impl Driver {
                 // A timer that is due at once leaves no await that waits: the tasks behind this one get their turn here.
                 tokio::task::yield_now().await;
             }
+            self.send_batches();
             self.spare_own_sids();
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
@@ -321,6 +376,19 @@ impl Driver {
                 }
             }
             Input::LeaseGone(sid) => self.lose_session(sid, "the store says that its lease is gone").await,
+            Input::ClaimsAnswered(ticket, answers) => self.take_claims(ticket, answers).await,
+            Input::Adopted(ticket, answers) => {
+                self.adoptions.answered(ticket);
+                for (job, answer) in answers {
+                    self.step(Event::AdoptAnswered(job, answer)).await;
+                }
+            }
+            Input::LocksFreed(ticket, run_ids) => {
+                self.releases.answered(ticket);
+                for run_id in run_ids {
+                    self.step(Event::Released(run_id)).await;
+                }
+            }
         }
     }
 
@@ -442,6 +510,9 @@ impl Driver {
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
         self.step(Event::SessionLost).await;
+        // The scheduler has forgotten them.
+        self.claims.withdraw();
+        self.adoptions.withdraw();
         if !self.draining {
             self.seek_session();
         }
@@ -461,6 +532,10 @@ impl Driver {
         }
         self.registered.clear();
         self.registering_again = false;
+        // What is on its way is of before: nobody will say that it was answered.
+        self.claims = Batches::new(CLAIMS_IN_FLIGHT);
+        self.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
+        self.releases = Batches::new(RELEASES_IN_FLIGHT);
         let session = self.session.take();
         self.step(Event::StoreWentBack).await;
         self.watching = watches::start(&self.ports.kv, &self.inputs);
@@ -526,7 +601,7 @@ impl Driver {
 
     async fn perform(&mut self, action: Action) {
         match action {
-            Action::Claim(claim) => self.claim(*claim),
+            Action::Claim(claim) => self.claims.put(*claim),
             Action::Start { open, command } => self.start_run(open, command),
             Action::Kill(run_id) => {
                 if let Some(kill) = self.kills.remove(&run_id) {
@@ -540,35 +615,38 @@ impl Driver {
                 self.sink.put(Entry { record, settles });
             }
             Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                let kv = Arc::clone(&self.ports.kv);
-                self.answer(None, async move {
-                    let answer =
-                        claims::adopt(kv.as_ref(), &job, job_revision, mark_revision, sid, mark).await;
-                    Some(Event::AdoptAnswered(job, answer))
-                });
+                self.adoptions.put(Adoption { job, job_revision, mark_revision, sid, mark });
             }
             Action::ReadMarks { slots, serializable } => {
-                let (kv, asked_at) = (Arc::clone(&self.ports.kv), self.ports.clock.now());
-                let retries = Arc::clone(&self.retries);
-                self.answer(None, async move {
-                    Some(match claims::read_marks(kv.as_ref(), slots.clone(), serializable).await {
-                        Ok((slots, marks)) => {
-                            retries.marks.worked();
-                            Event::MarksRead { slots, marks, asked_at }
-                        }
+                let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+                let (clock, retries) = (Arc::clone(&self.ports.clock), Arc::clone(&self.retries));
+                let requests = Arc::clone(&self.requests);
+                tokio::spawn(async move {
+                    let _permit = requests.acquire().await;
+                    let asked_at = clock.now();
+                    let tell = async |(slots, marks)| {
+                        let read = Event::MarksRead { slots: Slots::Some(slots), marks, asked_at };
+                        let _gone = inputs.send(Input::Event(read)).await;
+                    };
+                    match claims::read_marks(kv.as_ref(), &slots, serializable, tell).await {
+                        Ok(()) => retries.marks.worked(),
                         Err(why) => {
                             retries.marks.failed(&why);
-                            Event::MarksUnread(slots)
+                            let _gone = inputs.send(Input::Event(Event::MarksUnread(slots))).await;
                         }
-                    })
+                    }
                 });
             }
             Action::Release { run_id, job, lock_revision, not_before } => {
+                let release = Release { run_id, lock: (job, lock_revision) };
+                if not_before <= self.ports.clock.now() {
+                    return self.releases.put(release);
+                }
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(Some(not_before), async move {
-                    until_answered(&retries.locks, || claims::release(kv.as_ref(), &job, lock_revision))
-                        .await;
-                    Some(Event::Released(run_id))
+                    let lock = std::slice::from_ref(&release.lock);
+                    until_answered(&retries.locks, || claims::release_all(kv.as_ref(), lock)).await;
+                    Some(Event::Released(release.run_id))
                 });
             }
             Action::Move { open, from, to, rescue } => {
@@ -598,19 +676,19 @@ impl Driver {
         }
     }
 
-    /// Does something with the store in the background, within the bound of writes in flight, and takes its answer as an event.
+    /// Does something with the store in the background, within the bound of requests in flight, and takes its answer as an event.
     fn answer(
         &self,
         not_before: Option<Timestamp>,
         work: impl Future<Output = Option<Event>> + Send + 'static,
     ) {
-        let (inputs, writes, clock) =
-            (self.inputs.clone(), Arc::clone(&self.writes), Arc::clone(&self.ports.clock));
+        let (inputs, requests, clock) =
+            (self.inputs.clone(), Arc::clone(&self.requests), Arc::clone(&self.ports.clock));
         tokio::spawn(async move {
             if let Some(not_before) = not_before {
                 clock.sleep_until(not_before).await;
             }
-            let permit = writes.acquire().await;
+            let permit = requests.acquire().await;
             let event = work.await;
             drop(permit);
             if let Some(event) = event {
@@ -619,22 +697,67 @@ impl Driver {
         });
     }
 
-    fn claim(&self, claim: Claim) {
-        let (kv, inputs, writes, status) = (
-            Arc::clone(&self.ports.kv),
-            self.inputs.clone(),
-            Arc::clone(&self.writes),
-            Arc::clone(&self.status),
-        );
-        tokio::spawn(async move {
-            let _permit = writes.acquire().await;
-            let answer = claims::claim(kv.as_ref(), &claim).await;
-            if claim.kind == ClaimKind::Run {
-                status.count_claim(&answer);
+    /// Sends what waits and may be sent now.
+    fn send_batches(&mut self) {
+        while let Some(batch) = self.claims.next() {
+            let (kv, inputs, status) =
+                (Arc::clone(&self.ports.kv), self.inputs.clone(), Arc::clone(&self.status));
+            tokio::spawn(async move {
+                let answers = claims::claim_all(kv.as_ref(), &batch.members).await;
+                for (claim, answer) in batch.members.iter().zip(&answers) {
+                    if claim.kind == ClaimKind::Run {
+                        status.count_claim(answer);
+                    }
+                }
+                let ticket = batch.ticket();
+                let answers = batch.members.into_iter().zip(answers).collect();
+                let _gone = inputs.send(Input::ClaimsAnswered(ticket, answers)).await;
+            });
+        }
+        while let Some(batch) = self.adoptions.next() {
+            let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
+            tokio::spawn(async move {
+                let ticket = batch.ticket();
+                let answers = claims::adopt_all(kv.as_ref(), &batch.members).await;
+                let jobs = batch.members.into_iter().map(|adoption| adoption.job);
+                let _gone = inputs.send(Input::Adopted(ticket, jobs.zip(answers).collect())).await;
+            });
+        }
+        while let Some(batch) = self.releases.next() {
+            let (kv, inputs, retries) =
+                (Arc::clone(&self.ports.kv), self.inputs.clone(), Arc::clone(&self.retries));
+            tokio::spawn(async move {
+                let ticket = batch.ticket();
+                let (run_ids, locks): (Vec<RunId>, Vec<HeldLock>) =
+                    batch.members.into_iter().map(|release| (release.run_id, release.lock)).unzip();
+                until_answered(&retries.locks, || claims::release_all(kv.as_ref(), &locks)).await;
+                let _gone = inputs.send(Input::LocksFreed(ticket, run_ids)).await;
+            });
+        }
+    }
+
+    async fn take_claims(&mut self, ticket: Answered, answers: Vec<(Claim, ClaimAnswer)>) {
+        let took = self.claims.answered(ticket);
+        // An answer that waited behind others may come after the session's end: that goes first.
+        self.look_after_session().await;
+        let unanswered =
+            |answer: &ClaimAnswer| matches!(answer, ClaimAnswer::Unknown | ClaimAnswer::NotApplied);
+        let away = answers.iter().all(|(_, answer)| unanswered(answer));
+        for (claim, answer) in answers {
+            self.step(answered(claim, answer)).await;
+        }
+        if away {
+            // The store does not answer. What waits was never sent and would be late by then: it is decided anew.
+            for claim in self.claims.withdraw() {
+                self.step(answered(claim, ClaimAnswer::NotApplied)).await;
             }
-            let event = Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer);
-            let _gone = inputs.send(Input::Event(event)).await;
-        });
+            return;
+        }
+        let before = self.lead.ms();
+        self.lead.note(took);
+        if self.lead.ms() != before {
+            self.step(Event::Lead(self.lead.ms())).await;
+        }
     }
 
     fn start_run(&mut self, open: OpenRun, command: String) {
@@ -670,6 +793,10 @@ impl Driver {
             self.sweeper.notify_one(); // what is no longer spared may have left open runs behind
         }
     }
+}
+
+fn answered(claim: Claim, answer: ClaimAnswer) -> Event {
+    Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer)
 }
 
 fn broken(command: String, start_time: Timestamp, end_time: Timestamp, why: &str) -> Ending {

@@ -9,7 +9,7 @@ use common::ids::backoff;
 use common::kv::{self, Change, Kv, Pair, Range, Revision, Span};
 use futures::StreamExt as _;
 
-use crate::claims::read_pages;
+use crate::claims::PAGE;
 use crate::retries::Retries;
 
 /// A watch from which nothing comes for so long, not even progress, is opened anew: a dead one is silent.
@@ -21,8 +21,14 @@ const RETRY_MAX_MS: u64 = 5_000;
 /// News of a range.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Everything that is there now; whatever was known and is not among it is gone.
-    Listed(Vec<Pair>),
+    /// A page of everything that is there now, all as of one revision; whatever was known and is on none of the pages is gone.
+    Page {
+        pairs: Vec<Pair>,
+        /// With this one the list begins (anew).
+        first: bool,
+        /// And with this one it is complete.
+        last: bool,
+    },
     /// What changed since, in order.
     Changed(Vec<Change>),
 }
@@ -39,13 +45,9 @@ where
     loop {
         let revision = match known {
             Some(revision) => revision,
-            None => match read_pages(kv.as_ref(), Range::all(span.clone())).await {
-                Ok((pairs, revision)) => {
-                    if !tell(News::Listed(pairs)).await {
-                        return;
-                    }
-                    *known.insert(revision)
-                }
+            None => match list(kv.as_ref(), &span, &mut tell).await {
+                Ok(None) => return,
+                Ok(Some(revision)) => *known.insert(revision),
                 Err(why) => {
                     failures += 1;
                     retries.failed(&why);
@@ -67,6 +69,26 @@ where
                 look_whether_it_went_back(kv.as_ref(), &span).await;
             }
         }
+    }
+}
+
+/// Tells everything in the span, page by page, and answers the revision that it was read at; `None` = nobody listens any more.
+async fn list<F, T>(kv: &dyn Kv, span: &Span, tell: &mut F) -> Result<Option<Revision>, kv::Error>
+where
+    F: FnMut(News) -> T + Send,
+    T: Future<Output = bool> + Send,
+{
+    let mut page = kv.range(Range::all(span.clone()).limit(PAGE)).await?;
+    let revision = page.revision;
+    let mut first = true;
+    loop {
+        let behind = page.pairs.last().filter(|_| page.more).map(|pair| span.clone().after(&pair.key));
+        if !tell(News::Page { pairs: page.pairs, first, last: behind.is_none() }).await {
+            return Ok(None);
+        }
+        let Some(behind) = behind else { return Ok(Some(revision)) };
+        first = false;
+        page = kv.range(Range::all(behind).limit(PAGE).at(revision)).await?;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The worker: claims fires in the store, runs them, writes their records. A library, since local-dev and the tests run
 //! it in their own process too.
 
+mod batches;
 mod claims;
 pub mod data_dir;
 mod driver;
@@ -8,6 +9,7 @@ mod exec;
 mod follow;
 pub mod health;
 pub mod identity;
+mod lead;
 mod retries;
 pub mod scheduler;
 mod session;

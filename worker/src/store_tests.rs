@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::clock::{self, Clock, SystemClock, Timestamp};
-use common::domain::job::JobName;
+use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::KillRequest;
 use common::domain::mark::Mark;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
@@ -25,7 +25,9 @@ use tokio::sync::mpsc;
 
 use crate::driver::{Options, Ports, Worker};
 use crate::follow::{News, follow};
-use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MoveAnswer, Refusal, Slots};
+use crate::scheduler::{
+    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
+};
 use crate::{claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
@@ -75,14 +77,25 @@ fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
 async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
     let sid = open_session(kv).await;
     let job_revision = put(kv, keys::job(&job()), "{}").await;
-    let based = Mark::based(None, T.plus_ms(-1000), "hash".to_owned());
+    let based = Mark::based(None, T.plus_ms(-1000), ScheduleHash::default());
     let mark_revision = put(kv, keys::fired(&job()), based.encode()).await;
     let open = open_run(sid, 1, T);
     let mark = based.claimed(T, open.run_id.clone(), sid);
     let kind = ClaimKind::Run;
     (
         sid,
-        Claim { kind, sid, seq: 1, open, job_revision, mark_revision, mark, over_lock: None, replaces: None },
+        Claim {
+            kind,
+            sid,
+            seq: 1,
+            open,
+            job_revision,
+            mark_revision,
+            mark,
+            over_lock: None,
+            replaces: None,
+            alone: false,
+        },
     )
 }
 
@@ -110,6 +123,122 @@ async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
     (next.seq, next.open, next.replaces) = (2, open_run(sid, 2, T), Some(1));
     let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &next).await else { panic!("refused") };
     assert_eq!((refusal.shows(&next), refusal.shows(&claim)), (None, Some(revision)));
+}
+
+/// Jobs `a` to `c` with their marks, and the claims of their fires at `T`.
+async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
+    let sid = open_session(kv).await;
+    let mut claims = Vec::new();
+    for (seq, name) in (1..).zip(["a", "b", "c"]) {
+        let job = JobName::parse(name).unwrap();
+        let job_revision = put(kv, keys::job(&job), "{}").await;
+        let based = Mark::based(None, T.plus_ms(-1000), ScheduleHash::default());
+        let mark_revision = put(kv, keys::fired(&job), based.encode()).await;
+        let open = OpenRun { job, ..open_run(sid, seq, T) };
+        let mark = based.claimed(T, open.run_id.clone(), sid);
+        let kind = ClaimKind::Run;
+        let (over_lock, replaces, alone) = (None, None, false);
+        claims.push(Claim {
+            kind,
+            sid,
+            seq,
+            open,
+            job_revision,
+            mark_revision,
+            mark,
+            over_lock,
+            replaces,
+            alone,
+        });
+    }
+    (sid, claims)
+}
+
+#[tokio::test]
+async fn claims_of_a_batch_are_made_by_one_write_and_found_each_by_itself() {
+    let kv = store();
+    let (sid, claims) = three_claimable(&kv).await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
+    assert_eq!(answers, vec![ClaimAnswer::Won(revision); 3]);
+    for claim in &claims {
+        let lock = get(&kv, keys::lock(&claim.open.job)).await.unwrap();
+        assert_eq!((lock.mod_revision, lock.lease), (revision, Some(sid.lease())));
+        // Sent again alone, as after a lost answer, it finds itself.
+        let ClaimAnswer::Refused(refusal) = claims::claim(&kv, claim).await else { panic!("refused") };
+        assert_eq!(refusal.shows(claim), Some(revision));
+        let locks = [(claim.open.job.clone(), revision)];
+        claims::release_all(&kv, &locks).await.unwrap();
+    }
+    // A sending of the whole batch that comes late changes nothing any more.
+    let late = claims::claim_all(&kv, &claims).await;
+    assert!(late.iter().all(|answer| matches!(answer, ClaimAnswer::Refused(_))), "{late:?}");
+    assert!(kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs.is_empty());
+}
+
+#[tokio::test]
+async fn one_refused_claim_costs_the_others_of_its_batch_nothing() {
+    let kv = store();
+    let (_, claims) = three_claimable(&kv).await;
+    put(&kv, keys::lock(&claims[1].open.job), "").await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    assert!(matches!(answers[0], ClaimAnswer::Won(_)), "{answers:?}");
+    let ClaimAnswer::Refused(refusal) = &answers[1] else { panic!("{answers:?}") };
+    assert_eq!((&refusal.lock, refusal.shows(&claims[1])), (&LockSeen::HeldBySeed, None));
+    assert!(matches!(answers[2], ClaimAnswer::Won(_)), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_batch_is_refused_without_its_session_and_while_paused() {
+    for paused in [false, true] {
+        let kv = store();
+        let (sid, claims) = three_claimable(&kv).await;
+        if paused {
+            put(&kv, keys::PAUSED, "1").await;
+        } else {
+            kv.revoke(sid.lease()).await.unwrap();
+        }
+        let answers = claims::claim_all(&kv, &claims).await;
+        assert!(!answers.iter().any(|answer| matches!(answer, ClaimAnswer::Won(_))), "{answers:?}");
+        assert!(kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_largest_batches_are_within_the_stores_limits() {
+    let kv = store();
+    let (sid, claims) = three_claimable(&kv).await;
+    let mut many = Vec::new();
+    let mut locks = Vec::new();
+    for number in 1..=claims::CLAIMS_MAX.max(claims::RELEASES_MAX) {
+        let job = JobName::parse(&format!("job{number}")).unwrap();
+        let job_revision = put(&kv, keys::job(&job), "{}").await;
+        let seq = 100 + u64::try_from(number).unwrap();
+        let open = OpenRun { job: job.clone(), ..open_run(sid, seq, T) };
+        let mark = claims[0].mark.clone();
+        many.push(Claim { seq, open, job_revision, mark_revision: 0, mark, ..claims[0].clone() });
+        locks.push(job);
+    }
+    let answers = claims::claim_all(&kv, &many[..claims::CLAIMS_MAX]).await;
+    let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
+    let locks: Vec<_> = locks.into_iter().map(|job| (job, revision)).collect();
+    claims::release_all(&kv, &locks[..claims::RELEASES_MAX]).await.unwrap();
+    claims::release_all(&kv, &[]).await.unwrap();
+    let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs.len();
+    assert_eq!(left, claims::CLAIMS_MAX.saturating_sub(claims::RELEASES_MAX));
+}
+
+#[tokio::test]
+async fn of_many_locks_only_those_of_the_claims_are_freed() {
+    let kv = store();
+    let (_, claims) = three_claimable(&kv).await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
+    let taken_since = put(&kv, keys::lock(&claims[1].open.job), "another's").await;
+    let locks: Vec<_> = claims.iter().map(|claim| (claim.open.job.clone(), revision)).collect();
+    claims::release_all(&kv, &locks).await.unwrap();
+    let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs;
+    assert_eq!(left.iter().map(|pair| pair.mod_revision).collect::<Vec<_>>(), [taken_since]);
 }
 
 #[tokio::test]
@@ -159,8 +288,11 @@ async fn a_claim_takes_over_just_the_lock_that_it_names() {
 async fn a_mark_is_adopted_only_as_it_was_seen() {
     let kv = store();
     let (sid, claim) = claimable(&kv).await;
-    let adopt = |job_revision, mark_revision, sid| {
-        claims::adopt(&kv, &claim.open.job, job_revision, mark_revision, sid, claim.mark.clone())
+    let (kv, claim) = (&kv, &claim);
+    let adopt = async |job_revision, mark_revision, sid| {
+        let (job, mark) = (claim.open.job.clone(), claim.mark.clone());
+        let adoption = claims::Adoption { job, job_revision, mark_revision, sid, mark };
+        claims::adopt_all(kv, &[adoption]).await.remove(0)
     };
     assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
     assert_eq!(adopt(claim.job_revision - 1, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
@@ -168,18 +300,38 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
     let AdoptAnswer::Done(_, revision) = adopt(claim.job_revision, claim.mark_revision, sid).await else {
         panic!("adopted")
     };
-    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().mod_revision, revision);
+    assert_eq!(get(kv, keys::fired(&job())).await.unwrap().mod_revision, revision);
+}
+
+#[tokio::test]
+async fn many_marks_are_adopted_at_once_and_one_that_has_changed_costs_the_others_nothing() {
+    let kv = store();
+    let (sid, claims) = three_claimable(&kv).await;
+    let adoption = |claim: &Claim, mark_revision| {
+        let (job, job_revision, mark) = (claim.open.job.clone(), claim.job_revision, claim.mark.clone());
+        claims::Adoption { job, job_revision, mark_revision, sid, mark }
+    };
+    let all: Vec<_> = claims.iter().map(|claim| adoption(claim, claim.mark_revision)).collect();
+    let answers = claims::adopt_all(&kv, &all).await;
+    let AdoptAnswer::Done(_, revision) = answers[0] else { panic!("{answers:?}") };
+    let done = |claim: &Claim| AdoptAnswer::Done(claim.mark.clone(), revision);
+    assert_eq!(answers, claims.iter().map(done).collect::<Vec<_>>());
+    let some_stale: Vec<_> =
+        [0, revision, revision].into_iter().zip(&claims).map(|(r, c)| adoption(c, r)).collect();
+    let answers = claims::adopt_all(&kv, &some_stale).await;
+    assert_eq!(answers[0], AdoptAnswer::LookAgain);
+    assert!(answers[1..].iter().all(|answer| matches!(answer, AdoptAnswer::Done(..))), "{answers:?}");
 }
 
 #[tokio::test]
 async fn only_the_runs_own_lock_is_released() {
     let kv = store();
     let revision = put(&kv, keys::lock(&job()), "").await;
-    claims::release(&kv, &job(), revision - 1).await.unwrap();
+    claims::release_all(&kv, &[(job(), revision - 1)]).await.unwrap();
     assert!(get(&kv, keys::lock(&job())).await.is_some());
-    claims::release(&kv, &job(), revision).await.unwrap();
+    claims::release_all(&kv, &[(job(), revision)]).await.unwrap();
     assert_eq!(get(&kv, keys::lock(&job())).await, None);
-    claims::release(&kv, &job(), revision).await.unwrap();
+    claims::release_all(&kv, &[(job(), revision)]).await.unwrap();
 }
 
 #[tokio::test]
@@ -247,10 +399,22 @@ async fn settling_deletes_just_those_open_runs() {
     assert_eq!(left.iter().map(|pair| pair.key.clone()).collect::<Vec<_>>(), [keys::runs(Sid(7), 1).into()]);
 }
 
+/// The slots that were told, in order, and their marks.
+async fn marks_read(kv: &dyn Kv, slots: &Slots) -> (Vec<u16>, BTreeMap<JobName, MarkSeen>) {
+    let (mut told, mut all) = (Vec::new(), BTreeMap::new());
+    let tell = |(slots, marks): claims::MarksRead| {
+        told.extend(slots);
+        all.extend(marks);
+        std::future::ready(())
+    };
+    claims::read_marks(kv, slots, false, tell).await.unwrap();
+    (told, all)
+}
+
 #[tokio::test]
 async fn marks_are_read_by_slot_or_all_in_pages() {
     let kv = store();
-    let mark = Mark::based(None, T, "h".to_owned());
+    let mark = Mark::based(None, T, ScheduleHash::default());
     for n in 0..1200 {
         let name = JobName::parse(&format!("job{n}")).unwrap();
         put(&kv, keys::fired(&name), mark.encode()).await;
@@ -258,11 +422,17 @@ async fn marks_are_read_by_slot_or_all_in_pages() {
     put(&kv, format!("{}strange", keys::FIRED), "x").await;
     let name = JobName::parse("job7").unwrap();
     put(&kv, keys::fired(&name), "not a mark").await;
-    let (_, marks) = claims::read_marks(&kv, Slots::All, false).await.unwrap();
-    assert_eq!(marks.len(), 1200);
-    let slots = Slots::Some([keys::slot(&name)].into());
-    let (read, marks) = claims::read_marks(&kv, slots.clone(), true).await.unwrap();
-    assert_eq!(read, slots);
+    // More than a page of one slot, in the middle of the others.
+    for number in 0..1100 {
+        put(&kv, format!("{}other{number}", keys::fired_slot(700)), "not a mark").await;
+    }
+    let (slots, marks) = marks_read(&kv, &Slots::All).await;
+    assert_eq!((slots.len(), marks.len()), (usize::from(keys::SLOTS), 1200 + 1100));
+    let mut sorted = slots.clone();
+    sorted.sort_unstable();
+    assert_eq!(slots, sorted, "each slot is told once");
+    let (read, marks) = marks_read(&kv, &Slots::Some([keys::slot(&name)].into())).await;
+    assert_eq!(read, [keys::slot(&name)]);
     assert!(marks[&name].mark.is_err());
     assert!(marks.keys().all(|job| keys::slot(job) == keys::slot(&name)));
 }
@@ -443,12 +613,13 @@ async fn a_watch_that_breaks_goes_on_where_it_was_and_one_compacted_lists_again(
     }));
     let mut next = async || clock::timeout(DEADLINE, news.recv()).await.unwrap().unwrap();
     let listed = |news: News| match news {
-        News::Listed(pairs) => pairs.len(),
+        News::Page { pairs, first: true, last: true } => pairs.len(),
+        News::Page { .. } => panic!("more than one page"),
         News::Changed(changes) => panic!("{changes:?}"),
     };
     let changed = |news: News| match news {
         News::Changed(changes) => changes.into_iter().map(|c| c.pair.key.to_string()).collect::<Vec<_>>(),
-        News::Listed(pairs) => panic!("{pairs:?}"),
+        News::Page { pairs, .. } => panic!("{pairs:?}"),
     };
     assert_eq!(listed(next().await), 1);
     put(&kv.inner, "/x/1", "1").await;

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
+use common::domain::run::RunId;
 use common::domain::worker::{self, Sid};
 use common::keys;
 use common::kv::{Kv, Pair, Range, Revision, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
-use crate::scheduler::{Event, JobSeen, Members};
+use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, Members};
 use crate::session::Session;
 use crate::witness::Era;
 
@@ -35,6 +37,12 @@ pub(crate) enum Input {
     KeptAlive { sid: Sid, sent: common::clock::Stopwatch },
     /// Its lease is not there any more.
     LeaseGone(Sid),
+    /// A batch of claims was sent, and this came of each.
+    ClaimsAnswered(Answered, Vec<(Claim, ClaimAnswer)>),
+    /// A batch of adoptions was sent, and this came of each.
+    Adopted(Answered, Vec<(JobName, AdoptAnswer)>),
+    /// The locks of these runs are free.
+    LocksFreed(Answered, Vec<RunId>),
 }
 
 impl Input {
@@ -111,16 +119,26 @@ async fn tell(to: &Inputs, events: Vec<Event>) -> bool {
 
 /// Jobs: the seed's save and delete events.
 async fn follow_jobs(kv: Arc<dyn Kv>, to: Inputs) {
+    let mut listed = BTreeSet::new();
     follow(kv, Span::prefix(keys::JOBS), |news| {
-        let (to, events) = (to.clone(), job_events(&news));
+        let (to, events) = (to.clone(), job_events(&mut listed, &news));
         async move { tell(&to, events).await }
     })
     .await;
 }
 
-pub(crate) fn job_events(news: &News) -> Vec<Event> {
+/// `listed`: the jobs of the pages so far.
+pub(crate) fn job_events(listed: &mut BTreeSet<JobName>, news: &News) -> Vec<Event> {
     match news {
-        News::Listed(pairs) => vec![Event::JobsListed(pairs.iter().filter_map(job_seen).collect())],
+        News::Page { pairs, first, last } => {
+            if *first {
+                listed.clear();
+            }
+            let jobs: Vec<JobSeen> = pairs.iter().filter_map(job_seen).collect();
+            listed.extend(jobs.iter().map(|job| job.name.clone()));
+            let whole = last.then(|| Event::JobsListed(std::mem::take(listed)));
+            jobs.into_iter().map(Event::JobPut).chain(whole).collect()
+        }
         News::Changed(changes) => changes
             .iter()
             .filter_map(|change| match job_name(&change.pair) {
@@ -149,18 +167,27 @@ pub(crate) fn job_seen(pair: &Pair) -> Option<JobSeen> {
 async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
     let mut registered = BTreeMap::new();
     follow(kv, Span::prefix(keys::WORKERS), |news| {
-        note_registrations(&mut registered, &news);
-        let (to, input) = (to.clone(), Input::Workers(registered.clone()));
-        async move { to.send(input).await }
+        let whole = note_registrations(&mut registered, &news);
+        let (to, input) = (to.clone(), whole.then(|| Input::Workers(registered.clone())));
+        async move {
+            match input {
+                Some(input) => to.send(input).await,
+                None => true,
+            }
+        }
     })
     .await;
 }
 
-pub(crate) fn note_registrations(registered: &mut BTreeMap<String, Registration>, news: &News) {
+/// Whether what is known is whole, and no page is to come.
+pub(crate) fn note_registrations(registered: &mut BTreeMap<String, Registration>, news: &News) -> bool {
     match news {
-        News::Listed(pairs) => {
-            *registered =
-                pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair)))).collect();
+        News::Page { pairs, first, last } => {
+            if *first {
+                registered.clear();
+            }
+            registered.extend(pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair)))));
+            *last
         }
         News::Changed(changes) => {
             for change in changes {
@@ -171,6 +198,7 @@ pub(crate) fn note_registrations(registered: &mut BTreeMap<String, Registration>
                     registered.insert(id, registration(&change.pair));
                 }
             }
+            true
         }
     }
 }
@@ -209,7 +237,7 @@ async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {
 
 pub(crate) fn session_ended(news: &News) -> bool {
     match news {
-        News::Listed(_) => true, // one may have ended while nobody watched
+        News::Page { last, .. } => *last, // one may have ended while nobody watched
         News::Changed(changes) => changes.iter().any(common::kv::Change::is_delete),
     }
 }
@@ -225,7 +253,7 @@ async fn follow_kills(kv: Arc<dyn Kv>, to: Inputs) {
 
 pub(crate) fn kill_events(news: &News) -> Vec<Event> {
     match news {
-        News::Listed(pairs) => pairs.iter().filter_map(kill_asked).collect(),
+        News::Page { pairs, .. } => pairs.iter().filter_map(kill_asked).collect(),
         News::Changed(changes) => changes
             .iter()
             .filter(|change| !change.is_delete())
@@ -255,7 +283,7 @@ async fn follow_pause(kv: Arc<dyn Kv>, to: Inputs) {
 
 pub(crate) async fn pause_events(kv: &dyn Kv, news: &News) -> Vec<Event> {
     let paused = match news {
-        News::Listed(pairs) => !pairs.is_empty(),
+        News::Page { pairs, .. } => !pairs.is_empty(), // one key is one page
         News::Changed(changes) => changes.last().is_some_and(|change| !change.is_delete()),
     };
     let mut events = Vec::new();
@@ -280,7 +308,7 @@ async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {
 
 pub(crate) fn base_event(news: &News) -> Event {
     Event::Base(match news {
-        News::Listed(pairs) => parse_base(pairs.first()),
+        News::Page { pairs, .. } => parse_base(pairs.first()),
         News::Changed(changes) => match changes.last() {
             Some(change) if !change.is_delete() => parse_base(Some(&change.pair)),
             _ => Timestamp::ZERO,

@@ -104,6 +104,33 @@ impl fmt::Display for Fault {
     }
 }
 
+/// See [`Job::schedule_hash`]. XXH3, stored as 16 hex digits; a number, since every worker holds two for each job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScheduleHash(u64);
+
+impl fmt::Display for ScheduleHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl serde::Serialize for ScheduleHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for ScheduleHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // What is no such number is the hash of nothing: its job is adopted anew.
+        Ok(Self(
+            u64::from_str_radix(&text, 16)
+                .unwrap_or_else(|_no_number| xxhash_rust::xxh3::xxh3_64(text.as_bytes())),
+        ))
+    }
+}
+
 /// A job that was accepted, its schedule, and what its author should know.
 #[derive(Clone, Debug)]
 pub struct Submitted {
@@ -243,10 +270,10 @@ impl Job {
         Value::Object(fields)
     }
 
-    /// What the fire times depend on, hashed (XXH3, 16 hex digits): an edit that leaves it alone does not move the catch-up base.
+    /// What the fire times depend on, hashed: an edit that leaves it alone does not move the catch-up base.
     #[must_use]
-    pub fn schedule_hash(&self) -> String {
-        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(self.cron_expr.as_bytes()))
+    pub fn schedule_hash(&self) -> ScheduleHash {
+        ScheduleHash(xxhash_rust::xxh3::xxh3_64(self.cron_expr.as_bytes()))
     }
 
     /// Options that this version does not understand: such a job is left to workers that do.
@@ -450,8 +477,11 @@ mod tests {
         };
         let hash = job("x", "c", "@daily").schedule_hash();
         // It stands in marks that outlive this version: another number here would move every job's catch-up base.
-        assert_eq!(hash, "42aeae407b2e0878");
-        assert_eq!(job("x", "c", "").schedule_hash(), "2d06800538d394c2");
+        assert_eq!(hash.to_string(), "42aeae407b2e0878");
+        assert_eq!(serde_json::to_value(hash).unwrap(), json!("42aeae407b2e0878"));
+        assert_eq!(serde_json::from_value::<ScheduleHash>(json!("42aeae407b2e0878")).unwrap(), hash);
+        assert_ne!(serde_json::from_value::<ScheduleHash>(json!("of another version")).unwrap(), hash);
+        assert_eq!(job("x", "c", "").schedule_hash().to_string(), "2d06800538d394c2");
         assert_eq!(job("y", "other", "@daily").schedule_hash(), hash);
         assert_ne!(job("x", "c", "@hourly").schedule_hash(), hash);
     }

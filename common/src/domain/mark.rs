@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::domain::job::ScheduleHash;
 use crate::domain::run::RunId;
 use crate::domain::stored;
 use crate::domain::worker::Sid;
@@ -27,13 +28,13 @@ pub struct Mark {
     /// Fires up to and including this time are nobody's: the job was saved, enabled or adopted then.
     pub base: Timestamp,
     /// [`crate::domain::job::Job::schedule_hash`] of the definition that `base` belongs to.
-    pub hash: String,
+    pub hash: ScheduleHash,
 }
 
 impl Mark {
     /// A mark for a job whose catch-up begins at `base`; `previous` keeps its plan time, which must never go back.
     #[must_use]
-    pub fn based(previous: Option<&Self>, base: Timestamp, hash: String) -> Self {
+    pub fn based(previous: Option<&Self>, base: Timestamp, hash: ScheduleHash) -> Self {
         let (plan_time, run_id, sid) =
             previous.map_or((Timestamp::ZERO, None, None), |m| (m.plan_time, m.run_id.clone(), m.sid));
         Self { v: VERSION, plan_time, run_id, sid, base, hash }
@@ -43,14 +44,7 @@ impl Mark {
     #[must_use]
     pub fn claimed(&self, plan_time: Timestamp, run_id: RunId, sid: Sid) -> Self {
         debug_assert!(plan_time > self.plan_time, "a mark only moves forward");
-        Self {
-            v: VERSION,
-            plan_time,
-            run_id: Some(run_id),
-            sid: Some(sid),
-            base: self.base,
-            hash: self.hash.clone(),
-        }
+        Self { v: VERSION, plan_time, run_id: Some(run_id), sid: Some(sid), base: self.base, hash: self.hash }
     }
 
     /// Reads a stored mark.

@@ -97,6 +97,8 @@ pub struct Claim {
     pub over_lock: Option<Revision>,
     /// Number of the open-run key of the claim that this one replaces, of which a sending may have committed.
     pub replaces: Option<u64>,
+    /// It is not sent together with others: it is in doubt, or takes over what others may have changed, and would be refused with them.
+    pub alone: bool,
 }
 
 /// What a refused claim saw.
@@ -180,6 +182,8 @@ pub enum MoveAnswer {
 pub enum Event {
     /// The time that was asked for has come.
     Woke,
+    /// Claims take long or short lately: fires are claimed so long before their time from now on, in ms, within the scheduler's bounds.
+    Lead(i64),
     /// A session, and the name under which this worker is registered.
     SessionGained(Sid, String),
     /// This worker is registered under this name now, in the same session.
@@ -188,15 +192,15 @@ pub enum Event {
     SessionLost,
     /// The store went back to an earlier state (design P16): nothing that was known of it holds any more.
     StoreWentBack,
-    /// Every job there is.
-    JobsListed(Vec<JobSeen>),
-    /// A job was put.
+    /// Every job there is: each was told by [`Event::JobPut`] before.
+    JobsListed(BTreeSet<JobName>),
+    /// A job was put, or is on the list.
     JobPut(JobSeen),
     /// A job was deleted.
     JobDeleted(JobName),
     /// Marks were read; those that are not there are absent.
     MarksRead {
-        /// Of these slots.
+        /// Of these slots; [`Slots::All`] is answered in parts.
         slots: Slots,
         /// By job.
         marks: BTreeMap<JobName, MarkSeen>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use common::clock::Timestamp;
-use common::domain::job::JobName;
+use common::domain::job::{JobName, ScheduleHash};
 use common::domain::mark::Mark;
 use common::domain::record::Record;
 use common::domain::run::{OpenRun, RunId, Trigger};
@@ -12,6 +12,7 @@ use common::kv::Revision;
 use common::schedule::Schedule;
 
 use super::event::{Action, Claim, JobSeen, MarkSeen};
+use super::schedules::Schedules;
 
 /// A job's definition as last seen: the seed's `JobSchedulePlan`.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub(super) struct Definition {
     /// Its schedule, or why it cannot be run.
     pub(super) runnable: Result<Arc<Schedule>, String>,
     pub(super) command: Arc<str>,
-    pub(super) hash: String,
+    pub(super) hash: ScheduleHash,
     pub(super) create_revision: Revision,
     pub(super) mod_revision: Revision,
     /// When this worker saw it: the catch-up base, should nobody have set one.
@@ -27,7 +28,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    pub(super) fn new(seen: JobSeen, now: Timestamp) -> Self {
+    pub(super) fn new(seen: JobSeen, now: Timestamp, schedules: &mut Schedules) -> Self {
         let (create_revision, mod_revision) = (seen.create_revision, seen.mod_revision);
         let of = |runnable, command: &str, hash| Self {
             runnable,
@@ -39,7 +40,7 @@ impl Definition {
         };
         let job = match seen.job {
             Ok(job) => job,
-            Err(fault) => return of(Err(fault.to_string()), "", String::new()),
+            Err(fault) => return of(Err(fault.to_string()), "", ScheduleHash::default()),
         };
         let unknown = job.options_not_understood();
         let runnable = if !unknown.is_empty() {
@@ -47,7 +48,7 @@ impl Definition {
         } else if job.command.is_empty() || job.command.contains('\0') {
             Err("command: is missing or contains a NUL character".to_owned())
         } else {
-            Schedule::parse(&job.cron_expr).map(Arc::new).map_err(|why| format!("cronExpr: {why}"))
+            schedules.parse(&job.cron_expr).map_err(|why| format!("cronExpr: {why}"))
         };
         of(runnable, &job.command, job.schedule_hash())
     }
@@ -123,7 +124,10 @@ impl Streak {
     }
 }
 
-/// Everything about one job.
+/// Which runs a kill request names (`None`: those claimed before it), and its revision.
+pub(super) type KillSeen = (Option<Vec<RunId>>, Revision);
+
+/// Everything about one job. What few jobs have is boxed: a worker holds a million of these.
 #[derive(Clone, Debug)]
 pub(super) struct JobState {
     /// `None` once it is deleted, while something of it is still going.
@@ -139,15 +143,17 @@ pub(super) struct JobState {
     /// The run that holds its lock here.
     pub(super) run: Option<RunId>,
     /// A kill request that came while a claim was in flight: the claim may have committed before it.
-    pub(super) kill_seen: Option<(Option<Vec<RunId>>, Revision)>,
-    pub(super) streak: Option<Streak>,
+    pub(super) kill_seen: Option<Box<KillSeen>>,
+    pub(super) streak: Option<Box<Streak>>,
     /// Its last fire was left to a seed worker.
     pub(super) left_to_seed: bool,
     /// The definition was found stale: wait for the watch until then.
     pub(super) stale_until: Option<Timestamp>,
     pub(super) timer: Option<Timestamp>,
-    /// The fire that is next in turn.
+    /// The fire that is next in turn, once its time to be claimed has come.
     pub(super) due: Option<Timestamp>,
+    /// Under which it stands among those that are due and unclaimed.
+    pub(super) unclaimed: Option<Timestamp>,
 }
 
 impl JobState {
@@ -167,6 +173,7 @@ impl JobState {
             stale_until: None,
             timer: None,
             due: None,
+            unclaimed: None,
         }
     }
 
@@ -193,6 +200,7 @@ impl JobState {
     /// Sends a claim. A sending of `earlier`, which it replaces, may still commit just before it: then that fire is taken after all.
     pub(super) fn send(&mut self, mut claim: Claim, earlier: Option<Claim>, out: &mut Vec<Action>) {
         claim.replaces = earlier.as_ref().map(|earlier| earlier.seq);
+        claim.alone = earlier.is_some() || claim.over_lock.is_some();
         let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
         self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };

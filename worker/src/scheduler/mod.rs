@@ -8,6 +8,7 @@ mod job_state;
 mod ownership;
 mod restored;
 mod runs;
+mod schedules;
 #[cfg(test)]
 mod tests;
 
@@ -33,10 +34,13 @@ use ownership::Ranks;
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{gone_back, is_from_before};
 use runs::{Run, Stage};
+use schedules::Schedules;
 
-/// A fire is claimed so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and the
-/// spawn.
-pub const LEAD_MS: i64 = 50;
+/// A fire is claimed at least so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and
+/// the spawn. [`Event::Lead`] makes it longer.
+pub const LEAD_MIN_MS: i64 = 50;
+/// And at most so long, in ms: what a worker has claimed ahead is lost with it.
+pub const LEAD_MAX_MS: i64 = 500;
 /// A fire claimed no later than this after its time, in ms, still starts; later it is a misfire. It covers the second worker's look
 /// ([`LOOK_AFTER_MS`]) with the time that its claim takes, so that a worker that dies costs lateness and no fires.
 pub const LATE_START_MAX_MS: i64 = 5_000;
@@ -51,6 +55,9 @@ pub const SKIP_COUNT_MAX: u64 = 1_000;
 const STREAK_RECORD_EVERY_MS: i64 = 10_000;
 /// With a seed worker in the fleet, locks are held until so long after T, in ms: it sleeps up to a second before it tries to lock (P17).
 const SEED_LOCK_HOLD_MS: i64 = 1_500;
+/// Jobs looked at in one step, so that whoever steps the scheduler gets a turn between: starts, answers and the session's renewal wait for
+/// no more than this.
+const LOOKS_PER_STEP: usize = 2_000;
 /// Marks that could not be read, and claims that were not applied, are tried again after this, in ms.
 const RETRY_MS: i64 = 200;
 /// Longest pause between two sendings of a claim whose answer does not come, in ms.
@@ -62,6 +69,8 @@ const STALE_RETRY_MS: i64 = 1_000;
 #[derive(Debug)]
 pub struct Scheduler {
     runs_max: usize,
+    /// Fires are claimed so long before their time, in ms.
+    lead_ms: i64,
     worker_id: String,
     session: Option<Sid>,
     next_seq: u64,
@@ -77,6 +86,7 @@ pub struct Scheduler {
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
     killing: bool,
     jobs: BTreeMap<JobName, JobState>,
+    schedules: Schedules,
     /// The same jobs by slot, so that what is read of a slot touches its jobs alone.
     slots: BTreeMap<u16, BTreeSet<JobName>>,
     runs: BTreeMap<RunId, Run>,
@@ -84,6 +94,8 @@ pub struct Scheduler {
     timers: BTreeSet<(Timestamp, JobName)>,
     /// When to start which claimed run.
     starts: BTreeSet<(Timestamp, RunId)>,
+    /// Fires whose time to be claimed by this worker as their owner has come, until they are.
+    unclaimed: BTreeSet<(Timestamp, JobName)>,
     /// Jobs whose claim of a run is in flight: each will need room.
     claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
@@ -98,6 +110,7 @@ impl Scheduler {
     pub fn new(runs_max: usize) -> Self {
         Self {
             runs_max,
+            lead_ms: LEAD_MIN_MS,
             worker_id: String::new(),
             session: None,
             next_seq: 0,
@@ -111,10 +124,12 @@ impl Scheduler {
             draining: false,
             killing: false,
             jobs: BTreeMap::new(),
+            schedules: Schedules::new(),
             slots: BTreeMap::new(),
             runs: BTreeMap::new(),
             timers: BTreeSet::new(),
             starts: BTreeSet::new(),
+            unclaimed: BTreeSet::new(),
             claiming: BTreeSet::new(),
             waiting_for_room: BTreeSet::new(),
             wanted: BTreeMap::new(),
@@ -127,15 +142,16 @@ impl Scheduler {
         self.keep_floor_in_bounds(now);
         match event {
             Event::Woke => {}
-            Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
+            Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
+            Event::SessionGained(sid, id) => self.on_session_gained(sid, id, &mut out),
             Event::Renamed(id) => {
                 self.worker_id = id;
                 self.rank_all();
-                self.look_at_all(now, &mut out);
+                self.look_at_all(now);
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
-            Event::JobsListed(jobs) => self.on_jobs_listed(now, jobs, &mut out),
+            Event::JobsListed(names) => self.on_jobs_listed(&names, &mut out),
             Event::JobPut(job) => self.on_job_put(now, job, &mut out),
             Event::JobDeleted(name) => self.on_job_deleted(&name, &mut out),
             Event::MarksRead { slots, marks, asked_at } => {
@@ -145,11 +161,11 @@ impl Scheduler {
             Event::MembersChanged(members) => self.on_members(now, members, &mut out),
             Event::Paused(paused) => {
                 let before = std::mem::replace(&mut self.paused, paused);
-                self.look_at_all_if(before != paused, now, &mut out);
+                self.look_at_all_if(before != paused, now);
             }
             Event::Base(base) => {
                 let before = std::mem::replace(&mut self.base, base);
-                self.look_at_all_if(before != base, now, &mut out);
+                self.look_at_all_if(before != base, now);
             }
             Event::ClaimAnswered(run_id, plan_time, job, answer) => {
                 self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
@@ -165,7 +181,7 @@ impl Scheduler {
             }
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
-                self.look_at_all_if(before != full, now, &mut out);
+                self.look_at_all_if(before != full, now);
             }
             Event::DrainRequested => {
                 self.draining = true;
@@ -216,16 +232,13 @@ impl Scheduler {
     /// Fires that are due, should be claimed by this worker as their owner and are not: the time of the oldest.
     #[must_use]
     pub fn oldest_due_unclaimed(&self, now: Timestamp) -> Option<Timestamp> {
-        let late = |state: &JobState| {
-            let due = state.due?;
-            (state.rank == Some(0) && now > due.plus_ms(LATE_START_MAX_MS)).then_some(due)
-        };
-        if self.paused { None } else { self.jobs.values().filter_map(late).min() }
+        let (oldest, _) = self.unclaimed.first().filter(|_| !self.paused)?;
+        (now > oldest.plus_ms(LATE_START_MAX_MS)).then_some(*oldest)
     }
 
     // --- sessions and members -------------------------------------------------------------------------------------
 
-    fn on_session_gained(&mut self, now: Timestamp, sid: Sid, id: String, out: &mut Vec<Action>) {
+    fn on_session_gained(&mut self, sid: Sid, id: String, out: &mut Vec<Action>) {
         self.session = Some(sid);
         self.next_seq = 0;
         self.worker_id = id;
@@ -241,11 +254,7 @@ impl Scheduler {
                 out.push(Action::Move { open, from, to, rescue: run.rescue });
             }
         }
-        out.push(Action::ReadMarks { slots: Slots::All, serializable: false });
-        for state in self.jobs.values_mut() {
-            state.reading = true;
-        }
-        self.look_at_all(now, out);
+        self.read_all_marks(out);
     }
 
     fn on_session_lost(&mut self, now: Timestamp, out: &mut Vec<Action>) {
@@ -293,7 +302,7 @@ impl Scheduler {
         self.members = members;
         if moved {
             self.rank_all();
-            self.look_at_all(now, out);
+            self.look_at_all(now);
         }
     }
 
@@ -313,15 +322,24 @@ impl Scheduler {
 
     // --- jobs -----------------------------------------------------------------------------------------------------
 
-    fn on_jobs_listed(&mut self, now: Timestamp, jobs: Vec<JobSeen>, out: &mut Vec<Action>) {
-        let listed: BTreeSet<JobName> = jobs.iter().map(|job| job.name.clone()).collect();
-        let gone: Vec<JobName> = self.jobs.keys().filter(|name| !listed.contains(name)).cloned().collect();
+    fn on_jobs_listed(&mut self, names: &BTreeSet<JobName>, out: &mut Vec<Action>) {
+        let gone: Vec<JobName> = self.jobs.keys().filter(|name| !names.contains(name)).cloned().collect();
         for name in gone {
             self.on_job_deleted(&name, out);
         }
-        self.jobs_listed = true;
-        for job in jobs {
-            self.on_job_put(now, job, out);
+        if !std::mem::replace(&mut self.jobs_listed, true) {
+            self.read_all_marks(out);
+        }
+    }
+
+    /// Reads every mark, once there is a session and the jobs are known: reading slot by slot while they are told would be a request each.
+    fn read_all_marks(&mut self, out: &mut Vec<Action>) {
+        if self.session.is_none() || !self.jobs_listed {
+            return;
+        }
+        out.push(Action::ReadMarks { slots: Slots::All, serializable: false });
+        for state in self.jobs.values_mut() {
+            state.reading = true;
         }
     }
 
@@ -341,7 +359,7 @@ impl Scheduler {
                 return out.push(Action::GiveUpStore(why));
             }
         }
-        let definition = Arc::new(Definition::new(seen, now));
+        let definition = Arc::new(Definition::new(seen, now, &mut self.schedules));
         if let Err(why) = &definition.runnable {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
@@ -358,9 +376,11 @@ impl Scheduler {
         self.set_timer(name, None);
         let Some(state) = self.jobs.get_mut(name) else { return };
         state.definition = None;
+        state.due = None;
         if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, &state.mark) {
             out.push(Action::RetireMark { job: name.clone(), revision: *revision, mark: mark.clone() });
         }
+        self.note_unclaimed(name);
         self.forget_job_if_done(name);
     }
 
@@ -380,6 +400,9 @@ impl Scheduler {
             self.set_timer(name, None);
             self.waiting_for_room.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
+            if let Some(due) = state.unclaimed {
+                self.unclaimed.remove(&(due, name.clone()));
+            }
             if let Some(others) = self.slots.get_mut(&state.slot) {
                 others.remove(name);
                 if others.is_empty() {
@@ -470,21 +493,23 @@ impl Scheduler {
 
     // --- looking at jobs ------------------------------------------------------------------------------------------
 
-    fn look_at_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+    /// Has every job looked at, as timers that are due: with a million jobs that is several steps.
+    fn look_at_all(&mut self, now: Timestamp) {
         for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
-            self.look_at(&name, now, out);
+            self.set_timer(&name, Some(now));
         }
     }
 
     /// At the start, and whenever a watch begins anew, what is told is mostly what was known: no reason to walk over all jobs.
-    fn look_at_all_if(&mut self, changed: bool, now: Timestamp, out: &mut Vec<Action>) {
+    fn look_at_all_if(&mut self, changed: bool, now: Timestamp) {
         if changed {
-            self.look_at_all(now, out);
+            self.look_at_all(now);
         }
     }
 
     fn look_at_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        while let Some((at, name)) = self.timers.first().cloned() {
+        for _ in 0..LOOKS_PER_STEP {
+            let Some((at, name)) = self.timers.first().cloned() else { return };
             if at > now {
                 return;
             }
@@ -530,11 +555,27 @@ impl Scheduler {
     fn look_at(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
         let again = self.decide(name, now, out);
         self.note_claiming(name);
+        self.note_unclaimed(name);
         self.set_timer(name, again);
+    }
+
+    fn note_unclaimed(&mut self, name: &JobName) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        let unclaimed = state.due.filter(|_| state.rank == Some(0));
+        let before = std::mem::replace(&mut state.unclaimed, unclaimed);
+        if before != unclaimed {
+            self.unclaimed.extend(unclaimed.map(|due| (due, name.clone())));
+            if let Some(before) = before {
+                self.unclaimed.remove(&(before, name.clone()));
+            }
+        }
     }
 
     fn decide(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
         let sid = self.session?;
+        if !self.jobs_listed {
+            return None; // what is known of the jobs is not all of them, and their marks are not read
+        }
         let state = self.jobs.get_mut(name)?;
         if let Pending::Claiming { claim, earlier, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
             if *at > now {
@@ -543,6 +584,7 @@ impl Scheduler {
             if *ambiguous || earlier.is_some() {
                 // Only writing decides: the identical request again (P2). So also when a claim that this one replaces may have committed:
                 // decided anew, nobody would know that run any more.
+                claim.alone = true;
                 out.push(Action::Claim(claim.clone()));
                 if let Pending::Claiming { resend_at, .. } = &mut state.pending {
                     *resend_at = None;
@@ -551,13 +593,21 @@ impl Scheduler {
             }
             state.pending = Pending::None; // never applied: decide anew
         }
-        state.due = None;
-        if self.paused || self.sink_full || self.draining || state.pending != Pending::None || state.reading {
+        if state.pending != Pending::None {
             return None;
         }
-        let rank = state.rank?;
-        let definition = state.definition.clone()?;
-        let schedule = definition.runnable.as_ref().ok()?.clone();
+        let runnable = |definition: &Arc<Definition>| {
+            definition.runnable.as_ref().ok().map(|schedule| (Arc::clone(definition), Arc::clone(schedule)))
+        };
+        let (Some(rank), Some((definition, schedule)), false, false) =
+            (state.rank, state.definition.as_ref().and_then(runnable), self.paused, self.draining)
+        else {
+            state.due = None; // not this worker's to claim
+            return None;
+        };
+        if self.sink_full || state.reading {
+            return None;
+        }
         if let Some(stale_until) = state.stale_until {
             if now < stale_until {
                 return Some(stale_until);
@@ -565,7 +615,7 @@ impl Scheduler {
             state.stale_until = None;
         }
         let offset = match rank {
-            0 => -LEAD_MS,
+            0 => -self.lead_ms,
             rank => LOOK_AFTER_MS[usize::from(rank - 1).min(LOOK_AFTER_MS.len() - 1)],
         };
         let (mark, mark_revision) = match &state.mark {
@@ -595,7 +645,7 @@ impl Scheduler {
                 return None;
             }
             let base = definition.seen_at.max(self.floor);
-            let mark = Mark::based(mark.as_ref(), base, definition.hash.clone());
+            let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
             state.pending = Pending::Adopting;
             out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
@@ -603,11 +653,12 @@ impl Scheduler {
         };
         let after = mark.plan_time.max(mark.base).max(self.base).max(self.floor);
         let due = schedule.next_after(after)?;
-        state.due = Some(due);
         let act_at = due.plus_ms(offset);
         if now < act_at {
+            state.due = None;
             return Some(act_at);
         }
+        state.due = Some(due);
         if state.must_read(rank, act_at) {
             self.wanted.entry(true).or_default().insert(state.slot);
             return None;
@@ -693,6 +744,7 @@ impl Scheduler {
             mark: mark.claimed(due, run_id, sid),
             over_lock,
             replaces: None,
+            alone: false,
         };
         state.send(claim, None, out);
     }
@@ -709,10 +761,13 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(sid) = self.session else { return };
+        // The mark is where this range has left it: no other worker has claimed a fire since, which would then lie within the range.
         let goes_on = |streak: &Streak| {
-            streak.sid == sid && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
+            streak.sid == sid
+                && mark.run_id.as_ref() == Some(&streak.open.run_id)
+                && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
         };
-        let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_ref()).is_some_and(goes_on);
+        let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_deref()).is_some_and(goes_on);
         if !goes_on {
             self.end_streak(name, out);
         }
@@ -745,6 +800,7 @@ impl Scheduler {
             open,
             over_lock: None,
             replaces: None,
+            alone: false,
         };
         state.send(claim, replaced.cloned(), out);
     }
@@ -850,7 +906,7 @@ impl Scheduler {
                     state.left_to_seed = false;
                     kill = state.kill_seen.take();
                 }
-                if let Some((run_ids, revision)) = kill {
+                if let Some((run_ids, revision)) = kill.map(|kill| *kill) {
                     self.on_kill_asked(now, &name, run_ids.as_deref(), revision, out);
                 }
                 if self.killing {
@@ -965,11 +1021,8 @@ impl Scheduler {
     fn on_skip_won(&mut self, now: Timestamp, claim: &Claim, out: &mut Vec<Action>) {
         let Some(state) = self.jobs.get_mut(&claim.open.job) else { return };
         let first = state.streak.is_none();
-        let streak = state.streak.get_or_insert_with(|| Streak {
-            sid: claim.sid,
-            seq: claim.seq,
-            open: claim.open.clone(),
-            recorded_at: now,
+        let streak = state.streak.get_or_insert_with(|| {
+            Box::new(Streak { sid: claim.sid, seq: claim.seq, open: claim.open.clone(), recorded_at: now })
         });
         streak.open = claim.open.clone();
         if first {

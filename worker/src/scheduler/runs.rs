@@ -217,7 +217,7 @@ impl Scheduler {
         if let Some(state) = self.jobs.get_mut(job)
             && matches!(state.pending, Pending::Claiming { .. })
         {
-            state.kill_seen = Some((run_ids.map(<[RunId]>::to_vec), revision));
+            state.kill_seen = Some(Box::new((run_ids.map(<[RunId]>::to_vec), revision)));
         }
         let meant = |run: &Run| match run_ids {
             Some(run_ids) => run_ids.contains(&run.open.run_id),

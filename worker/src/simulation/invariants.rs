@@ -56,6 +56,8 @@ pub(super) struct Invariants {
     /// Sessions that were ended before their time: their workers cannot have known.
     pub(super) ended_early: BTreeSet<Sid>,
     pub(super) processes: BTreeMap<RunId, Process>,
+    /// Commands that were claimed before the store went back and have no lock in it: they may overlap until their worker has taken them over.
+    without_lock: BTreeSet<RunId>,
     /// Jobs of which a seed worker's command is going, under its lock.
     pub(super) seed_runs: BTreeSet<JobName>,
     pub(super) had_seed: bool,
@@ -130,6 +132,7 @@ impl Invariants {
             self.violated(format!("another run is still open under the key {}", change.pair.key));
         }
         for open in runs {
+            self.without_lock.remove(&open.run_id);
             self.session_of.insert(open.run_id, sid);
         }
     }
@@ -235,10 +238,15 @@ impl Invariants {
         if certain && !self.ended_early.contains(&sid) && !lives(store, sid) {
             self.violated(format!("{job} at {at} started under a session that is over"));
         }
-        if lives(store, sid) && self.runs_under_live_session(store, job) {
+        let mut holds = lives(store, sid);
+        if self.claimed_before.contains_key(run_id) {
+            self.without_lock.insert(run_id.clone());
+            holds = false;
+        }
+        if holds && self.runs_under_live_session(store, job) {
             self.violated(format!("{job} at {at} overlaps another run"));
         }
-        if lives(store, sid) && self.seed_runs.contains(job) {
+        if holds && self.seed_runs.contains(job) {
             self.violated(format!("{job} at {at} overlaps a seed worker's run"));
         }
         self.started_by.insert(run_id.clone(), by);
@@ -248,7 +256,9 @@ impl Invariants {
     /// A command of the job is going, whose worker has not lost its session.
     pub(super) fn runs_under_live_session(&self, store: &Store, job: &JobName) -> bool {
         self.processes.iter().any(|(run_id, process)| {
-            process.job == *job && self.session_of.get(run_id).is_some_and(|sid| lives(store, *sid))
+            process.job == *job
+                && !self.without_lock.contains(run_id)
+                && self.session_of.get(run_id).is_some_and(|sid| lives(store, *sid))
         })
     }
 
@@ -256,6 +266,7 @@ impl Invariants {
 
     pub(super) fn store_went_back(&mut self) {
         self.claimed_up_to.clear();
+        self.without_lock.extend(self.processes.keys().cloned());
         for run_id in std::mem::take(&mut self.claimed).into_keys() {
             let started = self.started_by.get(&run_id).copied();
             self.claimed_before.insert(run_id, started);

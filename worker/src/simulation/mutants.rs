@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use common::domain::mark::Mark;
 use common::domain::record::Record;
 use common::domain::run::OpenRuns;
 use common::domain::worker::Sid;
@@ -64,6 +65,11 @@ impl Mutant {
     /// The transaction as a broken worker sends it.
     pub(super) fn send(self, mut txn: Txn) -> Txn {
         txn.when.retain(|compare| self.keeps(compare));
+        for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+            if let Op::Txn(nested) = op {
+                *nested = self.send(std::mem::take(nested));
+            }
+        }
         if self == Self::SharedOpenKey {
             for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
                 share_open_key(op);
@@ -123,31 +129,37 @@ fn share_open_key(op: &mut Op) {
     }
 }
 
-/// [`Mutant::ReadThenDecide`]: what the mark shows now is taken for the answer.
-pub(super) async fn read_then_decide(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
-    let answer = claims::claim(kv, claim).await;
-    if answer != ClaimAnswer::Unknown {
-        return answer;
-    }
-    let slots = crate::scheduler::Slots::Some(BTreeSet::from([keys::slot(&claim.open.job)]));
-    let Ok((_, mut marks)) = claims::read_marks(kv, slots, false).await else { return answer };
-    let seen = marks.remove(&claim.open.job);
-    match &seen {
-        Some(MarkSeen { mark: Ok(mark), revision, .. })
-            if mark.run_id.as_ref() == Some(&claim.open.run_id) =>
-        {
-            ClaimAnswer::Won(*revision)
+/// [`Mutant::ReadThenDecide`]: what the marks show now is taken for the answer.
+pub(super) async fn read_then_decide(kv: &dyn Kv, claims: &[Claim]) -> Vec<ClaimAnswer> {
+    let mut answers = claims::claim_all(kv, claims).await;
+    for (claim, answer) in claims.iter().zip(&mut answers) {
+        if *answer != ClaimAnswer::Unknown {
+            continue;
         }
-        _ => ClaimAnswer::Refused(Refusal {
-            session_alive: true,
-            paused: false,
-            // As if the job had been edited: decided anew in a moment.
-            job_revision: claim.job_revision + 1,
-            mark: seen,
-            lock: LockSeen::Free,
-            open: Vec::new(),
-        }),
+        let Ok(read) = kv.range(Range::key(keys::fired(&claim.open.job))).await else { continue };
+        let seen = read.pairs.first().map(|pair| MarkSeen {
+            mark: Mark::decode(&pair.value),
+            revision: pair.mod_revision,
+            retired: false,
+        });
+        *answer = match seen {
+            Some(MarkSeen { mark: Ok(mark), revision, .. })
+                if mark.run_id.as_ref() == Some(&claim.open.run_id) =>
+            {
+                ClaimAnswer::Won(revision)
+            }
+            seen => ClaimAnswer::Refused(Refusal {
+                session_alive: true,
+                paused: false,
+                // As if the job had been edited: decided anew in a moment.
+                job_revision: claim.job_revision + 1,
+                mark: seen,
+                lock: LockSeen::Free,
+                open: Vec::new(),
+            }),
+        };
     }
+    answers
 }
 
 /// [`Mutant::JitterPerFire`]: so much later than nominal.

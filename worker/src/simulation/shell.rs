@@ -22,8 +22,13 @@ use super::log::At;
 use super::mutants::{self, Mutant};
 use super::network::{CallId, Line, Reply};
 use super::world::{What, World};
+use crate::batches::{Answered, Batch, Batches};
+use crate::claims::{Adoption, HeldLock};
+use crate::driver::{ADOPTIONS_IN_FLIGHT, CLAIMS_IN_FLIGHT, RELEASES_IN_FLIGHT, Release};
 use crate::follow::News;
-use crate::scheduler::{Action, Claim, Event, Scheduler, Slots};
+use crate::scheduler::{
+    Action, AdoptAnswer, Claim, ClaimAnswer, Event, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
+};
 use crate::session::{self, Session};
 use crate::watches::{self, Registration};
 use crate::witness::{Era, WentBack, Witness};
@@ -88,11 +93,13 @@ pub(super) enum Job {
     KeepAlive { sid: Sid, sent: i64 },
     /// A read that shows whether the store went back.
     AskRevision(Sid),
-    Claim(Box<Claim>),
-    Adopt { job: JobName, job_revision: Revision, mark_revision: Revision, sid: Sid, mark: Mark },
+    Claims(Batch<Claim>),
+    Adoptions(Batch<Adoption>),
+    Releases(Batch<Release>),
+    /// The lock of a run may be freed now.
+    Release(Release),
     ReadMarks { slots: Slots, serializable: bool },
     Retire { job: JobName, revision: Revision, mark: Mark },
-    Release { run_id: RunId, job: JobName, lock_revision: Revision },
     Move { open: OpenRun, from: (Sid, u64), to: (Sid, u64), rescue: bool },
     Settle(Vec<(Sid, u64)>),
     Sweep,
@@ -109,6 +116,9 @@ pub(super) enum Job {
 enum Done {
     Event(Event),
     Events(Vec<Event>),
+    Claimed(Vec<ClaimAnswer>),
+    Adopted(Vec<AdoptAnswer>),
+    Freed,
     /// No answer: to be sent again.
     Again,
     Session(Result<Session, kv::Error>),
@@ -146,6 +156,9 @@ pub(super) struct Shell {
     tasks: BTreeMap<TaskId, Task>,
     tasks_begun: TaskId,
     callers: BTreeMap<CallId, TaskId>,
+    claims: Batches<Claim>,
+    adoptions: Batches<Adoption>,
+    releases: Batches<Release>,
     session: Option<Own>,
     seeking: Option<TaskId>,
     watches: BTreeMap<Watched, Watch>,
@@ -176,6 +189,9 @@ impl Shell {
             tasks: BTreeMap::new(),
             tasks_begun: 0,
             callers: BTreeMap::new(),
+            claims: Batches::new(CLAIMS_IN_FLIGHT),
+            adoptions: Batches::new(ADOPTIONS_IN_FLIGHT),
+            releases: Batches::new(RELEASES_IN_FLIGHT),
             session: None,
             seeking: None,
             watches: Watched::ALL.into_iter().map(|watched| (watched, Watch::default())).collect(),
@@ -199,6 +215,10 @@ impl Shell {
     pub(super) fn sid(&self) -> Option<Sid> {
         self.session.as_ref().map(|own| own.session.sid)
     }
+}
+
+fn claim_answered(claim: Claim, answer: ClaimAnswer) -> Event {
+    Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer)
 }
 
 fn identity(worker: usize) -> Identity {
@@ -323,40 +343,49 @@ impl World {
                 }
                 .boxed()
             }
-            Job::Claim(claim) => {
-                let mut claim = claim.as_ref().clone();
-                let (run_id, at, job) =
-                    (claim.open.run_id.clone(), claim.mark.plan_time, claim.open.job.clone());
+            Job::Claims(batch) => {
+                let mut claims = batch.members.clone();
                 if mutant == Mutant::JitterPerFire {
-                    claim = mutants::jittered(claim, self.dice.between(0, 400));
+                    let by = self.dice.between(0, 400);
+                    claims = claims.into_iter().map(|claim| mutants::jittered(claim, by)).collect();
                 }
                 async move {
-                    let answer = if mutant == Mutant::ReadThenDecide {
-                        mutants::read_then_decide(kv.as_ref(), &claim).await
+                    Done::Claimed(if mutant == Mutant::ReadThenDecide {
+                        mutants::read_then_decide(kv.as_ref(), &claims).await
                     } else {
-                        claims::claim(kv.as_ref(), &claim).await
-                    };
-                    Done::Event(Event::ClaimAnswered(run_id, at, job, answer))
+                        claims::claim_all(kv.as_ref(), &claims).await
+                    })
                 }
                 .boxed()
             }
-            Job::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                let (job, mark) = (job.clone(), mark.clone());
-                let (job_revision, mark_revision, sid) = (*job_revision, *mark_revision, *sid);
+            Job::Adoptions(batch) => {
+                let adoptions = batch.members.clone();
+                async move { Done::Adopted(claims::adopt_all(kv.as_ref(), &adoptions).await) }.boxed()
+            }
+            Job::Releases(batch) => {
+                let locks: Vec<HeldLock> = batch.members.iter().map(|release| release.lock.clone()).collect();
                 async move {
-                    let answer =
-                        claims::adopt(kv.as_ref(), &job, job_revision, mark_revision, sid, mark).await;
-                    Done::Event(Event::AdoptAnswered(job, answer))
+                    match claims::release_all(kv.as_ref(), &locks).await {
+                        Ok(()) | Err(kv::Error::LeaseGone) => Done::Freed,
+                        Err(_away) => Done::Again,
+                    }
                 }
                 .boxed()
             }
+            Job::Release(_) => std::future::ready(Done::Nothing).boxed(),
             Job::ReadMarks { slots, serializable } => {
                 let (slots, serializable) = (slots.clone(), *serializable);
                 async move {
-                    Done::Event(match claims::read_marks(kv.as_ref(), slots.clone(), serializable).await {
-                        Ok((slots, marks)) => Event::MarksRead { slots, marks, asked_at: clock.0 },
-                        Err(_away) => Event::MarksUnread(slots),
-                    })
+                    let mut events = Vec::new();
+                    let tell = |(some, marks)| {
+                        let slots = Slots::Some(some);
+                        events.push(Event::MarksRead { slots, marks, asked_at: clock.0 });
+                        std::future::ready(())
+                    };
+                    if claims::read_marks(kv.as_ref(), &slots, serializable, tell).await.is_err() {
+                        events.push(Event::MarksUnread(slots));
+                    }
+                    Done::Events(events)
                 }
                 .boxed()
             }
@@ -366,17 +395,6 @@ impl World {
                     let _tried_again_within_the_hour =
                         claims::retire_mark(kv.as_ref(), &job, revision, &mark).await;
                     Done::Nothing
-                }
-                .boxed()
-            }
-            Job::Release { run_id, job, lock_revision } => {
-                let (run_id, job, lock_revision) = (run_id.clone(), job.clone(), *lock_revision);
-                async move {
-                    match claims::release(kv.as_ref(), &job, lock_revision).await {
-                        Ok(()) => Done::Event(Event::Released(run_id)),
-                        Err(kv::Error::LeaseGone) => Done::Nothing,
-                        Err(_away) => Done::Again,
-                    }
                 }
                 .boxed()
             }
@@ -472,13 +490,39 @@ impl World {
     fn done(&mut self, worker: usize, era: Era, job: Job, done: Done) {
         let is_present = era == self.hosts[worker].shell.era;
         match (job, done) {
-            (Job::Claim(_), Done::Event(event)) => {
+            (Job::Claims(batch), Done::Claimed(answers)) => {
                 let pause = self.pause();
-                let now = self.now;
+                let (at, answers) = (self.now + pause, batch.members.iter().cloned().zip(answers).collect());
+                let ticket = batch.ticket();
                 if pause > 0 {
-                    return self.push_to(now + pause, worker, What::Tell(era, event));
+                    return self.push_to(at, worker, What::Claimed(era, ticket, answers));
                 }
-                self.tell(worker, era, event);
+                self.claimed(worker, era, ticket, answers);
+            }
+            (Job::Adoptions(batch), Done::Adopted(answers)) => {
+                if is_present {
+                    self.hosts[worker].shell.adoptions.answered(batch.ticket());
+                    for (adoption, answer) in batch.members.into_iter().zip(answers) {
+                        self.feed(worker, Event::AdoptAnswered(adoption.job, answer));
+                    }
+                }
+            }
+            (Job::Releases(batch), Done::Freed) => {
+                if is_present {
+                    self.hosts[worker].shell.releases.answered(batch.ticket());
+                    for release in batch.members {
+                        self.feed(worker, Event::Released(release.run_id));
+                    }
+                }
+            }
+            (Job::Release(release), _) => {
+                self.hosts[worker].shell.releases.put(release);
+                self.send_batches(worker);
+            }
+            (Job::ReadMarks { .. }, Done::Events(events)) => {
+                for event in events {
+                    self.tell(worker, era, event);
+                }
             }
             (_, Done::Event(event)) => self.tell(worker, era, event),
             (Job::Pause(_), Done::Events(events)) if is_present => {
@@ -557,6 +601,9 @@ impl World {
         let now = self.time_of(worker);
         let shell = &mut self.hosts[worker].shell;
         shell.registered.clear();
+        shell.claims = Batches::new(CLAIMS_IN_FLIGHT);
+        shell.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
+        shell.releases = Batches::new(RELEASES_IN_FLIGHT);
         let session = shell.session.take();
         for watch in shell.watches.values_mut() {
             *watch = Watch { announced: watch.announced, ..Watch::default() };
@@ -630,6 +677,9 @@ impl World {
         if self.mutant != Mutant::TrustsDeadSession {
             self.step(worker, Event::SessionLost);
         }
+        let shell = &mut self.hosts[worker].shell;
+        shell.claims.withdraw();
+        shell.adoptions.withdraw();
         if !draining {
             self.seek_session(worker);
         }
@@ -667,7 +717,7 @@ impl World {
         let number = shell.line.last_watch();
         let watch = shell.watch(watched);
         (watch.stream, watch.next) = (Some((stream, number)), revision + 1);
-        self.take_news(worker, watched, News::Listed(pairs));
+        self.take_news(worker, watched, News::Page { pairs, first: true, last: true });
         self.announce(worker, watched);
     }
 
@@ -708,7 +758,7 @@ impl World {
     fn take_news(&mut self, worker: usize, watched: Watched, news: News) {
         self.note(|| format!("w{worker} hears of {watched:?}: {news:?}"));
         let events = match watched {
-            Watched::Jobs => watches::job_events(&news),
+            Watched::Jobs => watches::job_events(&mut BTreeSet::new(), &news), // its list is one page
             Watched::Kills => watches::kill_events(&news),
             Watched::Base => vec![watches::base_event(&news)],
             Watched::Workers => {
@@ -800,6 +850,64 @@ impl World {
     pub(super) fn feed(&mut self, worker: usize, event: Event) {
         self.end_overdue_session(worker);
         self.step(worker, event);
+        self.send_batches(worker);
+    }
+
+    /// Sends what waits and may be sent now.
+    fn send_batches(&mut self, worker: usize) {
+        let era = self.hosts[worker].shell.era;
+        while let Some(batch) = self.hosts[worker].shell.claims.next() {
+            self.spawn_soon(worker, era, Job::Claims(batch));
+        }
+        while let Some(batch) = self.hosts[worker].shell.adoptions.next() {
+            self.spawn_soon(worker, era, Job::Adoptions(batch));
+        }
+        while let Some(batch) = self.hosts[worker].shell.releases.next() {
+            self.spawn_soon(worker, era, Job::Releases(batch));
+        }
+    }
+
+    /// A batch of claims was answered.
+    pub(super) fn claimed(
+        &mut self,
+        worker: usize,
+        era: Era,
+        ticket: Answered,
+        answers: Vec<(Claim, ClaimAnswer)>,
+    ) {
+        let shell = &mut self.hosts[worker].shell;
+        if era != shell.era {
+            return;
+        }
+        shell.claims.answered(ticket);
+        self.end_overdue_session(worker);
+        let unanswered =
+            |answer: &ClaimAnswer| matches!(answer, ClaimAnswer::Unknown | ClaimAnswer::NotApplied);
+        let away = answers.iter().all(|(_, answer)| unanswered(answer));
+        for (claim, answer) in answers {
+            self.step(worker, claim_answered(claim, answer));
+        }
+        if away {
+            for claim in self.hosts[worker].shell.claims.withdraw() {
+                self.step(worker, claim_answered(claim, ClaimAnswer::NotApplied));
+            }
+        } else if self.dice.percent(10) {
+            let lead = self.dice.between(LEAD_MIN_MS, LEAD_MAX_MS);
+            self.step(worker, Event::Lead(lead));
+        }
+        self.send_batches(worker);
+    }
+
+    fn spawn_soon(&mut self, worker: usize, era: Era, job: Job) {
+        match self.pause() {
+            0 => {
+                self.spawn(worker, era, job);
+            }
+            pause => {
+                let at = self.now + pause;
+                self.push_to(at, worker, What::Do(era, job));
+            }
+        }
     }
 
     fn step(&mut self, worker: usize, event: Event) {
@@ -821,14 +929,15 @@ impl World {
         self.note(|| format!("w{worker} does {action:?}"));
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         let job = match action {
-            Action::Claim(claim) => Job::Claim(claim),
+            Action::Claim(claim) => return self.hosts[worker].shell.claims.put(*claim),
             Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                Job::Adopt { job, job_revision, mark_revision, sid, mark }
+                let adoption = Adoption { job, job_revision, mark_revision, sid, mark };
+                return self.hosts[worker].shell.adoptions.put(adoption);
             }
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
             Action::RetireMark { job, revision, mark } => Job::Retire { job, revision, mark },
             Action::Release { run_id, job, lock_revision, not_before } => {
-                let job = Job::Release { run_id, job, lock_revision };
+                let job = Job::Release(Release { run_id, lock: (job, lock_revision) });
                 let wait = not_before.ms_since(self.time_of(worker)).max(0);
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
@@ -851,11 +960,7 @@ impl World {
             }
             Action::Report(_) => return,
         };
-        let pause = self.pause();
-        if pause > 0 {
-            return self.push_to(now + pause, worker, What::Do(era, job));
-        }
-        self.spawn(worker, era, job);
+        self.spawn_soon(worker, era, job);
     }
 
     fn start_command(&mut self, worker: usize, open: &OpenRun) {

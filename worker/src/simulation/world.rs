@@ -17,7 +17,8 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
-use crate::scheduler::Event;
+use crate::batches::Answered;
+use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::sweep;
 use crate::witness::Era;
 
@@ -60,6 +61,8 @@ pub(super) enum What {
     /// There may be news for this watch.
     News(Watched),
     Do(Era, Job),
+    /// A batch of claims was answered.
+    Claimed(Era, Answered, Vec<(Claim, ClaimAnswer)>),
     /// The session that it has not got yet.
     Seek(Era),
     Heartbeat,
@@ -285,6 +288,7 @@ impl World {
             What::Do(era, job) => {
                 self.spawn(worker, era, job);
             }
+            What::Claimed(era, ticket, answers) => self.claimed(worker, era, ticket, answers),
             What::Seek(era) => self.seek_again(worker, era),
             What::Heartbeat => self.heartbeat(worker),
             What::Sweep => self.sweep(worker),
