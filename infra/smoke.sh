@@ -73,13 +73,14 @@ if [ -n "$region" ]; then
     signing=(--config "$work/signing")
 fi
 
-# Calls the API: the answer goes to $work/answer, its status to $status (000: there was none).
+# Calls the API: the answer goes to $work/answer, its status to $status (000: there was none, $curl_code is why).
 call() {
     local path=$1
     shift
     : >"$work/answer"
     status=$(curl --silent --show-error --max-time 20 --output "$work/answer" --write-out '%{http_code}' \
         ${signing[@]+"${signing[@]}"} "$@" "$url$path" 2>"$work/trouble")
+    curl_code=$?
 }
 
 answer() { head -c 600 "$work/answer"; }
@@ -89,7 +90,7 @@ fail() {
     exit 1
 }
 
-# What a call that was not answered by our API means; silent when it was.
+# What it means that a call was not answered with 200.
 explain() {
     case $status in
     000) echo "$url does not answer: $(cat "$work/trouble")" ;;
@@ -123,15 +124,14 @@ started=$SECONDS
 # From here on the job may be there, also when the answer is lost.
 saved=yes
 call /job/save --header 'content-type: application/json' --data "$job"
-case $status in
-200) ;;
-000 | 403 | 404 | 429)
-    saved= # refused before any function saw it
-    [ "$status" != 000 ] || ! grep -q 'timed out' "$work/trouble" || saved=yes
+if [ "$status" != 200 ]; then
+    case $status in
+    403 | 404 | 429) saved= ;; # refused before any function saw it
+    # No connection was made (name, proxy, port, TLS). After any other trouble the call may have arrived.
+    000) case $curl_code in 5 | 6 | 7 | 35 | 60) saved= ;; esac ;;
+    esac
     fail "saving: $(explain)"
-    ;;
-*) fail "saving: $(explain)" ;;
-esac
+fi
 grep -q '"errno":0' "$work/answer" || fail "saving: this is no answer of Fleetcron: $(answer)"
 echo "smoke: saved $name"
 

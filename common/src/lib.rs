@@ -13,4 +13,5 @@ pub mod logging;
 pub mod run_log;
 pub mod schedule;
 pub mod secrets;
+pub mod shortened;
 pub mod stores;

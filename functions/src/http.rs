@@ -6,9 +6,10 @@ use std::time::Duration;
 use common::api::envelope::Envelope;
 use common::api::errno::Kind;
 use common::clock;
+use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
-use lambda_http::{Body, Request, RequestExt as _};
+use lambda_http::{Body, Request};
 use serde_json::Value;
 
 use crate::idempotency;
@@ -92,7 +93,8 @@ where
     let mut response = match answered {
         Ok(reply) => {
             let replayed = reply.replayed;
-            let mut response = render(StatusCode::OK, &sendable(reply.into_envelope()));
+            let envelope = reply.into_envelope();
+            let mut response = render(StatusCode::OK, envelope.errno, sendable(envelope));
             if replayed {
                 response.headers_mut().insert(idempotency::REPLAYED, HeaderValue::from_static("true"));
             }
@@ -160,11 +162,10 @@ pub fn refuse(kind: Kind, message: impl Into<String>) -> Response {
     let (status, errno) = kind.code();
     let message = shortened(message.into(), MESSAGE_BYTES_MAX);
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    render(status, &Envelope::failure(errno, message))
+    render(status, errno, json(&Envelope::failure(errno, message)))
 }
 
-fn render(status: StatusCode, envelope: &Envelope) -> Response {
-    let body = json(envelope);
+fn render(status: StatusCode, errno: i32, body: String) -> Response {
     let headers = [
         (CONTENT_TYPE, "application/json"),
         // What is asked for changes every second; a cached answer is a wrong one.
@@ -172,21 +173,22 @@ fn render(status: StatusCode, envelope: &Envelope) -> Response {
         (HeaderName::from_static("x-content-type-options"), "nosniff"),
     ];
     let mut response = with_headers(status, &headers, body);
-    response.extensions_mut().insert(Errno(envelope.errno));
+    response.extensions_mut().insert(Errno(errno));
     response
 }
 
-/// What Lambda lets through: pages are bounded where they are filled, but a single job that other hands put may be larger than an answer can be.
+/// The answer's body, as Lambda lets it through: pages are bounded where they are filled, but a single job that other hands put may be larger than an answer can be.
 /// The request was served all the same, and the answer says what it lacks.
-fn sendable(envelope: Envelope) -> Envelope {
-    let bytes = travelling_bytes(&json(&envelope));
+fn sendable(envelope: Envelope) -> String {
+    let body = json(&envelope);
+    let bytes = travelling_bytes(&body);
     if bytes <= LAMBDA_BYTES_MAX - HEAD_BYTES {
-        return envelope;
+        return body;
     }
     let warning = format!(
         "the data is left out: with its warnings it takes {bytes} bytes on its way, and at most {LAMBDA_BYTES_MAX} arrive"
     );
-    Envelope { data: Value::Null, warnings: vec![warning], ..envelope }
+    json(&Envelope { data: Value::Null, warnings: vec![warning], ..envelope })
 }
 
 fn json(envelope: &Envelope) -> String {
@@ -213,7 +215,6 @@ pub(crate) fn with_headers(
 
 /// What of a request the endpoints read.
 pub(crate) struct Call {
-    path: String,
     query: String,
     headers: HeaderMap,
     body: Vec<u8>,
@@ -231,7 +232,6 @@ pub(crate) enum Payload {
 impl Call {
     fn of(request: Request) -> Self {
         Self {
-            path: request.raw_http_path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
             body: match request.into_body() {
@@ -324,16 +324,6 @@ impl Call {
     /// The headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
-    }
-
-    /// The path as it was sent, still percent-encoded.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// For routes that do not answer in the envelope.
-    pub(crate) fn new(request: Request) -> Self {
-        Self::of(request)
     }
 }
 
@@ -477,15 +467,6 @@ pub(crate) const WARNING_BYTES_MAX: usize = 1000;
 /// Most of a failure's message that is said. It quotes the request, which may be a megabyte.
 const MESSAGE_BYTES_MAX: usize = 10_000;
 
-/// The text, or its beginning with an ellipsis when it is longer than `bytes`.
-pub(crate) fn shortened(mut text: String, bytes: usize) -> String {
-    if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes));
-        text.push('…');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -531,10 +512,11 @@ mod tests {
     fn an_answer_that_lambda_would_drop_is_made_smaller_and_says_so() {
         // Fits as it is, and not once its quotes are escaped.
         let data = Value::from("\"".repeat(LAMBDA_BYTES_MAX / 3));
-        let sent = sendable(Envelope::success(data));
-        assert!(sent.data.is_null() && sent.warnings[0].contains("left out"), "{:?}", sent.warnings);
+        let sent = |envelope| serde_json::from_str::<Envelope>(&sendable(envelope)).unwrap();
+        let cut = sent(Envelope::success(data));
+        assert!(cut.data.is_null() && cut.warnings[0].contains("left out"), "{:?}", cut.warnings);
         let small = Envelope::success("x".repeat(1000).into());
-        assert_eq!(sendable(small.clone()), small);
+        assert_eq!(sent(small.clone()), small);
         let refused = refuse(Kind::BadRequest, "ö".repeat(BODY_BYTES_MAX));
         let Body::Text(text) = refused.body() else { panic!("no text") };
         assert!(text.len() < 2 * MESSAGE_BYTES_MAX && text.contains('…'));

@@ -6,8 +6,8 @@ use std::panic::AssertUnwindSafe;
 use common::api::errno::Kind;
 use common::clock::Stopwatch;
 use futures::FutureExt as _;
+use lambda_http::http::Method;
 use lambda_http::http::header::{HeaderName, HeaderValue};
-use lambda_http::http::{HeaderMap, Method};
 use lambda_http::request::RequestContext;
 use lambda_http::{Request, RequestExt as _};
 use tracing::Instrument as _;
@@ -21,35 +21,50 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A request's name, and what its line in the log says of it.
 pub struct Invocation {
     /// Names the request: Lambda's id, or one of our own.
-    pub request_id: String,
+    request_id: String,
     /// API Gateway's id of the same request, which stands in its access log.
-    pub gateway_request_id: Option<String>,
+    gateway_request_id: Option<String>,
     /// Whether it is the process's first; `None` where nobody counts, and the line is for debugging only: a console that asks every second
     /// would fill a terminal.
-    pub cold: Option<bool>,
+    cold: Option<bool>,
     /// The route's path, as in [`crate::ROUTES`]; never the query, which may hold what is none of the log's business.
-    pub route: &'static str,
+    route: &'static str,
+    method: Method,
+    /// Whether it has an `Idempotency-Key`.
+    named: bool,
 }
 
 impl Invocation {
-    /// Of a request that Lambda hands to a function.
-    pub(crate) fn of_lambda(request: &Request, route: &'static str, cold: bool) -> Self {
+    /// Of a request that a process serves for itself, for whichever route.
+    #[must_use]
+    pub fn of_local(request: &Request) -> Self {
+        Self::of(request, common::ids::random_id(), "none")
+    }
+
+    /// Of a request that Lambda hands to a function. Which function it is was decided by the gateway; the path only tells which of its routes.
+    pub(crate) fn of_lambda(request: &Request, function: &'static str, cold: bool) -> Self {
         let request_id = request.lambda_context_ref().map(|context| context.request_id.clone());
         let gateway_request_id = match request.request_context_ref() {
             Some(RequestContext::ApiGatewayV2(context)) => context.request_id.clone(),
             _ => None,
         };
+        let request_id = request_id.unwrap_or_else(common::ids::random_id);
+        Self { gateway_request_id, cold: Some(cold), ..Self::of(request, request_id, function) }
+    }
+
+    fn of(request: &Request, request_id: String, elsewhere: &'static str) -> Self {
         Self {
-            request_id: request_id.unwrap_or_else(common::ids::random_id),
-            gateway_request_id,
-            cold: Some(cold),
-            route,
+            request_id,
+            gateway_request_id: None,
+            cold: None,
+            route: crate::route(request).map_or(elsewhere, |route| route.path),
+            method: request.method().clone(),
+            named: request.headers().contains_key(idempotency::HEADER),
         }
     }
 
-    /// Waits for `handling`, which serves a request of this method and headers. A panic is answered, too: it must not cost the process, and with
-    /// it its connections.
-    pub async fn observe<F>(self, method: Method, headers: &HeaderMap, handling: F) -> Response
+    /// Waits for `handling`, which serves the request. A panic is answered, too: it must not cost the process, and with it its connections.
+    pub async fn observe<F>(self, handling: F) -> Response
     where
         F: Future<Output = Response>,
     {
@@ -59,35 +74,34 @@ impl Invocation {
             requestId = %self.request_id,
             gatewayRequestId = self.gateway_request_id.as_deref()
         );
-        let named = headers.contains_key(idempotency::HEADER);
         async {
             let since = Stopwatch::start();
             let mut response = match AssertUnwindSafe(handling).catch_unwind().await {
                 Ok(response) => response,
-                Err(_said_by_the_hook) => self.panicked(&method, named),
+                Err(_said_by_the_hook) => self.panicked(),
             };
             if let Ok(id) = HeaderValue::from_str(&self.request_id) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
-            self.log(&method, &response, &since);
+            self.log(&response, &since);
             response
         }
         .instrument(span)
         .await
     }
 
-    fn panicked(&self, method: &Method, named: bool) -> Response {
+    fn panicked(&self) -> Response {
         tracing::error!("the handler panicked");
         let mut message =
             format!("this is a bug of Fleetcron: the log says more under the request id {}", self.request_id);
-        if method == Method::POST {
-            message = format!("{message}; the change may or may not have been made; {}", again(named));
+        if self.method == Method::POST {
+            message = format!("{message}; the change may or may not have been made; {}", again(self.named));
         }
         refuse(Kind::Internal, message)
     }
 
-    fn log(&self, method: &Method, response: &Response, since: &Stopwatch) {
-        let (route, status) = (self.route, response.status().as_u16());
+    fn log(&self, response: &Response, since: &Stopwatch) {
+        let (method, route, status) = (&self.method, self.route, response.status().as_u16());
         let errno = response.extensions().get::<Errno>().map(|errno| errno.0);
         let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         match self.cold {
@@ -121,8 +135,11 @@ mod tests {
 
     use super::*;
 
-    fn invocation() -> Invocation {
-        Invocation { request_id: "r-1".to_owned(), gateway_request_id: None, cold: None, route: "/job/save" }
+    fn invocation(method: Method, key: Option<&'static str>) -> Invocation {
+        let mut request = Request::new(Body::Empty);
+        *request.method_mut() = method;
+        key.map(|key| request.headers_mut().insert(idempotency::HEADER, HeaderValue::from_static(key)));
+        Invocation::of(&request, "r-1".to_owned(), "none")
     }
 
     fn text(response: &Response) -> String {
@@ -135,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn every_answer_names_its_request() {
         let handling = std::future::ready(refuse(Kind::NotFound, "nothing"));
-        let response = invocation().observe(Method::GET, &HeaderMap::new(), handling).await;
+        let response = invocation(Method::GET, None).observe(handling).await;
         assert_eq!(response.headers()["x-request-id"], "r-1");
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
     }
@@ -148,10 +165,8 @@ mod tests {
             (Method::POST, Some("k"), "send it again with the same Idempotency-Key", "look, and"),
         ];
         for (method, key, said, unsaid) in rows {
-            let mut headers = HeaderMap::new();
-            key.map(|key| headers.insert(idempotency::HEADER, HeaderValue::from_static(key)));
             let handling = async { panic!("a test's own") };
-            let response = invocation().observe(method, &headers, handling).await;
+            let response = invocation(method, key).observe(handling).await;
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert_eq!(response.headers()["x-request-id"], "r-1");
             let body = text(&response);

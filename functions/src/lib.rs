@@ -50,7 +50,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub const ROUTES: [Route; 8] = [
+pub static ROUTES: [Route; 8] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -118,9 +118,8 @@ pub async fn handle(ports: &Ports, request: Request) -> Response {
 /// The route that a request is for; `None` when there is none for its path.
 #[must_use]
 pub fn route(request: &Request) -> Option<&'static Route> {
-    static TABLE: &[Route] = &ROUTES;
     let path = invocation::path(request);
-    TABLE.iter().find(|route| matches(route.path, path))
+    ROUTES.iter().find(|route| matches(route.path, path))
 }
 
 fn matches(pattern: &str, path: &str) -> bool {
@@ -147,17 +146,21 @@ where
     // Built inside the runtime: the clients of the stores start their tasks there.
     let served = runtime().and_then(|runtime| {
         runtime.block_on(async {
-                let handler = Arc::new(build(&settings)?);
-                let cold = Arc::new(AtomicBool::new(true));
-                let service = lambda_http::service_fn(move |request: Request| {
-                    let (handler, cold) = (Arc::clone(&handler), cold.swap(false, Ordering::Relaxed));
-                    async move {
-                        Ok::<_, std::convert::Infallible>(invoke(&*handler, function, request, cold).await)
-                    }
-                });
-                // One request at a time, unless Lambda says that it sends several at once (AWS_LAMBDA_MAX_CONCURRENCY, on managed instances).
-                lambda_http::run_concurrent(service).await.map_err(|e| e.to_string())
-            })
+            let handler = Arc::new(build(&settings)?);
+            let cold = Arc::new(AtomicBool::new(true));
+            let service = lambda_http::service_fn(move |request: Request| {
+                let (handler, cold) = (Arc::clone(&handler), cold.swap(false, Ordering::Relaxed));
+                async move {
+                    let invocation = Invocation::of_lambda(&request, function, cold);
+                    Ok::<_, std::convert::Infallible>(
+                        invocation.observe(async { handler(request).await }).await,
+                    )
+                }
+            });
+            // One request at a time, unless Lambda says that it sends several at once (AWS_LAMBDA_MAX_CONCURRENCY, on managed
+            // instances).
+            lambda_http::run_concurrent(service).await.map_err(|e| e.to_string())
+        })
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -166,18 +169,6 @@ where
             ExitCode::FAILURE
         }
     }
-}
-
-async fn invoke<H, F>(handler: &H, function: &'static str, request: Request, cold: bool) -> Response
-where
-    H: Fn(Request) -> F,
-    F: Future<Output = Response>,
-{
-    // Which function it is was decided by the gateway; the path only tells which of its routes.
-    let own = route(&request).map_or(function, |route| route.path);
-    let invocation = Invocation::of_lambda(&request, own, cold);
-    let (method, headers) = (request.method().clone(), request.headers().clone());
-    invocation.observe(method, &headers, async { handler(request).await }).await
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use common::api::errno::Kind;
 use common::clock;
-use common::ids::random_id;
 use functions::Ports;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
 use functions::invocation::Invocation;
@@ -149,15 +148,8 @@ async fn respond(
     let (parts, incoming) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
-    let invocation = Invocation {
-        request_id: random_id(),
-        gateway_request_id: None,
-        cold: None,
-        route: functions::route(&request).map_or("none", |route| route.path),
-    };
-    let (method, headers) = (request.method().clone(), request.headers().clone());
-    let response = invocation.observe(method, &headers, answer(ports, request, incoming)).await;
-    Ok(sendable(response))
+    let invocation = Invocation::of_local(&request);
+    Ok(sendable(invocation.observe(answer(ports, request, incoming)).await))
 }
 
 async fn answer(ports: &Ports, request: lambda_http::Request, incoming: Incoming) -> Response {

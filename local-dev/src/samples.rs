@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use common::domain::job::{Job, JobName};
+use common::domain::options::JobOptions;
 use common::keys;
 use common::kv::{Compare, Kv, Op, Txn};
 use serde_json::Map;
@@ -29,8 +30,13 @@ pub async fn make_once(kv: &dyn Kv, dir: &Path) -> anyhow::Result<()> {
     for (name, cron_expr, command) in SAMPLES {
         let name = JobName::parse(name).map_err(anyhow::Error::msg)?;
         let key = keys::job(&name);
-        let job =
-            Job { name, command: command.to_owned(), cron_expr: cron_expr.to_owned(), extra: Map::new() };
+        let job = Job {
+            name,
+            command: command.to_owned(),
+            cron_expr: cron_expr.to_owned(),
+            options: JobOptions::default(),
+            extra: Map::new(),
+        };
         let txn = Txn {
             when: vec![Compare::absent(key.clone())],
             then: vec![Op::put(key, job.to_value().to_string())],

@@ -226,6 +226,33 @@ await check("what the API refuses is shown at the fields that it names, and noth
   await noDialog();
 });
 
+await check("options are shown, kept by an edit, changed, and their faults stand at their fields", async () => {
+  const given = { misfire: "all", startDeadlineSeconds: 300, jitterSeconds: 7, selector: { gpu: "no", zone: "a=b" } };
+  const job = { name: "with options", command: "true", cronExpr: "@yearly" };
+  const stored = async (prefix) => (await api(`job/list?prefix=${prefix}`)).data[0];
+  equal((await api("job/save", { ...job, ...given })).errno, 0);
+  await go("#/jobs/with%20options");
+  for (const text of ["all", "300", "7", '{"gpu":"no","zone":"a=b"}']) await page.locator(".definition dd", { hasText: text }).first().waitFor();
+  await link("Edit with options").click();
+  await fill({ command: "echo edited" });
+  equal(await page.locator("#selector").inputValue(), "gpu=no, zone=a=b");
+  await button("Save").click();
+  await noDialog();
+  equal(await stored("with"), { ...job, command: "echo edited", ...given });
+  await link("Duplicate with options").click();
+  await fill({ name: "other options", startDeadlineSeconds: "soon", jitterSeconds: "4000", selector: "zone" });
+  await page.locator("#misfire").selectOption("");
+  await button("Save").click();
+  await page.locator("#startDeadlineSeconds-fault", { hasText: "from 0 to 604800" }).waitFor();
+  await page.locator("#jitterSeconds-fault", { hasText: "from 0 to 3600" }).waitFor();
+  await page.locator("#selector-fault", { hasText: '"zone"' }).waitFor();
+  equal(await page.evaluate(() => document.activeElement.id), "startDeadlineSeconds", "focus");
+  await fill({ startDeadlineSeconds: "0", jitterSeconds: "", selector: " zone = a " });
+  await button("Save").click();
+  await heading("other options");
+  equal(await stored("other"), { ...job, name: "other options", startDeadlineSeconds: 0, selector: { zone: "a" } });
+});
+
 await check("a failure that belongs to no field stands at the top of the form", async () => {
   await go("#/new");
   await page.route("**/job/save", (route) => route.fulfill({ status: 503, json: { message: "Service Unavailable" } }));
@@ -340,9 +367,24 @@ await check("names, commands and outputs are text, whatever they look like", asy
     await noDialog();
     await noScript();
   }
-  await go(`#/jobs/${encodeURIComponent("zero\u200bwidth\u2060name")}`);
-  await shown("hidden characters");
   for (const name of NASTY.slice(2)) await api("job/delete", { name });
+});
+
+await check("a name with characters that are not seen is marked, and the mark names each of them", async () => {
+  const rows = [
+    ["a b 任务 🚀", null],
+    ["zero\u200bwidth\u2060name", "zero\\u{200b}width\\u{2060}name"],
+    ["no\u00a0break\u2003em", "no\\u{a0}break\\u{2003}em"],
+    ["two  spaces", "two \\u{20}spaces"],
+    [" outside ", "\\u{20}outside\\u{20}"],
+    ["line\nbreak\u3164", "line\\u{a}break\\u{3164}"],
+  ];
+  for (const [name, told] of rows) {
+    await go(`#/jobs/${encodeURIComponent(name)}`);
+    await page.waitForFunction((wanted) => document.querySelector("main h1 bdi")?.textContent === wanted, name);
+    const titles = await page.locator("main h1 .chip").evaluateAll((marks) => marks.map((mark) => mark.title));
+    equal(titles.map((title) => title.includes(told)), told === null ? [] : [true], `${JSON.stringify(name)} ${titles}`);
+  }
 });
 
 await check("output and errors of runs are text", async () => {

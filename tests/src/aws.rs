@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use common::config::{self, Invocation, Settings};
 use common::secrets::{Problem, Source, Vault};
 use local_dev::native::process::{Process, free_port};
 use local_dev::native::provision;
@@ -70,6 +71,19 @@ impl Vault for Shelf {
     }
 }
 
+/// Settings of which some refer to secrets.
+///
+/// # Panics
+/// When they are refused.
+#[must_use]
+pub fn refers(environment: &[(&str, &str)]) -> Settings {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    match config::parse("tests", environment, std::iter::empty()).unwrap() {
+        Invocation::Run(settings) => *settings,
+        _ => unreachable!("no flag asks for anything else"),
+    }
+}
+
 /// A server that answers as AWS does.
 pub struct Aws {
     address: SocketAddr,
@@ -100,8 +114,7 @@ impl Aws {
         let moto = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
         let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", &moto.port().to_string()]);
-        let mut process =
-            Process::start("moto", command, &site.dir.join("moto.log"), site.guard.as_ref()).unwrap();
+        let mut process = site.start("moto", command).unwrap();
         process.ready(async || TcpStream::connect(moto).await.is_ok()).await.unwrap();
         let (reads, denied) = (Mutex::default(), Mutex::default());
         let front = Arc::new(Front { moto, client: http(), reads, denied });

@@ -198,10 +198,15 @@ impl Image {
     }
 
     fn run(&self, words: &[String]) -> anyhow::Result<()> {
+        // The machine's proxies, which docker, too, passes on without the Dockerfile's saying so.
+        let proxies = ["http_proxy", "https_proxy"].map(|name| (name, proxy(name)));
+        let proxies: Vec<(&str, &str)> = proxies
+            .iter()
+            .map(|(name, url)| (*name, url.as_str()))
+            .filter(|(_, url)| !url.is_empty())
+            .collect();
         let mut command = self.enter("rw", &[]);
-        command.args(self.environment_words(&[])).args(words);
-        // What docker, too, passes on without its being said.
-        command.env("http_proxy", proxy("http_proxy")).env("https_proxy", proxy("https_proxy"));
+        command.args(self.environment_words(&proxies)).args(words);
         let output = command.output().with_context(|| format!("RUN {}", words.join(" ")))?;
         if output.status.success() {
             return Ok(());
@@ -278,8 +283,7 @@ impl Image {
         let mut command = self.enter("ro", &mounts);
         command.args(self.user_words()).args(self.environment_words(settings));
         command.args(&self.entrypoint).args(&self.command);
-        let log = fleet.dir.path().join(format!("{name}.log"));
-        let process = Process::start(name, command, &log, fleet.site.guard.as_ref())?;
+        let process = fleet.site.start(name, command)?;
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let volume = mounts.into_iter().next().map(|(host, _)| host);

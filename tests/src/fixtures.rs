@@ -1,5 +1,6 @@
 //! What end-to-end tests are made of: a fleet of real parts on loopback, a client, and waiting for conditions.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +13,7 @@ use local_dev::native::guard::Guard;
 use local_dev::native::servers::{self, Server, Site, Stores, Watch, Worker};
 use local_dev::native::{programs, provision, target};
 use mongodb::bson::{Bson, Document, doc};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(50);
@@ -96,6 +97,20 @@ pub fn http() -> reqwest::Client {
 /// Says why a test does not run; `cargo run -p tests` counts these lines.
 pub fn skip(test: &str, missing: &str) {
     eprintln!("\nSKIPPED: {test}: {missing}: `cargo run -p tests` gets it");
+}
+
+/// A program of the workspace, built from the sources as they are now: the runner has done it, who runs one test alone has not.
+///
+/// # Panics
+/// When it does not build.
+pub async fn program(name: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::const_new(BTreeSet::new());
+    let mut built = BUILT.lock().await;
+    if !built.contains(name) {
+        servers::build(&["--workspace", "--bin", name]).await.unwrap();
+        built.insert(name.to_owned());
+    }
+    programs().unwrap().join(name)
 }
 
 /// Where the servers of a test live.
@@ -204,10 +219,7 @@ impl Fleet {
     /// # Panics
     /// When it does not start.
     pub async fn worker(&mut self, id: &str, settings: &[(&str, &str)]) -> &mut Worker {
-        static BUILT: OnceCell<()> = OnceCell::const_new();
-        // The runner has built it; who runs this test alone gets the worker of the sources as they are now.
-        BUILT.get_or_init(async || servers::build(&["--workspace", "--bin", "worker"]).await.unwrap()).await;
-        let program = programs().unwrap().join("worker");
+        let program = program("worker").await;
         let worker = Worker::start(&self.site, &program, &self.stores(), id, settings).await.unwrap();
         self.workers.push(worker);
         let key = format!("/cron/workers/{id}");

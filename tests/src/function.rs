@@ -5,11 +5,11 @@ use local_dev::native::servers::Site;
 use serde_json::Value;
 
 use crate::fixtures::{SOON, wait_for};
-use crate::runtime_api::{self, RuntimeApi, event};
+use crate::runtime_api::{RuntimeApi, event, start_function};
 
 /// A function in a process of its own.
 pub struct Function {
-    program: runtime_api::Function,
+    process: Process,
     api: RuntimeApi,
 }
 
@@ -20,10 +20,9 @@ impl Function {
     /// When it does not.
     pub async fn start(site: &Site, name: &str, environment: &[(&str, &str)]) -> Self {
         let api = RuntimeApi::start().await;
-        let log = site.dir.join(format!("{name}.log"));
-        let program = runtime_api::Function::start(name, &api, &log, site.guard.as_ref(), environment).await;
+        let process = start_function(site, name, &api, environment).await;
         wait_for("the question for an event", SOON, async || (api.asked() > 0).then_some(())).await;
-        Self { program, api }
+        Self { process, api }
     }
 
     /// Invokes it: status and body of its answer.
@@ -39,12 +38,12 @@ impl Function {
 
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.program.process
+        &mut self.process
     }
 
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.program.process.log()).unwrap()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(self.process.log()).unwrap()).into_owned()
     }
 }

@@ -1,7 +1,8 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
-//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip. `… -- chaos` and
-//! `… -- upgrade`: see `long_runs.rs`.
+//! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip; `… -- bench [what…]`
+//! what the workers can do (`bench/`). `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
 
+mod bench;
 mod init_time;
 mod licences;
 mod long_runs;
@@ -55,6 +56,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(why) => return exit(Err(why.into())),
     };
+    if let Some((word, what)) = words.split_first()
+        && word == "bench"
+    {
+        return exit(runtime.block_on(bench::run(what)));
+    }
     if let [word, dir] = words.as_slice()
         && word == "hold"
     {
@@ -225,9 +231,7 @@ async fn perform(step: &Step, logs: &Path, guard: &Guard) -> (Outcome, Counts) {
             let got = tokio::task::spawn_blocking(get).await;
             match got {
                 Ok(Ok(found)) => one(Outcome::Passed(found.origin)),
-                Ok(Err(missing)) => {
-                    one(Outcome::Skipped(format!("{}; how to get it: {}", missing.what, missing.how_to_get)))
-                }
+                Ok(Err(missing)) => one(skipped(&missing)),
                 Err(panic) => one(Outcome::Failed(panic.to_string())),
             }
         }
@@ -261,6 +265,20 @@ fn one(outcome: Outcome) -> (Outcome, Counts) {
     (outcome, counts)
 }
 
+fn skipped(missing: &Missing) -> Outcome {
+    Outcome::Skipped(format!("{}; how to get it: {}", missing.what, missing.how_to_get))
+}
+
+/// With what a log has of the failure.
+fn failed(log: &Path) -> Outcome {
+    let end = report::failure(&text_of(log), TAIL_LINES);
+    Outcome::Failed(format!("{end}\n(the whole log: {})", log.display()))
+}
+
+fn text_of(log: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+}
+
 async fn cargo_step(name: &str, lines: &[Vec<String>], log: &Path, guard: &Guard) -> (Outcome, Counts) {
     let mut good = true;
     for line in lines {
@@ -269,12 +287,14 @@ async fn cargo_step(name: &str, lines: &[Vec<String>], log: &Path, guard: &Guard
         if is_test && !line.iter().any(|word| ["--test", "--lib", "--doc"].contains(&word.as_str())) {
             return one(Outcome::Skipped("there are no such tests yet".to_owned()));
         }
-        match cargo(name, line, log, guard).await {
+        let mut cargo = Command::new("cargo");
+        cargo.args(line);
+        match logged(name, cargo, log, guard).await {
             Ok(succeeded) => good &= succeeded,
             Err(why) => return one(Outcome::Failed(format!("{why:#}"))),
         }
     }
-    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    let text = text_of(log);
     let mut counts = report::count(&text);
     if counts.failed == 0 && !good {
         counts.failed = 1; // it did not come to a result: it did not compile, or it crashed
@@ -283,7 +303,7 @@ async fn cargo_step(name: &str, lines: &[Vec<String>], log: &Path, guard: &Guard
         counts.passed = 1; // no tests in it: the step is one
     }
     let outcome = if !good {
-        Outcome::Failed(format!("{}\n(the whole log: {})", report::failure(&text, TAIL_LINES), log.display()))
+        failed(log)
     } else if let Some(skips) = report::skips(&text) {
         Outcome::Skipped(skips)
     } else {
@@ -297,27 +317,18 @@ async fn lambda_zips(log: &Path, guard: &Guard) -> Outcome {
     let tools = tokio::task::spawn_blocking(|| Ok((provision::cargo_lambda()?, provision::arm64_tools()?)));
     let (cargo_lambda, zig) = match tools.await {
         Ok(Ok(tools)) => tools,
-        Ok(Err::<_, Missing>(missing)) => {
-            return Outcome::Skipped(format!("{}; how to get it: {}", missing.what, missing.how_to_get));
-        }
+        Ok(Err::<_, Missing>(missing)) => return skipped(&missing),
         Err(panic) => return Outcome::Failed(panic.to_string()),
     };
     let build = async {
         let mut command = Command::new(&cargo_lambda.program);
-        without_cargo_variables(&mut command).current_dir(workspace()).args(zips::BUILD);
-        let found = zig.program.parent().unwrap_or(Path::new("")).to_path_buf();
-        let path = std::iter::once(found).chain(common::config::search_path());
-        command.env("PATH", std::env::join_paths(path)?).env("CARGO_TERM_COLOR", "never");
-        let mut process = process::Process::start("lambda-zips", command, log, Some(guard))?;
-        anyhow::Ok(process.wait(STEP_LIMIT).await?.success())
+        let beside_zig = zig.program.parent().unwrap_or(Path::new(""));
+        command.args(zips::BUILD).env("PATH", provision::path_with(beside_zig)?);
+        logged("lambda-zips", command, log, guard).await
     };
     match build.await {
         Ok(true) => {}
-        Ok(false) => {
-            let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-            let tail = report::failure(&text, TAIL_LINES);
-            return Outcome::Failed(format!("{tail}\n(the whole log: {})", log.display()));
-        }
+        Ok(false) => return failed(log),
         Err(why) => return Outcome::Failed(format!("{why:#}")),
     }
     match zips::check() {
@@ -329,13 +340,9 @@ async fn lambda_zips(log: &Path, guard: &Guard) -> Outcome {
     }
 }
 
-/// Runs one Cargo command, its output into the log; whether it succeeded.
-async fn cargo(name: &str, line: &[String], log: &Path, guard: &Guard) -> anyhow::Result<bool> {
-    let mut command = Command::new("cargo");
-    without_cargo_variables(&mut command)
-        .current_dir(workspace())
-        .args(line)
-        .env("CARGO_TERM_COLOR", "never");
+/// Runs a command of Cargo's kind, its output into the log; whether it succeeded.
+async fn logged(name: &str, mut command: Command, log: &Path, guard: &Guard) -> anyhow::Result<bool> {
+    without_cargo_variables(&mut command).current_dir(workspace()).env("CARGO_TERM_COLOR", "never");
     let mut process = process::Process::start(name, command, log, Some(guard))?;
     Ok(process.wait(STEP_LIMIT).await?.success())
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,15 +12,14 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, Response, StatusCode};
 use common::clock::timeout;
-use local_dev::native::guard::Guard;
 use local_dev::native::process::Process;
-use local_dev::native::{programs, servers};
+use local_dev::native::servers::Site;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, OnceCell, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::fixtures::SOON;
+use crate::fixtures::{SOON, program};
 
 /// Events that may wait for a function.
 const EVENTS_MAX: usize = 1000;
@@ -206,37 +204,25 @@ fn status(status: StatusCode) -> Response<Body> {
     Response::builder().status(status).body(Body::empty()).unwrap()
 }
 
-/// A function's process, as Lambda runs it.
-pub struct Function {
-    /// The process.
-    pub process: Process,
-}
-
-impl Function {
-    /// Starts the program of a function on a Runtime API; its log lines go to `log`.
-    ///
-    /// # Panics
-    /// When it does not start.
-    pub async fn start(
-        function: &str,
-        api: &RuntimeApi,
-        log: &Path,
-        guard: Option<&Guard>,
-        environment: &[(&str, &str)],
-    ) -> Self {
-        static BUILT: OnceCell<()> = OnceCell::const_new();
-        // The runner has built them; who runs a test alone gets the functions of the sources as they are now.
-        BUILT.get_or_init(async || servers::build(&["--workspace", "--bins"]).await.unwrap()).await;
-        let mut command = Command::new(programs().unwrap().join(function));
-        command
-            .env_remove("RUST_LOG")
-            .env("AWS_LAMBDA_RUNTIME_API", api.address())
-            .env("AWS_LAMBDA_FUNCTION_NAME", function)
-            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
-            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
-            .envs(environment.iter().copied());
-        Self { process: Process::start(function, command, log, guard).unwrap() }
-    }
+/// Starts the program of a function on a Runtime API, as Lambda does.
+///
+/// # Panics
+/// When it does not start.
+pub async fn start_function(
+    site: &Site,
+    function: &str,
+    api: &RuntimeApi,
+    environment: &[(&str, &str)],
+) -> Process {
+    let mut command = Command::new(program(function).await);
+    command
+        .env_remove("RUST_LOG")
+        .env("AWS_LAMBDA_RUNTIME_API", api.address())
+        .env("AWS_LAMBDA_FUNCTION_NAME", function)
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
+        .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+        .envs(environment.iter().copied());
+    site.start(function, command).unwrap()
 }
 
 /// An event of an HTTP API (API Gateway, payload format 2.0).

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, free_port, get};
-use local_dev::native::{programs, provision, servers};
-use tokio::sync::OnceCell;
+use local_dev::native::provision;
 
-use crate::fixtures::{Fleet, SOON, skip, wait_for};
+use crate::fixtures::{self, Fleet, SOON, skip, wait_for};
 
 /// The stand-in, when it is there; else the test says why it does not run.
 #[must_use]
@@ -36,9 +35,7 @@ impl Fleet {
     pub async fn seed_worker(&self, id: &str) -> Process {
         let mut command = self.seed_command("worker");
         command.args(["-id", id]);
-        let process =
-            Process::start(id, command, &self.site.dir.join(format!("{id}.log")), self.site.guard.as_ref())
-                .unwrap();
+        let process = self.site.start(id, command).unwrap();
         let key = format!("/cron/workers/{id}");
         wait_for("the seed worker's registration", SOON, async || self.get(&key).await.filter(Vec::is_empty))
             .await;
@@ -61,13 +58,9 @@ impl Fleet {
     /// # Panics
     /// When it does not start.
     pub async fn our_api(&self) -> Api {
-        static BUILT: OnceCell<()> = OnceCell::const_new();
-        BUILT
-            .get_or_init(async || servers::build(&["--workspace", "--bin", "local-dev"]).await.unwrap())
-            .await;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
         let stores = self.stores();
-        let mut command = Command::new(programs().unwrap().join("local-dev"));
+        let mut command = Command::new(fixtures::program("local-dev").await);
         command
             .env("CRON_ETCD_ENDPOINTS", stores.etcd)
             .env("CRON_MONGODB_URI", stores.mongodb)
@@ -90,8 +83,7 @@ impl Fleet {
     }
 
     async fn api(&self, name: &str, command: Command, address: SocketAddr) -> Api {
-        let log = self.site.dir.join(format!("{name}.log"));
-        let mut process = Process::start(name, command, &log, self.site.guard.as_ref()).unwrap();
+        let mut process = self.site.start(name, command).unwrap();
         process.ready(async || get(address, "/worker/list").await.is_some()).await.unwrap();
         Api { url: format!("http://{address}"), _process: process }
     }

@@ -1,7 +1,7 @@
 //! Every route with good and bad input, through the handlers in this process on the embedded stores. The replies are golden files in
 //! `testdata/api`: `UPDATE_GOLDEN=1 cargo test -p tests --test api_golden` writes them anew, to be read as a diff.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
 use common::domain::mark::Mark;
 use common::domain::record::Record;
 use common::domain::run::{LockHolder, RunId};
-use common::domain::worker::Sid;
+use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
 use common::kv::{
@@ -390,6 +390,40 @@ async fn workers_that_do_not_fit_are_on_the_next_page() {
     }
     assert!(listed == ids, "{} of {}", listed.len(), ids.len());
     assert_eq!(pages, 3);
+}
+
+/// Asks for a page and the one behind it: what each warns of.
+async fn warnings_of_two_pages(stage: &Stage, path: &str, next: &str) -> [usize; 2] {
+    let (_, first) = stage.get(path).await;
+    assert_eq!(first["next"], next, "{path}");
+    let (_, second) = stage.get(&format!("{path}&after={next}")).await;
+    assert_eq!(second["next"], Value::Null, "{path}");
+    [first, second].map(|reply| reply["warnings"].as_array().map_or(0, Vec::len))
+}
+
+#[tokio::test]
+async fn a_warning_is_said_on_one_page_alone() {
+    let stage = Stage::new();
+    let host = |bytes: usize| {
+        let (instance, address, labels) = ("i".to_owned(), String::new(), BTreeMap::new());
+        let identity =
+            Identity { instance, host: "h".repeat(bytes), address, labels, max_runs: 1, started_at: NOW };
+        Registration::new(&identity, Sid(1), NOW).encode()
+    };
+    stage.put(keys::worker("a1"), host(0)).await;
+    let (_, alone) = stage.get("/worker/list?detail=1").await;
+    let bytes = json!(alone["data"][0].to_string()).to_string().len();
+    // A page has 5,000,000 bytes, and of these too few are left for the sixth worker, whose registration cannot be read.
+    for n in 1..=5 {
+        stage.put(keys::worker(&format!("a{n}")), host(1_000_000 - bytes)).await;
+    }
+    stage.put(keys::worker("a6"), "{").await;
+    assert_eq!(warnings_of_two_pages(&stage, "/worker/list?detail=1", "a5").await, [0, 1]);
+
+    for (name, value) in [("a", job("a").to_string()), ("b", "{".to_owned()), ("c", job("c").to_string())] {
+        stage.put(format!("{}{name}", keys::JOBS), value).await;
+    }
+    assert_eq!(warnings_of_two_pages(&stage, "/job/list?limit=1", "b").await, [1, 0]);
 }
 
 #[tokio::test]

@@ -6,19 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use local_dev::native::compose::{Compose, Service, Source};
-use local_dev::native::{programs, provision, servers, workspace};
+use local_dev::native::{provision, workspace};
 use serde_json::{Value, json};
-use tests::fixtures::{TestDir, skip};
-
-/// A worker that drains waits so long for MongoDB once its runs have ended.
-const LAST_RECORDS_SECONDS: u64 = 30;
+use tests::dockerfile::{Dockerfile, Instruction};
+use tests::fixtures::{TestDir, program, skip};
 
 /// What compose-go says of a file; `None`, loudly, where it was not built.
-fn library(test: &str, file: &std::path::Path) -> Option<Result<Value, String>> {
+fn library(test: &str, file: &Path) -> Option<Result<Value, String>> {
     if !provision::compose_path().exists() {
         skip(test, "no compose library in target/servers");
         return None;
@@ -206,14 +205,12 @@ fn etcd_compacts_itself_and_has_a_quota() {
 
 #[test]
 fn workers_are_given_longer_to_stop_than_their_drain_takes() {
-    let driver = std::fs::read_to_string(workspace().join("worker/src/driver.rs")).unwrap();
-    let constant = format!("LAST_RECORDS_MAX: Duration = Duration::from_secs({LAST_RECORDS_SECONDS});");
-    assert!(driver.contains(&constant), "the worker waits for MongoDB for another time now");
+    let last_records = worker::LAST_RECORDS_MAX.as_secs();
     let compose = Compose::load().unwrap();
     for (name, worker) in workers(&compose) {
         let drain: u64 = worker.environment["CRON_DRAIN_SECONDS"].parse().unwrap();
         let grace = worker.stop_grace.as_secs();
-        assert!(grace > drain + LAST_RECORDS_SECONDS, "{name}: {grace} s for {drain} s and the last records");
+        assert!(grace > drain + last_records, "{name}: {grace} s for {drain} s and the last records");
     }
 }
 
@@ -259,9 +256,9 @@ fn the_functions_are_all_built_before_they_are_served() {
 
 #[tokio::test]
 async fn every_setting_is_one_that_the_programs_know() {
-    servers::build(&["--workspace", "--bin", "worker"]).await.unwrap();
+    let worker = program("worker").await;
     let check = |environment: &BTreeMap<String, String>| {
-        let mut worker = Command::new(programs().unwrap().join("worker"));
+        let mut worker = Command::new(&worker);
         let output = worker.arg("--check-config").env_clear().envs(environment).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
@@ -319,23 +316,6 @@ fn the_health_checks_that_are_scripts_say_yes_to_200_and_no_to_anything_else() {
     }
 }
 
-/// The words of each line, from one `FROM` to the next.
-type Stage<'a> = Vec<Vec<&'a str>>;
-
-fn stages(dockerfile: &str) -> Vec<Stage<'_>> {
-    let mut stages: Vec<Stage<'_>> = Vec::new();
-    for line in dockerfile.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.first() == Some(&"FROM") {
-            stages.push(Vec::new());
-        }
-        if let Some(stage) = stages.last_mut() {
-            stage.push(words);
-        }
-    }
-    stages
-}
-
 #[test]
 fn what_is_built_has_a_dockerfile_with_the_stage_the_arguments_and_the_directories_of_its_volumes() {
     let Some(project) = project("compose-dockerfiles") else { return };
@@ -344,29 +324,26 @@ fn what_is_built_has_a_dockerfile_with_the_stage_the_arguments_and_the_directori
         let build = &service["build"];
         assert_eq!(build["context"], workspace().display().to_string(), "{name}");
         let path = workspace().join(build["dockerfile"].as_str().unwrap());
-        let dockerfile = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let stages = stages(&dockerfile);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = Dockerfile::parse(&text).unwrap_or_else(|why| panic!("{}: {why:#}", path.display()));
         let target = build["target"].as_str().unwrap();
-        let is_target =
-            |stage: &&Vec<Vec<&str>>| matches!(stage[0][..], [_, _, "AS", name] if name == target);
-        let stage = if target.is_empty() { stages.last() } else { stages.iter().find(is_target) };
+        let stage = file.stage((!target.is_empty()).then_some(target));
         let stage = stage.unwrap_or_else(|| panic!("{name}: no stage {target:?} in {}", path.display()));
         for argument in build["arguments"].as_array().unwrap() {
-            let declared = |words: &Vec<&str>| {
-                words.first() == Some(&"ARG")
-                    && words[1..].iter().any(|word| word.split('=').next() == argument.as_str())
-            };
-            assert!(stages.iter().flatten().any(declared), "{name}: no ARG {argument}");
+            let declares = |instruction: &Instruction| matches!(instruction, Instruction::Arg(declared, _) if argument == declared);
+            let mut instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
+            assert!(instructions.any(declares), "{name}: no ARG {argument}");
         }
         // A new volume gets its owner from the image's directory: without one it would be root's, and the program is not root.
-        let volumes: BTreeSet<&str> = stage
-            .iter()
-            .filter(|words| words.first() == Some(&"VOLUME"))
-            .flat_map(|words| words[1..].iter().copied())
-            .collect();
+        let mut volumes = BTreeSet::new();
+        for instruction in &stage.instructions {
+            if let Instruction::Volume(paths) = instruction {
+                volumes.extend(paths.iter().map(PathBuf::as_path));
+            }
+        }
         for mount in service["mounts"].as_array().unwrap().iter().filter(|mount| mount["type"] == "volume") {
             let target = mount["target"].as_str().unwrap();
-            assert!(volumes.contains(target), "{name}: {target} is no VOLUME: {volumes:?}");
+            assert!(volumes.contains(Path::new(target)), "{name}: {target} is no VOLUME: {volumes:?}");
         }
         built.insert(name.clone());
     }

@@ -1,7 +1,6 @@
 //! What holds of the web console's files without a browser: its texts in every language, and its vendored libraries.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use local_dev::native::workspace;
@@ -109,10 +108,7 @@ fn every_text_that_the_code_asks_for_exists_and_every_text_is_asked_for() {
 }
 
 fn sum(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes all");
-        hex
-    })
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

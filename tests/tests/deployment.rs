@@ -47,16 +47,14 @@ fn whoever_kills_a_worker_waits_longer_than_its_drain_and_its_last_records() {
     assert_eq!(worker::LAST_RECORDS_MAX, Duration::from_secs(30));
     let mut graces = vec![systemd_grace()];
     graces.extend(kubernetes_graces());
-    // These two are there or not, but never there and not understood.
+    // Never without a worker, and never not understood.
     for (file, graces_of) in [
         ("local-dev/docker-compose.yml", compose_graces as fn(&str) -> Vec<Grace>),
         ("infra/template.yaml", ecs_graces),
     ] {
-        if workspace().join(file).exists() {
-            let found = graces_of(file);
-            assert!(!found.is_empty(), "{file} has no worker");
-            graces.extend(found);
-        }
+        let found = graces_of(file);
+        assert!(!found.is_empty(), "{file} has no worker");
+        graces.extend(found);
     }
     for Grace { place, drain, until_kill } in &graces {
         let needed = *drain + worker::LAST_RECORDS_MAX + MARGIN;

@@ -7,10 +7,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use common::clock::sleep;
-use local_dev::native::{process, servers};
+use local_dev::native::process;
 use mongodb::bson::Document;
 use serde_json::{Value, json};
-use tests::fixtures::{Counting, Fleet, SOON, http, now_ms, number, processes_of, status, wait_for};
+use tests::fixtures::{Counting, Fleet, SOON, http, now_ms, number, processes_of, program, status, wait_for};
 
 const MULTI: [(&str, &str); 1] = [("CRON_SESSION_TTL_SECONDS", "4")];
 
@@ -519,15 +519,14 @@ async fn the_api_says_503_while_a_store_is_away_and_works_again_afterwards() {
 async fn the_native_stack_is_one_command_and_ends_as_one() {
     let fleet = fleet!("stack");
     let port = process::free_port().unwrap();
-    servers::build(&["--workspace", "--bin", "local-dev"]).await.unwrap();
-    let mut command = std::process::Command::new(local_dev::native::programs().unwrap().join("local-dev"));
+    let program = program("local-dev").await;
+    let mut command = std::process::Command::new(&program);
     command
         .arg("stack")
         .env("CRON_LISTEN", format!("127.0.0.1:{port}"))
         .env("CRON_DATA_DIR", fleet.dir.path())
         .current_dir(fleet.dir.path());
-    let mut stack =
-        process::Process::start("stack", command, &fleet.dir.path().join("stack.log"), None).unwrap();
+    let mut stack = fleet.site.start("stack", command).unwrap();
     let url = format!("http://127.0.0.1:{port}");
     wait_for("two workers", Duration::from_secs(300), async || {
         if let Some(status) = stack.ended() {
@@ -543,7 +542,7 @@ async fn the_native_stack_is_one_command_and_ends_as_one() {
     answer(save(&url, &job), 200).await;
     wait_for("a run", SOON, async || out.exists().then_some(())).await;
     // Busy now: the second one says so in one line.
-    let second = std::process::Command::new(local_dev::native::programs().unwrap().join("local-dev"))
+    let second = std::process::Command::new(&program)
         .arg("stack")
         .env("CRON_LISTEN", format!("127.0.0.1:{port}"))
         .current_dir(fleet.dir.path())

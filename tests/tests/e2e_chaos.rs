@@ -12,8 +12,8 @@ use tests::fixtures::{TestDir, has_etcd, has_mongo, site};
 
 /// The plan; another one by `CHAOS_SEED`.
 const SEED: u64 = 5;
-/// Jobs that count: some forty fires a second, which a busy machine with two processors can start.
-const JOBS: usize = 60;
+/// Jobs that count: with the others, some twenty fires a second, which a busy machine with two processors can start and record.
+const JOBS: usize = 30;
 /// No longer than it takes for each kind of fault to happen.
 const LENGTH: Duration = Duration::ZERO;
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use local_dev::native::guard::Guard;
 use local_dev::native::process::{Process, free_port, get};
-use local_dev::native::{programs, provision, servers, target, workspace};
-use tests::fixtures::{TestDir, skip};
+use local_dev::native::servers::Site;
+use local_dev::native::{provision, target, workspace};
+use tests::fixtures::{TestDir, program, site, skip};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// No run takes so long; one that does hangs.
@@ -24,8 +24,7 @@ const WORKER: &str = "worker-one <img src=x onerror=alert(11)>";
 struct Api {
     program: PathBuf,
     port: u16,
-    dir: PathBuf,
-    guard: Option<Guard>,
+    site: Site,
 }
 
 impl Api {
@@ -33,11 +32,10 @@ impl Api {
         let mut command = Command::new(&self.program);
         command
             .env("CRON_LISTEN", format!("127.0.0.1:{}", self.port))
-            .env("CRON_DATA_DIR", self.dir.join("data"))
+            .env("CRON_DATA_DIR", self.site.dir.join("data"))
             .env("CRON_WORKER_LABELS", LABELS)
             .env("CRON_WORKER_ID", WORKER);
-        let log = self.dir.join("local-dev.log");
-        let mut process = Process::start("local-dev", command, &log, self.guard.as_ref())?;
+        let mut process = self.site.start("local-dev", command)?;
         let address = ([127, 0, 0, 1], self.port).into();
         process
             .ready(async || get(address, "/job/list").await.is_some_and(|(status, _)| status == 200))
@@ -53,11 +51,8 @@ async fn the_console_does_what_people_ask_of_it() {
         Ok(tools) => tools,
         Err(missing) => return skip(TEST, &missing.to_string()),
     };
-    servers::build(&["--workspace", "--bin", "local-dev"]).await.unwrap();
     let dir = TestDir::new(TEST);
-    let guard = Guard::start(&programs().unwrap().join("tests")).ok();
-    let program = programs().unwrap().join("local-dev");
-    let api = Api { program, port: free_port().unwrap(), dir: dir.path().to_path_buf(), guard };
+    let api = Api { program: program("local-dev").await, port: free_port().unwrap(), site: site(&dir) };
     let pictures = target().join("test-logs/console");
     std::fs::create_dir_all(&pictures).unwrap();
     let cases = common::clock::timeout(LIMIT, drive(&tools, &api, &pictures))

@@ -1,7 +1,5 @@
 //! The functions as Lambda runs them: real processes on a Runtime API and real stores.
 
-use std::path::PathBuf;
-
 use common::config::EtcdSettings;
 use common::domain::record::Record;
 use common::kv::etcd::EtcdKv;
@@ -9,31 +7,29 @@ use common::kv::{Kv as _, Range};
 use common::run_log::RunLog as _;
 use common::run_log::mongo::MongoRunLog;
 use functions::http::{HANDLER_MAX, LAMBDA_BYTES_MAX};
+use local_dev::native::process::Process;
 use serde_json::{Value, json};
-use tests::fixtures::{Fleet, SOON, Store, TestDir, guard, wait_for};
-use tests::runtime_api::{Answer, Function, RuntimeApi, event};
+use tests::fixtures::{Fleet, SOON, Store, TestDir, site, wait_for};
+use tests::runtime_api::{Answer, RuntimeApi, event, start_function};
 
-/// One function, and where its log goes.
+/// One function, in processes with one log.
 struct Served {
     api: RuntimeApi,
-    log: PathBuf,
-    _functions: Vec<Function>,
+    processes: Vec<Process>,
     _dir: TestDir,
 }
 
 impl Served {
     /// Starts so many processes of a function.
-    async fn start(function: &str, processes: usize, environment: &[(&str, &str)]) -> Self {
+    async fn start(function: &str, number: usize, environment: &[(&str, &str)]) -> Self {
         let dir = TestDir::new(&format!("lambda-{function}"));
         let api = RuntimeApi::start().await;
-        let log = dir.path().join("function.log");
-        let mut functions = Vec::new();
-        for _ in 0..processes {
-            functions.push(Function::start(function, &api, &log, guard().as_ref(), environment).await);
+        let mut processes = Vec::new();
+        for _ in 0..number {
+            processes.push(start_function(&site(&dir), function, &api, environment).await);
         }
-        wait_for("the functions ask for events", SOON, async || (api.asked() >= processes).then_some(()))
-            .await;
-        Self { api, log, _functions: functions, _dir: dir }
+        wait_for("the functions ask for events", SOON, async || (api.asked() >= number).then_some(())).await;
+        Self { api, processes, _dir: dir }
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -44,9 +40,13 @@ impl Served {
         self.api.invoke(post(path, body, key)).await
     }
 
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.processes[0].log()).unwrap()
+    }
+
     /// The lines of the log, each an object.
     fn lines(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.log).unwrap();
+        let text = self.log();
         // The first line of each process was written by whoever started it.
         let lines = text.lines().filter(|line| !line.starts_with("--- "));
         lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
@@ -133,7 +133,7 @@ async fn each_request_is_a_line_of_json_with_its_ids() {
         assert_eq!((&line["cold"], line["durationMs"].is_u64()), (&json!(cold), true), "{line}");
         assert!(line["timestamp"].is_string() && line["target"].is_string(), "{line}");
     }
-    let all = std::fs::read_to_string(&served.log).unwrap();
+    let all = served.log();
     assert!(!all.contains(secret), "queries, bodies and keys are none of the log's business: {all}");
 }
 
@@ -177,7 +177,7 @@ async fn a_process_that_is_given_several_requests_at_once_serves_them_at_once() 
         for answer in answers {
             assert!([200, 503].contains(&answer.await.unwrap().status()));
         }
-        assert!(!std::fs::read_to_string(&served.log).unwrap().contains("concurrency-tokio"));
+        assert!(!served.log().contains("concurrency-tokio"));
     }
 }
 

@@ -3,12 +3,11 @@
 use std::process::Command;
 
 use common::clock::Stopwatch;
-use local_dev::native::process::{Process, free_port};
-use local_dev::native::programs;
-use local_dev::native::servers::{self, Worker};
+use local_dev::native::process::free_port;
+use local_dev::native::servers::Worker;
 use serde_json::{Value, json};
 use tests::aws::{Aws, nowhere};
-use tests::fixtures::{Fleet, SOON, TestDir, now_ms, number, site, status, wait_for};
+use tests::fixtures::{Fleet, SOON, TestDir, now_ms, number, program, site, status, wait_for};
 use tests::function::Function;
 
 const ETCD: &str = "fleetcron/etcd";
@@ -96,8 +95,7 @@ async fn functions_and_worker_live_on_secrets_and_through_a_rotation() {
     let Some(scene) = Scene::set("secrets-rotation").await else { return };
     let mut reads = 0;
 
-    servers::build(&["--workspace", "--bin", "worker"]).await.unwrap();
-    let (program, stores) = (programs().unwrap().join("worker"), scene.fleet.stores());
+    let (program, stores) = (program("worker").await, scene.fleet.stores());
     let environment = scene.environment();
     let mut worker =
         Worker::start(&scene.fleet.site, &program, &stores, "w1", &borrowed(&environment)).await.unwrap();
@@ -244,19 +242,18 @@ async fn a_worker_that_cannot_read_its_configuration_ends_and_says_why() {
         ),
     ];
     for (number, (what, changes, parts)) in cases.iter().enumerate() {
-        let mut command = Command::new(programs().unwrap().join("worker"));
+        let mut command = Command::new(program("worker").await);
         command
             .envs(borrowed(&scene.environment()))
             .env("CRON_WORKER_LISTEN", "127.0.0.1:0")
             .env("CRON_DATA_DIR", dir.path().join(number.to_string()))
             .envs(changes.iter().copied());
-        let log = dir.path().join(format!("{number}.log"));
         let took = Stopwatch::start();
-        let mut worker = Process::start(what, command, &log, site(&dir).guard.as_ref()).unwrap();
+        let mut worker = site(&dir).start(what, command).unwrap();
         let ended = worker.wait(SOON).await.unwrap();
         println!("{what}: ended after {:?}", took.elapsed());
         assert_eq!(ended.code(), Some(1), "{what}");
-        let said = std::fs::read_to_string(&log).unwrap();
+        let said = std::fs::read_to_string(worker.log()).unwrap();
         for part in *parts {
             assert!(said.contains(part), "{what}: {part:?} is not in\n{said}");
         }

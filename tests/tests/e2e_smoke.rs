@@ -1,14 +1,17 @@
 //! `infra/smoke.sh` against local-dev: it passes where jobs run, and where they do not it says why and leaves nothing behind.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use local_dev::native::{process, programs, servers, workspace};
+use common::clock::timeout;
+use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::workspace;
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::fixtures::{SOON, TestDir, http, wait_for};
+use tests::fixtures::{SOON, TestDir, http, program, site, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Credentials of the kind that AWS's own documents use; nobody has them.
 const CREDENTIALS: [(&str, &str); 3] = [
@@ -19,34 +22,26 @@ const CREDENTIALS: [(&str, &str); 3] = [
 
 /// The API with so many workers, on the embedded stores.
 struct Api {
-    process: process::Process,
+    _process: Process,
     url: String,
     _dir: TestDir,
 }
 
 impl Api {
     async fn start(test: &str, workers: &str) -> Self {
-        servers::build(&["--workspace", "--bin", "local-dev"]).await.unwrap();
         let dir = TestDir::new(test);
-        let url = format!("http://127.0.0.1:{}", process::free_port().unwrap());
-        let mut command = Command::new(programs().unwrap().join("local-dev"));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
+        let mut command = Command::new(program("local-dev").await);
         command
             .env_remove("CRON_ETCD_ENDPOINTS")
             .env_remove("CRON_MONGODB_URI")
-            .env("CRON_LISTEN", url.trim_start_matches("http://"))
+            .env("CRON_LISTEN", address.to_string())
             .env("CRON_DATA_DIR", dir.path().join("data"))
             .env("CRON_WORKERS", workers)
             .current_dir(dir.path());
-        let mut process =
-            process::Process::start("local-dev", command, &dir.path().join("log"), None).unwrap();
-        wait_for("local-dev", SOON, async || {
-            if let Some(status) = process.ended() {
-                panic!("local-dev ended ({status}): {}", process.tail());
-            }
-            http().get(format!("{url}/job/list")).send().await.ok()
-        })
-        .await;
-        Self { process, url, _dir: dir }
+        let mut process = site(&dir).start("local-dev", command).unwrap();
+        process.ready(async || get(address, "/job/list").await.is_some()).await.unwrap();
+        Self { _process: process, url: format!("http://{address}"), _dir: dir }
     }
 
     /// The names of the jobs that the script made.
@@ -55,12 +50,6 @@ impl Api {
         let body: Value = answer.json().await.unwrap();
         let jobs = body["data"].as_array().unwrap().iter();
         jobs.map(|job| job["name"].as_str().unwrap().to_owned()).collect()
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        self.process.kill();
     }
 }
 
@@ -103,7 +92,7 @@ async fn told_to_end_it_deletes_its_job_too() {
     let api = Api::start("smoke-ended", "0").await;
     let dir = TestDir::new("smoke-ended-script");
     let script = smoke(&["--timeout", "600", &api.url]);
-    let mut script = process::Process::start("smoke", script, &dir.path().join("log"), None).unwrap();
+    let mut script = site(&dir).start("smoke", script).unwrap();
     wait_for("the job", SOON, async || (!api.smoke_jobs().await.is_empty()).then_some(())).await;
     script.signal(Signal::TERM);
     let ended = script.wait(SOON).await.unwrap();
@@ -112,8 +101,30 @@ async fn told_to_end_it_deletes_its_job_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_save_whose_answer_was_lost_is_followed_by_a_delete() {
+    let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", api.local_addr().unwrap());
+    let lose_and_delete = async {
+        // Closed without a word: the job may have been saved.
+        let (unanswered, save) = request(&api).await;
+        drop(unanswered);
+        let (mut stream, delete) = request(&api).await;
+        answer(&mut stream, "200 OK", r#"{"errno":0,"msg":"success","data":null}"#).await;
+        (save, delete)
+    };
+    let (requests, (code, said)) =
+        tokio::join!(timeout(SOON, lose_and_delete), run(smoke(&["--timeout", "1", &url])));
+    assert_eq!(code, Some(1), "{said}");
+    let (save, delete) = requests.unwrap_or_else(|_| panic!("two requests did not come: {said}"));
+    assert!(save.starts_with("POST /job/save "), "{save}");
+    let job: Value = serde_json::from_str(save.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert!(delete.starts_with("POST /job/delete "), "{delete}");
+    assert!(delete.ends_with(&format!("\r\n\r\nname={}", job["name"].as_str().unwrap())), "{delete}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_the_api_fails_and_a_wrong_call_says_how_to_call() {
-    let nobody = format!("http://127.0.0.1:{}", process::free_port().unwrap());
+    let nobody = format!("http://127.0.0.1:{}", free_port().unwrap());
     let (code, said) = run(smoke(&[&nobody])).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("does not answer") && said.trim().lines().count() == 1, "{said}");
@@ -139,11 +150,18 @@ async fn calls_to_aws_are_signed_and_no_secret_is_on_a_command_line() {
     let url = format!("http://{}", gateway.local_addr().unwrap());
     let mut script = smoke(&["--region", "eu-central-1", &url]);
     script.envs(CREDENTIALS);
-    let (answered, (code, said)) = tokio::join!(refuse_one(&gateway), run(script));
-    let (head, command_lines) = answered;
+    let refuse = async {
+        let (mut stream, request) = request(&gateway).await;
+        let command_lines = command_lines("curl");
+        // As the gateway does to a bad signature.
+        answer(&mut stream, "403 Forbidden", r#"{"message":"Forbidden"}"#).await;
+        (request, command_lines)
+    };
+    let ((request, command_lines), (code, said)) = tokio::join!(refuse, run(script));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("403") && said.contains("signature"), "{said}");
-    let authorization = head.lines().find(|line| line.to_lowercase().starts_with("authorization:")).unwrap();
+    let authorization =
+        request.lines().find(|line| line.to_lowercase().starts_with("authorization:")).unwrap();
     assert!(authorization.contains("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/"), "{authorization}");
     assert!(authorization.contains("/eu-central-1/execute-api/aws4_request"), "{authorization}");
     assert!(authorization.contains("x-amz-security-token"), "the token is signed too: {authorization}");
@@ -153,22 +171,36 @@ async fn calls_to_aws_are_signed_and_no_secret_is_on_a_command_line() {
     }
 }
 
-/// Takes one request and answers as the gateway does to a bad signature; the request's head, and the command lines of all curls then.
-async fn refuse_one(gateway: &TcpListener) -> (String, String) {
-    let (mut stream, _) = gateway.accept().await.unwrap();
-    let mut head = Vec::new();
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+/// The next request, its head and its body, and the connection that waits for the answer.
+async fn request(listener: &TcpListener) -> (TcpStream, String) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = String::new();
+    loop {
+        if let Some((head, body)) = request.split_once("\r\n\r\n")
+            && body.len() >= content_length(head)
+        {
+            return (stream, request);
+        }
         let mut piece = [0; 1024];
         let read = stream.read(&mut piece).await.unwrap();
         assert!(read > 0, "the request ended early");
-        head.extend(&piece[..read]);
+        request.push_str(std::str::from_utf8(&piece[..read]).unwrap());
     }
-    let lines = command_lines("curl");
-    let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 23\r\nconnection: close\r\n\r\n{\"message\":\"Forbidden\"}";
-    stream.write_all(answer.as_bytes()).await.unwrap();
-    (String::from_utf8_lossy(&head).into_owned(), lines)
 }
 
+fn content_length(head: &str) -> usize {
+    let fields = head.lines().filter_map(|line| line.split_once(": "));
+    let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next().map_or(0, |(_, length)| length.parse().unwrap())
+}
+
+async fn answer(stream: &mut TcpStream, status: &str, body: &str) {
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+/// The command lines of all processes of a program.
 fn command_lines(program: &str) -> String {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());

@@ -359,8 +359,8 @@ fn a_worker_has_time_to_drain_and_opens_nothing() {
         };
         let drain: u64 = variable("CRON_DRAIN_SECONDS").unwrap().parse().unwrap();
         let stop = container["StopTimeout"].as_u64().unwrap();
-        // After the drain the worker kills what is left and stores the last records: 30 s are for that.
-        assert!(drain + 30 < stop, "drain {drain} s, stop after {stop} s");
+        // After the drain the worker kills what is left and stores the last records.
+        assert!(drain + worker::LAST_RECORDS_MAX.as_secs() < stop, "drain {drain} s, stop after {stop} s");
         assert!(stop <= 120, "Fargate waits no longer than 120 s");
         assert_eq!(container["User"], "10001:10001");
         assert_eq!(container["ReadonlyRootFilesystem"], true);

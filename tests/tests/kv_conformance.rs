@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::{Stopwatch, sleep, timeout};
-use common::config::{self, EtcdSettings, Invocation, Settings};
+use common::config::EtcdSettings;
 use common::kv::embedded::EmbeddedKv;
 use common::kv::etcd::EtcdKv;
 use common::kv::{Error, Kv, Op, Range, Txn};
@@ -15,7 +15,7 @@ use common::secrets::Vault;
 use common::stores;
 use futures::StreamExt;
 use local_dev::native::servers::Server;
-use tests::aws::Shelf;
+use tests::aws::{Shelf, refers};
 use tests::conformance::kv::exam;
 use tests::fixtures::Store;
 use tests::line::Line;
@@ -26,15 +26,6 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// How to reach an etcd.
 fn settings(etcd: &Server) -> EtcdSettings {
     EtcdSettings { endpoints: Some(vec![etcd.url()]), ..EtcdSettings::default() }
-}
-
-/// Settings of which some refer to secrets.
-fn refers(environment: &[(&str, &str)]) -> Settings {
-    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    match config::parse("tests", environment, std::iter::empty()).unwrap() {
-        Invocation::Run(settings) => *settings,
-        _ => unreachable!("no flag asks for anything else"),
-    }
 }
 
 fn client(etcd: &Server, call_limit: Duration) -> EtcdKv {

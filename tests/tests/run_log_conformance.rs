@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::{Stopwatch, Timestamp, sleep};
-use common::config::{self, Invocation};
 use common::domain::record::{Record, RecordId, Status};
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::mongo::MongoRunLog;
@@ -14,7 +13,7 @@ use common::secrets::Vault;
 use common::stores;
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use tests::aws::Shelf;
+use tests::aws::{Shelf, refers};
 use tests::conformance::run_log::{all, exam, like_the_seeds, new_job, record};
 use tests::fixtures::Store;
 use tests::line::Line;
@@ -85,12 +84,7 @@ async fn mongodb() {
 async fn mongodb_behind_a_secret() {
     let Some(store) = Store::mongo("run-log-secret-exam").await else { return };
     let shelf = Arc::new(Shelf::of(&[("/mongodb-uri", &store.server.url())]));
-    let environment = [("CRON_MONGODB_URI".to_owned(), "ssm:/mongodb-uri".to_owned())];
-    let Invocation::Run(settings) =
-        config::parse("tests", environment.into_iter(), std::iter::empty()).unwrap()
-    else {
-        unreachable!("no flag asks for anything else")
-    };
+    let settings = refers(&[("CRON_MONGODB_URI", "ssm:/mongodb-uri")]);
     exam(Arc::new(stores::renewing_run_log(&settings, Arc::clone(&shelf) as Arc<dyn Vault>, AMPLE))).await;
     assert_eq!(shelf.reads(), ["/mongodb-uri"], "once, and not before the first call");
 }

@@ -602,7 +602,7 @@ impl Driver {
     async fn perform(&mut self, action: Action) {
         match action {
             Action::Claim(claim) => self.claims.put(*claim),
-            Action::Start { open, command } => self.start_run(open, command),
+            Action::Start { open, command, due } => self.start_run(open, command, due),
             Action::Kill(run_id) => {
                 if let Some(kill) = self.kills.remove(&run_id) {
                     let _ended_meanwhile = kill.send(());
@@ -760,9 +760,9 @@ impl Driver {
         }
     }
 
-    fn start_run(&mut self, open: OpenRun, command: String) {
+    fn start_run(&mut self, open: OpenRun, command: String, due: Timestamp) {
         let now = self.ports.clock.now();
-        self.status.count_start(now.ms_since(open.plan_time));
+        self.status.count_start(now.ms_since(due));
         let (kill, killed) = oneshot::channel();
         let run_id = open.run_id.clone();
         self.kills.insert(run_id.clone(), kill);
@@ -886,6 +886,9 @@ fn say(report: &Report) {
         }
         Report::TooLate(open) => {
             tracing::warn!(job = %open.job, plan_time = %open.plan_time, "claimed too late: skipped")
+        }
+        Report::NoWorker(job, wanted) => {
+            tracing::error!(%job, %wanted, "no worker has the labels that the job wants: its fires are let go until one has")
         }
     }
 }

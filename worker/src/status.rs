@@ -153,8 +153,10 @@ impl Status {
             );
         }
         let name = "fleetcron_lateness_ms";
-        let _infallible =
-            writeln!(text, "# HELP {name} Start of a run minus its plan time.\n# TYPE {name} histogram");
+        let _infallible = writeln!(
+            text,
+            "# HELP {name} Start of a run minus when it was due: its plan time and the jitter of its job.\n# TYPE {name} histogram"
+        );
         let mut so_far = 0;
         for (bound, bucket) in LATENESS_MS.iter().zip(&self.lateness) {
             so_far += bucket.load(Relaxed);

@@ -44,8 +44,30 @@ pub(crate) async fn sweep(
     for sid in with_runs.difference(&alive).filter(|sid| !spared.contains(sid)) {
         // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
         let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(*sid))).await?;
-        for batch in left.chunks(BATCH) {
-            closed += close(kv, run_log, clock, batch).await?;
+        closed += close_all(kv, run_log, clock, &left).await?;
+    }
+    Ok(closed)
+}
+
+/// Closes them in batches. A store that is too slow for a batch is given smaller ones, down to a single run: the same batch again would be
+/// as slow again, for ever.
+async fn close_all(
+    kv: &dyn Kv,
+    run_log: &dyn RunLog,
+    clock: &dyn Clock,
+    mut left: &[Pair],
+) -> Result<usize, Error> {
+    let (mut closed, mut size) = (0, BATCH);
+    while !left.is_empty() {
+        let (batch, rest) = left.split_at(size.min(left.len()));
+        match close(kv, run_log, clock, batch).await {
+            Ok(number) => {
+                closed += number;
+                left = rest;
+                size = (size * 2).min(BATCH);
+            }
+            Err(Error::RunLog(run_log::Error::Unavailable(_))) if batch.len() > 1 => size = batch.len() / 2,
+            Err(why) => return Err(why),
         }
     }
     Ok(closed)

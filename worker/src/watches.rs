@@ -6,6 +6,7 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
+use common::domain::options::Labels;
 use common::domain::run::RunId;
 use common::domain::worker::{self, Sid};
 use common::keys;
@@ -77,9 +78,11 @@ impl Inputs {
 }
 
 /// A registration as it was read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Registration {
     pub(crate) who: Registered,
+    /// Of the worker; a seed worker has none.
+    pub(crate) labels: Labels,
     /// Of its key.
     pub(crate) revision: Revision,
 }
@@ -205,10 +208,15 @@ pub(crate) fn note_registrations(registered: &mut BTreeMap<String, Registration>
 
 /// The live workers among those that are registered.
 pub(crate) fn members(registered: &BTreeMap<String, Registration>) -> Members {
-    let with = |kind: fn(&Registered) -> bool| -> BTreeSet<String> {
-        registered.iter().filter(|(_, r)| kind(&r.who)).map(|(id, _)| id.clone()).collect()
-    };
-    Members { ours: with(|r| matches!(r, Registered::Ours(_))), seeds: with(|r| *r == Registered::Seed) }
+    let mut members = Members::default();
+    for (id, registration) in registered {
+        match registration.who {
+            Registered::Ours(_) => drop(members.ours.insert(id.clone(), registration.labels.clone())),
+            Registered::Seed => drop(members.seeds.insert(id.clone())),
+            Registered::Unreadable => {}
+        }
+    }
+    members
 }
 
 fn worker_id(pair: &Pair) -> Option<String> {
@@ -216,15 +224,15 @@ fn worker_id(pair: &Pair) -> Option<String> {
 }
 
 fn registration(pair: &Pair) -> Registration {
-    let who = match worker::Registration::decode(&pair.value) {
-        Ok(Some(registration)) => Registered::Ours(registration.sid),
-        Ok(None) => Registered::Seed,
+    let (who, labels) = match worker::Registration::decode(&pair.value) {
+        Ok(Some(registration)) => (Registered::Ours(registration.sid), registration.labels),
+        Ok(None) => (Registered::Seed, Labels::new()),
         Err(why) => {
             tracing::error!(key = %pair.key, %why, "registration cannot be read: not counted as a worker");
-            Registered::Unreadable
+            (Registered::Unreadable, Labels::new())
         }
     };
-    Registration { who, revision: pair.mod_revision }
+    Registration { who, labels, revision: pair.mod_revision }
 }
 
 async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {

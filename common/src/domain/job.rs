@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::options::JobOptions;
 use crate::schedule::Schedule;
 
 /// Longest job name, in bytes.
@@ -65,7 +66,7 @@ impl<'de> serde::Deserialize<'de> for JobName {
     }
 }
 
-/// A job as it is stored at `/cron/jobs/{name}`: the seed's three fields, and whatever else is in the value.
+/// A job as it is stored at `/cron/jobs/{name}`: the seed's three fields, its options, and whatever else is in the value.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Job {
     /// Its name.
@@ -74,7 +75,10 @@ pub struct Job {
     pub command: String,
     /// Cron expression, as written.
     pub cron_expr: String,
-    /// Fields of the stored value that this version does not know, kept as they are. A worker never runs a job that has any.
+    /// Its options.
+    pub options: JobOptions,
+    /// Fields of the stored value that this version does not know, and options with a value that it does not know, kept as they are. A
+    /// worker never runs a job that has any.
     pub extra: Map<String, Value>,
 }
 
@@ -143,7 +147,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: [&str; 23] = [
+const PLANNED_OPTIONS: [&str; 19] = [
     "enabled",
     "description",
     "labels",
@@ -153,14 +157,10 @@ const PLANNED_OPTIONS: [&str; 23] = [
     "timeoutSeconds",
     "retry",
     "concurrency",
-    "misfire",
-    "startDeadlineSeconds",
-    "jitterSeconds",
     "startAt",
     "endAt",
     "env",
     "workingDir",
-    "selector",
     "mode",
     "user",
     "http",
@@ -190,7 +190,8 @@ impl Job {
         if !inner.is_empty() && inner != key_name {
             return Err(Fault::new("name", format!("says {inner:?}, but the key says {key_name:?}")));
         }
-        Ok(Self { name, command, cron_expr, extra: fields })
+        let options = JobOptions::taken_from(&mut fields);
+        Ok(Self { name, command, cron_expr, options, extra: fields })
     }
 
     /// Checks a job that somebody wants to save.
@@ -244,13 +245,15 @@ impl Job {
                 None
             }
         });
-        for field in fields.keys() {
-            faults.push(Fault::new(field, unknown_option(field)));
+        let options = JobOptions::taken_from(&mut fields);
+        for (field, value) in &fields {
+            let wrong = JobOptions::fault(field, value);
+            faults.push(wrong.unwrap_or_else(|| Fault::new(field, unknown_option(field))));
         }
         match (name, command, cron_expr, schedule) {
             (Some(name), Some(command), Some(cron_expr), Some(schedule)) if faults.is_empty() => {
                 Ok(Submitted {
-                    job: Self { name, command, cron_expr, extra: Map::new() },
+                    job: Self { name, command, cron_expr, options, extra: Map::new() },
                     schedule,
                     warnings,
                 })
@@ -259,13 +262,14 @@ impl Job {
         }
     }
 
-    /// The JSON that is stored and served: the seed's fields first, in the seed's order.
+    /// The JSON that is stored and served: the seed's fields first, in the seed's order; of the options what was given.
     #[must_use]
     pub fn to_value(&self) -> Value {
         let mut fields = Map::new();
         fields.insert("name".to_owned(), self.name.as_str().into());
         fields.insert("command".to_owned(), self.command.as_str().into());
         fields.insert("cronExpr".to_owned(), self.cron_expr.as_str().into());
+        fields.extend(self.options.given());
         fields.extend(self.extra.iter().map(|(k, v)| (k.clone(), v.clone())));
         Value::Object(fields)
     }
@@ -273,13 +277,22 @@ impl Job {
     /// What the fire times depend on, hashed: an edit that leaves it alone does not move the catch-up base.
     #[must_use]
     pub fn schedule_hash(&self) -> ScheduleHash {
-        ScheduleHash(xxhash_rust::xxh3::xxh3_64(self.cron_expr.as_bytes()))
+        let mut text = self.cron_expr.clone();
+        // With less jitter than before, a fire that waited for its start would be overdue at once, and an edit fires nothing by itself.
+        if let Some(seconds) = self.options.jitter_seconds.filter(|seconds| *seconds > 0) {
+            text = format!("{text}\0jitter {seconds}");
+        }
+        ScheduleHash(xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
     }
 
-    /// Options that this version does not understand: such a job is left to workers that do.
+    /// Options that this version does not understand, with what is wrong about those that it knows: such a job is left to workers that do.
     #[must_use]
-    pub fn options_not_understood(&self) -> Vec<&str> {
-        self.extra.keys().map(String::as_str).collect()
+    pub fn options_not_understood(&self) -> Vec<String> {
+        let told = |(field, value): (&String, &Value)| {
+            JobOptions::fault(field, value)
+                .map_or_else(|| field.clone(), |fault| format!("{field} ({})", fault.message))
+        };
+        self.extra.iter().map(told).collect()
     }
 }
 
@@ -287,12 +300,14 @@ fn unknown_option(field: &str) -> String {
     if PLANNED_OPTIONS.contains(&field) || field == "fence" {
         return "this option is not built yet in this version: leave it out".to_owned();
     }
-    let known = ["name", "command", "cronExpr"];
-    let nearest =
-        known.iter().find(|k| strsim::damerau_levenshtein(&k.to_lowercase(), &field.to_lowercase()) <= 2);
+    let mut known = ["name", "command", "cronExpr"].into_iter().chain(JobOptions::names());
+    let nearest = known.find(|k| strsim::damerau_levenshtein(&k.to_lowercase(), &field.to_lowercase()) <= 2);
     match nearest {
         Some(near) => format!("unknown field: did you mean {near:?}?"),
-        None => "unknown field: a job has name, command and cronExpr".to_owned(),
+        None => {
+            let options: Vec<&str> = JobOptions::names().collect();
+            format!("unknown field: a job has name, command, cronExpr and may have {}", options.join(", "))
+        }
     }
 }
 
@@ -404,13 +419,41 @@ mod tests {
     }
 
     #[test]
+    fn options_are_taken_and_wrong_ones_told_with_all_other_faults() {
+        let options = json!({"misfire": "all", "startDeadlineSeconds": 300, "jitterSeconds": 5, "selector": {"zone": "a"}});
+        let taken = submitted(good(&options)).unwrap();
+        assert!(taken.job.extra.is_empty() && taken.warnings.is_empty());
+        assert_eq!(taken.job.to_value(), good(&options));
+        refused(
+            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "retry": 1, "jitterSeconds": -1}),
+            &[
+                ("name", "\"/\""),
+                ("misfire", "none of"),
+                ("retry", "not built yet"),
+                ("jitterSeconds", "0 to 3600"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_stored_option_with_an_unknown_value_is_kept_and_keeps_the_job_from_being_run() {
+        let stored =
+            br#"{"name":"x","command":"c","cronExpr":"@daily","jitterSeconds":9,"misfire":"latest"}"#;
+        let job = Job::from_stored("x", stored).unwrap();
+        let told = job.options_not_understood();
+        assert!(told.len() == 1 && told[0].starts_with("misfire (is none of"), "{told:?}");
+        assert_eq!(job.to_value().to_string().as_bytes(), stored);
+    }
+
+    #[test]
     fn unknown_fields_are_refused_with_the_nearest() {
         for (field, says) in [
             ("nmae", "\"name\""),
             ("Command", "\"command\""),
             ("cronexpr", "\"cronExpr\""),
             ("cron_expr", "\"cronExpr\""),
-            ("schedule", "a job has name, command and cronExpr"),
+            ("jitter_seconds", "\"jitterSeconds\""),
+            ("schedule", "a job has name, command, cronExpr and may have misfire"),
         ] {
             refused(good(&json!({field: 1})), &[(field, says)]);
         }
@@ -473,6 +516,7 @@ mod tests {
             name: JobName::parse(name).unwrap(),
             command: command.to_owned(),
             cron_expr: cron_expr.to_owned(),
+            options: JobOptions::default(),
             extra: Map::new(),
         };
         let hash = job("x", "c", "@daily").schedule_hash();
@@ -484,5 +528,15 @@ mod tests {
         assert_eq!(job("x", "c", "").schedule_hash().to_string(), "2d06800538d394c2");
         assert_eq!(job("y", "other", "@daily").schedule_hash(), hash);
         assert_ne!(job("x", "c", "@hourly").schedule_hash(), hash);
+        // Of the options only jitter moves fires.
+        let with = |options| Job { options, ..job("x", "c", "@daily") };
+        let given = |options: &Value| JobOptions::taken_from(&mut options.as_object().unwrap().clone());
+        let others =
+            json!({"misfire": "all", "startDeadlineSeconds": 1, "jitterSeconds": 0, "selector": {"a": "b"}});
+        assert_eq!(with(given(&others)).schedule_hash(), hash);
+        assert_eq!(
+            with(given(&json!({"jitterSeconds": 60}))).schedule_hash().to_string(),
+            "8cedf0930ead3080"
+        );
     }
 }

@@ -4,6 +4,7 @@ pub mod idempotency;
 pub mod job;
 pub mod kill;
 pub mod mark;
+pub mod options;
 pub mod pause;
 pub mod record;
 pub mod run;

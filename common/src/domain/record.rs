@@ -94,6 +94,8 @@ pub enum SkipReason {
     Deleted,
     /// The job was edited after the claim and before the start, and its new schedule does not have this time.
     Superseded,
+    /// No worker has the labels that the job wants.
+    NoWorker,
 }
 
 impl SkipReason {
@@ -105,6 +107,7 @@ impl SkipReason {
             Self::Misfire => "skipped: no worker could claim it in time",
             Self::Deleted => "skipped: the job was deleted before its start",
             Self::Superseded => "skipped: the job was edited before its start",
+            Self::NoWorker => "skipped: no worker has the labels that the job wants",
         }
     }
 }
@@ -124,19 +127,23 @@ pub struct Skipped {
     pub more: bool,
     /// Why.
     pub reason: SkipReason,
+    /// For [`SkipReason::NoWorker`]: the labels wanted, as in `CRON_WORKER_LABELS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
 }
 
 impl Skipped {
     /// Just the fire at `at`.
     #[must_use]
     pub fn one(at: Timestamp, reason: SkipReason) -> Self {
-        Self { from: at, to: at, count: 1, more: false, reason }
+        Self { from: at, to: at, count: 1, more: false, reason, selector: None }
     }
 
     /// The fires of a stretch of time.
     #[must_use]
     pub fn all(fires: Fires, reason: SkipReason) -> Self {
-        Self { from: fires.first, to: fires.last, count: fires.count, more: fires.more, reason }
+        let (from, to) = (fires.first, fires.last);
+        Self { from, to, count: fires.count, more: fires.more, reason, selector: None }
     }
 }
 
@@ -248,6 +255,9 @@ impl Record {
     #[must_use]
     pub fn skipped(open: &OpenRun, skipped: Skipped) -> Self {
         let mut err = skipped.reason.sentence().to_owned();
+        if let Some(selector) = &skipped.selector {
+            err = format!("{err}: {selector}");
+        }
         if skipped.count > 1 {
             let more = if skipped.more { "more than " } else { "" };
             err = format!("{err} ({more}{} fires, the last at {})", skipped.count, skipped.to);

@@ -11,9 +11,10 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use crate::clock::{Clock as _, SystemClock};
+use crate::shortened::shortened;
 
 /// Most of a text that a field shows: CloudWatch takes 256 KiB a line, and what is longer is no news but a payload.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
@@ -63,7 +64,7 @@ where
         line.insert("message".to_owned(), said.shift_remove("message").unwrap_or_default());
         line.insert("target".to_owned(), metadata.target().into());
         let own = line.len();
-        for span in context.event_scope(event).into_iter().flatten().collect::<Vec<_>>().iter().rev() {
+        for span in context.event_scope(event).into_iter().flat_map(Scope::from_root) {
             if let Some(fields) = span.extensions().get::<Fields>() {
                 fields.0.iter().for_each(|(name, value)| add(&mut line, own, name, value.clone()));
             }
@@ -86,12 +87,8 @@ fn add(line: &mut Map<String, Value>, own: usize, name: &str, value: Value) {
 struct Visitor<'a>(&'a mut Map<String, Value>);
 
 impl Visitor<'_> {
-    fn text(&mut self, field: &Field, mut text: String) {
-        if text.len() > TEXT_BYTES_MAX {
-            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-            text.push('…');
-        }
-        self.0.insert(field.name().to_owned(), text.into());
+    fn text(&mut self, field: &Field, text: String) {
+        self.0.insert(field.name().to_owned(), shortened(text, TEXT_BYTES_MAX).into());
     }
 }
 

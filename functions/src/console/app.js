@@ -1,7 +1,7 @@
 // The page: head, the view of the address, the dialogs over it, and what is wrong now.
 import { render } from "./preact.js";
 import {
-  THEMES, answeredAt, chooseLanguage, chooseTheme, go, html, language, link, local, paused, refresh, route, said, t, theme, troubles, useCell, utc,
+  THEMES, answeredAt, chooseLanguage, chooseTheme, go, html, language, link, local, paused, refresh, route, t, theme, troubles, useCell, utc,
 } from "./core.js";
 import { Confirmation, JobForm } from "./dialogs.js";
 import { Job } from "./job.js";
@@ -41,7 +41,7 @@ function App() {
     <main id="main" tabindex="-1"><${View} view=${view} workers=${workers} /></main>
     ${form ? html`<${JobForm} key=${`${form.kind} ${form.name ?? ""}`} ...${form} close=${close} />` : null}
     <${Confirmation} />
-    <${Toasts} toasts=${useCell(said)} />
+    <${Toasts} />
   `;
 }
 

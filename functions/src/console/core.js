@@ -117,9 +117,7 @@ function formatter(kind, make) {
 export const isTime = (ms) => Number.isFinite(ms) && ms > 0 && ms < 8.64e15;
 
 /** `2026-11-21 09:15:03`, in UTC: schedules are in UTC, too. */
-export function utc(ms) {
-  return isTime(ms) ? new Date(ms).toISOString().replace("T", " ").slice(0, -5) : "";
-}
+export const utc = (ms) => utcExact(ms).slice(0, -4);
 
 /** With milliseconds. */
 export function utcExact(ms) {
@@ -180,7 +178,7 @@ export function size(characters) {
 const ANSWER_MS = 15_000;
 
 /** What went wrong with a call. `trouble`: the API or what is behind it is away, and trying again later may help. */
-export class Refused extends Error {
+class Refused extends Error {
   constructor(message, status, trouble) {
     super(message);
     this.status = status;
@@ -311,7 +309,7 @@ function decoded(text) {
 }
 
 /** `#/jobs/a%20b/edit?x=1` as parts and query. */
-export function parseHash(hash) {
+function parseHash(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   return { parts: path.split("/").filter((part) => part !== "").map(decoded), query: new URLSearchParams(query) };
 }

@@ -68,10 +68,33 @@ function Confirm({ kind, name }) {
 
 // ---- the form ----
 
-const FIELDS = ["name", "cronExpr", "command"];
-const EMPTY = { name: "", cronExpr: "", command: "" };
-const fieldsOf = (job) => Object.fromEntries(FIELDS.map((field) => [field, job[field] ?? ""]));
+const OPTIONS = ["misfire", "startDeadlineSeconds", "jitterSeconds", "selector"];
+const FIELDS = ["name", "cronExpr", "command", ...OPTIONS];
+const fieldsOf = (job) => Object.fromEntries(FIELDS.map((field) => [field, typed(job[field])]));
+const EMPTY = fieldsOf({});
 const same = (one, other) => FIELDS.every((field) => (one?.[field] ?? "") === (other?.[field] ?? ""));
+
+/** The value of a field as it stands in the form: labels like `gpu=yes, zone=a`. */
+function typed(value) {
+  if (typeof value === "string") return value;
+  if (value === undefined) return "";
+  const labels = typeof value === "object" && !Array.isArray(value) ? Object.entries(value ?? {}) : [];
+  return labels.length && labels.every(([, one]) => typeof one === "string") ? labels.map((pair) => pair.join("=")).join(", ") : JSON.stringify(value);
+}
+
+/** The form as the API takes it. What is left empty is left out; what is no number goes as it is, so that the API says what is wrong. */
+function toSend({ name, cronExpr, command, selector, ...others }) {
+  const job = { name, cronExpr, command };
+  for (const [option, text] of Object.entries(others)) {
+    if (text.trim()) job[option] = /^\s*\d+\s*$/.test(text) ? Number(text) : text;
+  }
+  if (selector.trim() === "{}") job.selector = {};
+  else if (selector.trim()) {
+    const pairs = selector.split(",").map((pair) => pair.split("="));
+    job.selector = Object.fromEntries(pairs.map(([label, ...value]) => [label.trim(), value.length ? value.join("=").trim() : null]));
+  }
+  return job;
+}
 
 /** What was typed and not saved, by form: it outlives Back, and a reload of the page. */
 const drafts = {
@@ -93,6 +116,13 @@ const drafts = {
 };
 
 const EXAMPLES = ["*/5 * * * *", "30 2 * * *", "0 9 * * MON-FRI", "0 0 1 * *", "*/10 * * * * * *", "@hourly"];
+
+const MISFIRES = [
+  ["", () => t("misfireDefault")],
+  ["once", () => t("misfireOnce")],
+  ["skip", () => t("misfireSkip")],
+  ["all", () => t("misfireAll")],
+];
 
 /** The form as a dialog. `kind`: `new`, `edit` or `copy` of the job `name`. */
 export function JobForm({ kind, name, close }) {
@@ -128,8 +158,8 @@ export function JobForm({ kind, name, close }) {
 function Filled({ draftKey, kind, name, base: first, close }) {
   const [base, setBase] = useState(first);
   const [draft] = useState(() => drafts.get(draftKey));
-  const [job, setJob] = useState(draft?.job ?? first);
-  const [restored, setRestored] = useState(Boolean(draft) && !same(draft.job, first));
+  const [job, setJob] = useState({ ...first, ...draft?.job });
+  const [restored, setRestored] = useState(Boolean(draft) && !same(job, first));
   const [faults, setFaults] = useState({ fields: {}, rest: [] });
   const [taken, setTaken] = useState(null);
   const [leaving, setLeaving] = useState(false);
@@ -154,7 +184,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
 
   // The job may be changed by others while this form is open.
   const watched = usePoll(editing ? `form ${name}` : null, async (signal) => ({ job: await currentJob(name, signal) }));
-  const other = editing && watched.data && !busy ? watched.data.job : undefined;
+  const other = editing && watched.data && !busy ? watched.data.job && fieldsOf(watched.data.job) : undefined;
   const changed = other && !same(other, base);
   const gone = other === null;
 
@@ -183,8 +213,8 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         setBusy(false);
         return;
       }
-      const { data: previous, warnings = [] } = await ask("job/save", job);
-      const unseen = editing && previous && !same(previous, base) && !changed;
+      const { data: previous, warnings = [] } = await ask("job/save", toSend(job));
+      const unseen = editing && previous && !same(fieldsOf(previous), base) && !changed;
       drafts.set(draftKey, null);
       say(t(previous && !editing ? "savedReplaced" : "saved", { name: job.name }), [...warnings, ...(unseen ? [t("savedOverOthers")] : [])]);
       close(editing ? undefined : link(["jobs", job.name]));
@@ -203,7 +233,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
   };
   const title = kind === "new" ? t("newJob") : rich(editing ? "editTitle" : "duplicateTitle", { name: html`<${Name} name=${name} />` });
   const replaces = taken !== null && taken === job.name;
-  const field = (id) => ({
+  const field = (id, required = true) => ({
     id,
     name: id,
     value: job[id],
@@ -212,7 +242,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
     spellcheck: false,
     "aria-invalid": String(Boolean(faults.fields[id])),
     "aria-describedby": `${id}-fault ${id}-help`,
-    "aria-required": "true",
+    "aria-required": String(required),
   });
   return html`<${Dialog} label="form-title" className="drawer" onClose=${leave}>
     <form ref=${form} onSubmit=${save} novalidate>
@@ -224,8 +254,8 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         ${changed
           ? html`<div class="note doubt changed"><p>${t("changedMeanwhile")}</p>
               <p><code>${other.cronExpr}</code></p><pre class="wrap" tabindex="0" role="region" aria-label=${t("changedCommand")}>${other.command}</pre>
-              <button type="button" class="small" onClick=${() => (setBase(fieldsOf(other)), setJob(fieldsOf(other)), setRestored(false))}>${t("changedLoad")}</button>
-              <button type="button" class="small" onClick=${() => setBase(fieldsOf(other))}>${t("changedKeep")}</button></div>`
+              <button type="button" class="small" onClick=${() => (setBase(other), setJob(other), setRestored(false))}>${t("changedLoad")}</button>
+              <button type="button" class="small" onClick=${() => setBase(other)}>${t("changedKeep")}</button></div>`
           : null}
       </div>
       <div class="field">
@@ -254,6 +284,34 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         <${FieldFaults} id="command" faults=${faults.fields.command} />
         <p class="help" id="command-help">${t("commandHelp")}</p>
       </div>
+      <details open=${OPTIONS.some((option) => base[option] || faults.fields[option])}>
+        <summary>${t("moreOptions")}</summary>
+        <div class="field">
+          <label for="misfire">${t("misfire")}</label>
+          <select ...${field("misfire", false)}>${MISFIRES.map(([value, text]) => html`<option value=${value} selected=${job.misfire === value}>${text()}</option>`)}
+            ${MISFIRES.some(([value]) => value === job.misfire) ? null : html`<option value=${job.misfire} selected>${job.misfire}</option>`}</select>
+          <${FieldFaults} id="misfire" faults=${faults.fields.misfire} />
+          <p class="help" id="misfire-help">${t("misfireHelp")}</p>
+        </div>
+        <div class="field">
+          <label for="startDeadlineSeconds">${t("startDeadline")}</label>
+          <input ...${field("startDeadlineSeconds", false)} inputmode="numeric" placeholder="60" />
+          <${FieldFaults} id="startDeadlineSeconds" faults=${faults.fields.startDeadlineSeconds} />
+          <p class="help" id="startDeadlineSeconds-help">${t("startDeadlineHelp")}</p>
+        </div>
+        <div class="field">
+          <label for="jitterSeconds">${t("jitter")}</label>
+          <input ...${field("jitterSeconds", false)} inputmode="numeric" placeholder="0" />
+          <${FieldFaults} id="jitterSeconds" faults=${faults.fields.jitterSeconds} />
+          <p class="help" id="jitterSeconds-help">${t("jitterHelp")}</p>
+        </div>
+        <div class="field">
+          <label for="selector">${t("selector")}</label>
+          <input ...${field("selector", false)} class="mono" placeholder="gpu=yes, zone=a" />
+          <${FieldFaults} id="selector" faults=${faults.fields.selector} />
+          <p class="help" id="selector-help">${t("selectorHelp")}</p>
+        </div>
+      </details>
       ${leaving
         ? html`<div class="note doubt" role="alert"><p>${t("discardQuestion")}</p>
             <button type="button" class="small danger" onClick=${discard}>${t("discard")}</button>

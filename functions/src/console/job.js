@@ -1,7 +1,7 @@
 // One job: what it is, and the history of its runs with their output.
-import { html, ask, currentJob, go, link, number, rich, t, usePoll, utc } from "./core.js";
+import { html, ask, currentJob, go, isTime, link, number, rich, t, usePoll, utc } from "./core.js";
 import { Actions } from "./dialogs.js";
-import { Empty, Facts, FullTime, Name, Output, STATUSES, Status, Time, Title, Warnings, late, ran, statusOf, took } from "./parts.js";
+import { Empty, Facts, FullTime, Name, Output, STATUSES, Status, Time, Title, Warnings, dash, late, ran, statusOf, took, when } from "./parts.js";
 import { useRef, useState } from "./preact-hooks.js";
 
 const PAGE = 20;
@@ -67,10 +67,19 @@ export function Job({ name, query }) {
   `;
 }
 
-// What the stored job has beyond the three fields: nobody runs it, and the reader should know why.
-function extra(job) {
-  const others = Object.entries(job).filter(([field]) => !["name", "command", "cronExpr"].includes(field));
-  return others.length ? [[t("unknownOptions"), html`<code>${JSON.stringify(Object.fromEntries(others))}</code> ${t("unknownOptionsHelp")}`]] : [];
+// What the stored job has beyond the three fields. With what this version does not know nobody runs it, and the reader should know why.
+function extra({ name, command, cronExpr, misfire, startDeadlineSeconds, jitterSeconds, selector, ...unknown }) {
+  const given = [
+    [t("misfire"), misfire],
+    [t("startDeadline"), startDeadlineSeconds],
+    [t("jitter"), jitterSeconds],
+    [t("selector"), selector],
+  ].filter(([, value]) => value !== undefined);
+  return [...given.map(([label, value]) => [label, html`<code>${typeof value === "string" ? value : JSON.stringify(value)}</code>`]), ...others(unknown)];
+}
+
+function others(unknown) {
+  return Object.keys(unknown).length ? [[t("unknownOptions"), html`<code>${JSON.stringify(unknown)}</code> ${t("unknownOptionsHelp")}`]] : [];
 }
 
 // The run that the address names, when it is not on the page: newer runs push it away, even while it is read.
@@ -105,8 +114,8 @@ function Linked({ run, records, name, close }) {
       <button type="button" class="small" aria-disabled=${String(state === "working")} onClick=${find}>${t(state === "working" ? "working" : "findRun")}</button></div>`;
   }
   return html`<section class="pinned" aria-label=${t("linkedRun")}>
-    <div class="bar"><h3>${t("linkedRun")}</h3> <${Status} record=${found} /> <${Time} ms=${found.startTime || found.planTime} />
-      <button type="button" class="small" aria-label=${t("hideRun", { time: utc(found.startTime || found.planTime) })} onClick=${() => go(close, true)}>${t("hide")}</button></div>
+    <div class="bar"><h3>${t("linkedRun")}</h3> <${Status} record=${found} /> <${Time} ms=${when(found)} />
+      <button type="button" class="small" aria-label=${t("hideRun", { time: utc(when(found)) })} onClick=${() => go(close, true)}>${t("hide")}</button></div>
     <${Detail} record=${found} />
   </section>`;
 }
@@ -143,15 +152,14 @@ function Runs({ records, run, at }) {
 }
 
 function Run({ record, open, toggle }) {
-  const when = record.startTime || record.planTime;
-  const label = t(open ? "hideRun" : "showRun", { time: utc(when) });
+  const label = t(open ? "hideRun" : "showRun", { time: utc(when(record)) });
   return html`
     <tr role="row" class=${open ? "open" : ""}>
       <td role="cell" data-label=${t("status")}><${Status} record=${record} /></td>
-      <td role="cell" data-label=${t("startedUtc")} class="when"><${Time} ms=${when} /></td>
-      <td role="cell" data-label=${t("took")} class=${`number ${took(record) ? "" : "void"}`}>${took(record) || html`<span class="dim">–</span>`}</td>
-      <td role="cell" data-label=${t("lateBy")} class=${`number ${late(record) ? "" : "void"}`}>${late(record) || html`<span class="dim">–</span>`}</td>
-      <td role="cell" data-label=${t("worker")} class="worker">${record.worker ? html`<a href=${link(["workers"], { worker: record.worker })}><bdi>${record.worker}</bdi></a>` : html`<span class="dim">–</span>`}</td>
+      <td role="cell" data-label=${t("startedUtc")} class="when"><${Time} ms=${when(record)} /></td>
+      <td role="cell" data-label=${t("took")} class=${`number ${took(record) ? "" : "void"}`}>${took(record) || dash()}</td>
+      <td role="cell" data-label=${t("lateBy")} class=${`number ${late(record) ? "" : "void"}`}>${late(record) || dash()}</td>
+      <td role="cell" data-label=${t("worker")} class="worker">${record.worker ? html`<a href=${link(["workers"], { worker: record.worker })}><bdi>${record.worker}</bdi></a>` : dash()}</td>
       <td role="cell" data-label=${t("outcome")} class="outcome"><span class="clip">${summary(record)}</span></td>
       <td role="cell" class="actions">
         <button type="button" class="small" aria-expanded=${String(open)} aria-label=${label} onClick=${() => go(toggle, true)}>${t(open ? "hide" : "show")}</button>
@@ -172,7 +180,7 @@ function summary(record) {
 }
 
 function skippedText({ count, more, reason }) {
-  const known = ["overlap", "misfire", "deleted", "superseded"].includes(reason);
+  const known = ["overlap", "misfire", "deleted", "superseded", "noWorker"].includes(reason);
   return t(more ? "skippedMore" : "skippedCount", { count, number: number(count ?? 0), reason: known ? t(`reason.${reason}`) : String(reason) });
 }
 
@@ -180,7 +188,7 @@ function Detail({ record }) {
   const { skipped } = record;
   const facts = [
     [t("planned"), html`<${FullTime} ms=${record.planTime} />`],
-    [t("claimed"), isNaN(record.scheduleTime) || !record.scheduleTime ? "" : html`<${FullTime} ms=${record.scheduleTime} />`],
+    [t("claimed"), isTime(record.scheduleTime) ? html`<${FullTime} ms=${record.scheduleTime} />` : ""],
     [t("started"), ran(record) ? html`<${FullTime} ms=${record.startTime} />` : ""],
     [t("ended"), ran(record) ? html`<${FullTime} ms=${record.endTime} />` : ""],
     [t("took"), took(record)],

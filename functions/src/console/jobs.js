@@ -1,7 +1,7 @@
 // The list of jobs: search by the beginning of the name, pages, the newest record of each job on the page.
 import { html, ask, go, link, number, rich, route, t, usePoll } from "./core.js";
 import { Actions } from "./dialogs.js";
-import { Empty, Name, Status, Time, Title, Warnings } from "./parts.js";
+import { Empty, Name, Status, Time, Title, Warnings, when } from "./parts.js";
 import { useEffect, useRef, useState } from "./preact-hooks.js";
 
 const PAGE = 25;
@@ -124,7 +124,7 @@ function Row({ job, record }) {
     <td role="cell" data-label=${t("scheduleUtc")}><code class="schedule">${job.cronExpr}</code></td>
     <td role="cell" data-label=${t("command")} class="command"><code class="clip">${job.command}</code></td>
     <td role="cell" data-label=${t("newestRecord")} class="newest">
-      ${record ? html`<${Status} record=${record} /> <${Time} ms=${record.startTime || record.planTime} />` : html`<span class="dim">${record === null ? t("noneYet") : "…"}</span>`}
+      ${record ? html`<${Status} record=${record} /> <${Time} ms=${when(record)} />` : html`<span class="dim">${record === null ? t("noneYet") : "…"}</span>`}
     </td>
     <td role="cell" class="actions"><${Actions} job=${job} /></td>
   </tr>`;

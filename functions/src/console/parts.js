@@ -1,25 +1,26 @@
 // Small parts that several views use: names, times, states, output, notes, dialogs, toasts.
-import { html, ago, duration, isTime, local, rich, said, size, t, unsay, utc, utcExact } from "./core.js";
+import { html, ago, duration, isTime, local, rich, said, size, t, unsay, useCell, utc, utcExact } from "./core.js";
 import { useLayoutEffect, useRef, useState } from "./preact-hooks.js";
 
-/** Characters that are not seen but make two names look the same. */
-const HIDDEN = /[\p{Cf}\p{Cc}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]|^\s|\s$|\s\s/u;
-const HIDDEN_EACH = /[^\P{C}\n]|[\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0\u00a0]/gu;
+/** Characters that are not seen but make two names look the same: all but single spaces between others. */
+const HIDDEN = /(?! )[\p{C}\p{Z}\u115f\u1160\u3164\uffa0]|^ | $|(?<= ) /gu;
 
-const escaped = (name) => name.replace(HIDDEN_EACH, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
+const escaped = (name) => name.replace(HIDDEN, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
 
 /** A name, kept apart from the text around it: it may be written from right to left. */
 export function Name({ name, link }) {
   const text = html`<bdi class="name-text">${name}</bdi>`;
-  const mark = HIDDEN.test(name)
-    ? html` <span class="chip doubt" title=${t("hiddenCharacters", { name: escaped(name) })}>${t("hiddenCharactersShort")}</span>`
-    : null;
+  const told = escaped(name);
+  const mark = told === name ? null : html` <span class="chip doubt" title=${t("hiddenCharacters", { name: told })}>${t("hiddenCharactersShort")}</span>`;
   return html`${link ? html`<a href=${link}>${text}</a>` : text}${mark}`;
 }
 
+/** Where there is no value. */
+export const dash = () => html`<span class="dim">–</span>`;
+
 /** A time: in UTC, how long ago, and the reader's own time in the hint. */
 export function Time({ ms }) {
-  if (!isTime(ms)) return html`<span class="dim">–</span>`;
+  if (!isTime(ms)) return dash();
   return html`<time datetime=${new Date(ms).toISOString()} title=${`${utcExact(ms)} UTC · ${local(ms)}`}>
     ${utc(ms)} <span class="dim ago">${ago(ms)}</span>
   </time>`;
@@ -48,6 +49,8 @@ export function Status({ record }) {
 
 /** Whether the command was started, as far as is known. */
 export const ran = (record) => !["skipped", "lost"].includes(statusOf(record));
+/** When a run began; of one that was never started, when it was due. */
+export const when = (record) => record.startTime || record.planTime;
 export const took = (record) => (ran(record) && isTime(record.startTime) ? duration(record.endTime - record.startTime) : "");
 export const late = (record) =>
   ran(record) && isTime(record.startTime) && isTime(record.planTime) ? duration(Math.max(0, record.startTime - record.planTime)) : "";
@@ -93,7 +96,7 @@ export function Output({ text, label }) {
     </div>
     <pre ref=${box} class=${wrap ? "wrap" : ""} tabindex="0" role="region" aria-label=${label} dir="auto">${cut ? text.slice(0, DRAWN_MAX) : text}</pre>
     ${cut
-      ? html`<p class="cut">${t("outputCut", { number: size(DRAWN_MAX) })} <button type="button" class="small" onClick=${() => setWhole(true)}>${t("showAll", { number: size(text.length) })}</button></p>`
+      ? html`<p>${t("outputCut", { number: size(DRAWN_MAX) })} <button type="button" class="small" onClick=${() => setWhole(true)}>${t("showAll", { number: size(text.length) })}</button></p>`
       : null}
   </div>`;
 }
@@ -124,7 +127,7 @@ export function Dialog({ label, className, onClose, children }) {
 }
 
 /** Puts the focus where a view begins. */
-export function focusTitle() {
+function focusTitle() {
   document.querySelector("main h1")?.focus({ preventScroll: true });
 }
 
@@ -140,9 +143,9 @@ export function Title({ children, id }) {
 }
 
 /** What was done, said in passing. */
-export function Toasts({ toasts }) {
+export function Toasts() {
   return html`<div class="toasts" role="status" aria-live="polite">
-    ${toasts.map(
+    ${useCell(said).map(
       ({ id, text, warnings }) => html`<div class=${`toast ${warnings.length ? "doubt" : ""}`} key=${id}>
         <div><p>${text}</p>${warnings.length ? html`<ul>${warnings.map((warning) => html`<li>${warning}</li>`)}</ul>` : null}</div>
         <button type="button" class="small quiet" aria-label=${t("dismiss", { text })} onClick=${() => unsay(id)}>✕</button>

@@ -1,6 +1,6 @@
 // The live workers, each with its detail.
 import { html, ago, ask, duration, go, isTime, link, number, t, usePoll } from "./core.js";
-import { Empty, Facts, FullTime, Title, Warnings } from "./parts.js";
+import { Empty, Facts, FullTime, Title, Warnings, dash } from "./parts.js";
 
 /** The workers in the fleet now. The head of the page counts them, so that this is asked for in every view. */
 export const useWorkers = () => usePoll("workers", (signal) => ask("worker/list?detail=1", undefined, signal));
@@ -41,15 +41,14 @@ function Table({ workers, open }) {
 }
 
 function Worker({ worker, open }) {
-  const dash = html`<span class="dim">–</span>`;
   return html`
     <tr role="row" class=${open ? "open" : ""}>
       <td role="cell" class="name"><bdi class="name-text">${worker.id}</bdi>${worker.seed ? html` <span class="chip doubt">${t("seedWorker")}</span>` : null}</td>
-      <td role="cell" data-label=${t("host")}><bdi>${worker.host || dash}</bdi></td>
-      <td role="cell" data-label=${t("version")}>${worker.version || dash}</td>
+      <td role="cell" data-label=${t("host")}><bdi>${worker.host || dash()}</bdi></td>
+      <td role="cell" data-label=${t("version")}>${worker.version || dash()}</td>
       <td role="cell" data-label=${t("labels")}><${Labels} labels=${worker.labels} /></td>
-      <td role="cell" data-label=${t("up")}>${isTime(worker.startedAt) ? duration(Math.max(0, Date.now() - worker.startedAt)) : dash}</td>
-      <td role="cell" data-label=${t("maxRuns")} class="number">${worker.maxRuns === undefined ? dash : number(worker.maxRuns)}</td>
+      <td role="cell" data-label=${t("up")}>${isTime(worker.startedAt) ? duration(Math.max(0, Date.now() - worker.startedAt)) : dash()}</td>
+      <td role="cell" data-label=${t("maxRuns")} class="number">${worker.maxRuns === undefined ? dash() : number(worker.maxRuns)}</td>
       <td role="cell" class="actions">
         <button type="button" class="small" aria-expanded=${String(open)} aria-label=${t(open ? "hideWorker" : "showWorker", { id: worker.id })}
           onClick=${() => go(link(["workers"], { worker: open ? "" : worker.id }), true)}>${t(open ? "hide" : "show")}</button>
@@ -61,7 +60,7 @@ function Worker({ worker, open }) {
 
 function Labels({ labels }) {
   const pairs = Object.entries(labels ?? {});
-  if (pairs.length === 0) return html`<span class="dim">–</span>`;
+  if (pairs.length === 0) return dash();
   return html`<span>${pairs.map(([name, value]) => html`<span class="label" key=${name}><bdi>${name}=${value}</bdi></span> `)}</span>`;
 }
 

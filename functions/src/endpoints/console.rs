@@ -1,15 +1,13 @@
 //! `GET /`: the web console, a page and its files, embedded. It opens no store: the page asks the other routes.
 
-use std::sync::LazyLock;
-
 use common::api::errno::Kind;
 use lambda_http::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
 };
-use lambda_http::http::{Method, StatusCode};
-use lambda_http::{Body, Request};
+use lambda_http::http::{HeaderMap, Method, StatusCode};
+use lambda_http::{Body, Request, RequestExt as _};
 
-use crate::http::{Call, READ, Response, refuse, with_headers, wrong_method};
+use crate::http::{READ, Response, refuse, with_headers, wrong_method};
 
 /// The methods that it takes.
 pub const METHODS: &[&str] = READ;
@@ -29,17 +27,11 @@ struct File {
     name: &'static str,
     content_type: &'static str,
     text: &'static str,
-    etag: LazyLock<HeaderValue>,
 }
 
 macro_rules! file {
     ($name:literal, $content_type:expr, $path:literal) => {
-        File {
-            name: $name,
-            content_type: $content_type,
-            text: include_str!(concat!("../console/", $path)),
-            etag: LazyLock::new(|| etag(include_str!(concat!("../console/", $path)))),
-        }
+        File { name: $name, content_type: $content_type, text: include_str!(concat!("../console/", $path)) }
     };
 }
 
@@ -72,24 +64,21 @@ pub fn handle(request: Request) -> Response {
     if let Some(refused) = wrong_method(METHODS, request.method()) {
         return refused;
     }
-    let head = request.method() == Method::HEAD;
-    let known: Vec<HeaderValue> = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect();
-    let call = Call::new(request);
     // What stands before it is the stage of an API Gateway, when there is one.
-    let name = call.path().rsplit_once("/console/").map_or("", |(_, name)| name);
+    let name = request.raw_http_path().rsplit_once("/console/").map_or("", |(_, name)| name);
     let mut response = match FILES.iter().find(|file| file.name == name) {
-        Some(file) => file.response(&known),
+        Some(file) => file.response(request.headers()),
         None => refuse(Kind::NotFound, format!("the console has no file {name:?}: it begins at /")),
     };
-    if head {
+    if request.method() == Method::HEAD || response.status() == StatusCode::NOT_MODIFIED {
         *response.body_mut() = Body::Empty;
     }
     response
 }
 
 impl File {
-    /// The file, or 304 when the browser has it as it is.
-    fn response(&self, known: &[HeaderValue]) -> Response {
+    /// The file, with 304 when the browser has it as it is.
+    fn response(&self, asked: &HeaderMap) -> Response {
         let headers = [
             (CONTENT_TYPE, self.content_type),
             (CONTENT_SECURITY_POLICY, POLICY),
@@ -100,13 +89,11 @@ impl File {
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
             (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         ];
-        let fresh = known.iter().any(|header| names(header, &self.etag));
-        let (status, text) = if fresh { (StatusCode::NOT_MODIFIED, "") } else { (StatusCode::OK, self.text) };
-        let mut response = with_headers(status, &headers, text);
-        response.headers_mut().insert(ETAG, self.etag.clone());
-        if fresh {
-            *response.body_mut() = Body::Empty;
-        }
+        let etag = etag(self.text);
+        let fresh = asked.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &etag));
+        let status = if fresh { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+        let mut response = with_headers(status, &headers, self.text);
+        response.headers_mut().insert(ETAG, etag);
         response
     }
 }

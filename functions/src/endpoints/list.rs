@@ -2,12 +2,11 @@
 
 use common::domain::job::Job;
 use common::keys;
-use common::kv::{Key, Kv, Pair, Span};
+use common::kv::{Key, Kv, Span};
 use lambda_http::Request;
-use serde_json::Value;
 
-use super::{Pages, Warnings};
-use crate::http::{Call, Fields, PAGE_BYTES_MAX, READ, Refusal, Reply, Response, answer, travelling_bytes};
+use super::{Page, Pages};
+use crate::http::{Call, Fields, READ, Refusal, Reply, Response, answer};
 
 /// The methods that it takes.
 pub const METHODS: &[&str] = READ;
@@ -28,13 +27,24 @@ async fn list(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let mut pages = Pages::new(kv, span(&query));
     'pages: while let Some(pairs) = pages.next().await? {
         for pair in &pairs {
-            if !page.take(pair) {
+            let why_not = |why| format!("{} is left out, it is not a job: {why}", pair.key);
+            let Some(name) = pair.key.strip_prefix(keys::JOBS) else {
+                page.warnings.push(why_not("the key is not UTF-8".to_owned()));
+                continue;
+            };
+            let job = match Job::from_stored(name, &pair.value) {
+                Ok(job) => job,
+                Err(fault) => {
+                    page.leave_out(name, why_not(fault.to_string()));
+                    continue;
+                }
+            };
+            if !page.take(name, &pair.key, job.to_value()) {
                 break 'pages;
             }
         }
     }
-    let reply = Reply::new(Value::Array(page.jobs), page.warnings.finish());
-    Ok(Reply { next: page.next, ..reply })
+    Ok(page.into_reply())
 }
 
 fn limit(query: &Fields) -> Result<usize, Refusal> {
@@ -50,50 +60,5 @@ fn span(query: &Fields) -> Span {
     match query.filled("after").map(|after| Key::from(format!("{}{after}", keys::JOBS))) {
         Some(after) if after >= span.from => span.after(&after),
         _ => span,
-    }
-}
-
-/// The page being filled.
-struct Page {
-    limit: usize,
-    jobs: Vec<Value>,
-    bytes: usize,
-    last: String,
-    next: Option<String>,
-    warnings: Warnings,
-}
-
-impl Page {
-    fn new(limit: usize) -> Self {
-        let (jobs, last, next) = (Vec::new(), String::new(), None);
-        Self { limit, jobs, bytes: 0, last, next, warnings: Warnings::default() }
-    }
-
-    /// Adds a stored value; false when the page is full and this one is for the next.
-    fn take(&mut self, pair: &Pair) -> bool {
-        let name = pair.key.strip_prefix(keys::JOBS);
-        let job = name
-            .ok_or_else(|| "the key is not UTF-8".to_owned())
-            .and_then(|name| Job::from_stored(name, &pair.value).map_err(|fault| fault.to_string()));
-        let job = match job {
-            Ok(job) => job.to_value(),
-            Err(why) => {
-                self.warnings.push(format!("{} is left out, it is not a job: {why}", pair.key));
-                return true;
-            }
-        };
-        let bytes = travelling_bytes(&job.to_string()) + 1;
-        if self.jobs.len() >= self.limit || (self.bytes + bytes > PAGE_BYTES_MAX && !self.jobs.is_empty()) {
-            self.next = Some(std::mem::take(&mut self.last));
-            return false;
-        }
-        if bytes > PAGE_BYTES_MAX {
-            self.warnings.push(format!("{} is left out, it is too large to be served", pair.key));
-            return true;
-        }
-        self.bytes += bytes;
-        self.jobs.push(job);
-        self.last = name.unwrap_or_default().to_owned();
-        true
     }
 }

@@ -8,10 +8,14 @@ pub mod log;
 pub mod save;
 pub mod workers;
 
+use std::fmt::Display;
+
 use common::domain::job::JobName;
 use common::kv::{Kv, Pair, Range, Revision, Span};
+use common::shortened::shortened;
+use serde_json::Value;
 
-use crate::http::{Fields, Refusal, WARNING_BYTES_MAX, shortened};
+use crate::http::{Fields, PAGE_BYTES_MAX, Refusal, Reply, WARNING_BYTES_MAX, travelling_bytes};
 use crate::store;
 
 /// How often a write that others keep getting in the way of is tried before 409. Each try takes a new look, so losing five times in a row
@@ -62,6 +66,51 @@ impl<'a> Pages<'a> {
             self.limit = (PAGE_BYTES / average).clamp(1, PAGE_PAIRS_MAX);
         }
         Ok(Some(reply.pairs))
+    }
+}
+
+/// A page of an answer, being filled: as many values as fit, and where the next page begins.
+struct Page {
+    limit: usize,
+    values: Vec<Value>,
+    bytes: usize,
+    last: String,
+    next: Option<String>,
+    warnings: Warnings,
+}
+
+impl Page {
+    fn new(limit: usize) -> Self {
+        let (values, last, next) = (Vec::new(), String::new(), None);
+        Self { limit, values, bytes: 0, last, next, warnings: Warnings::default() }
+    }
+
+    /// Adds the value `cursor`, which is `shown` to people; false when the page is full and this one is for the next.
+    fn take(&mut self, cursor: &str, shown: &dyn Display, value: Value) -> bool {
+        let bytes = travelling_bytes(&value.to_string()) + 1;
+        if self.values.len() >= self.limit || (self.bytes + bytes > PAGE_BYTES_MAX && !self.values.is_empty())
+        {
+            self.next = Some(std::mem::take(&mut self.last));
+            return false;
+        }
+        if bytes > PAGE_BYTES_MAX {
+            self.leave_out(cursor, format!("{shown} is left out, it is too large to be served"));
+            return true;
+        }
+        self.bytes += bytes;
+        self.values.push(value);
+        cursor.clone_into(&mut self.last);
+        true
+    }
+
+    /// Goes past `cursor`, so that the warning is not said on the next page again.
+    fn leave_out(&mut self, cursor: &str, warning: String) {
+        self.warnings.push(warning);
+        cursor.clone_into(&mut self.last);
+    }
+
+    fn into_reply(self) -> Reply {
+        Reply { next: self.next, ..Reply::new(Value::Array(self.values), self.warnings.finish()) }
     }
 }
 

@@ -7,7 +7,7 @@ use common::domain::mark::Mark;
 use common::keys;
 use common::kv::{Compare, Kv, Op, OpReply, Pair, Txn};
 use lambda_http::Request;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
@@ -144,8 +144,9 @@ impl Plan {
                 None
             }
         };
-        for option in previous.iter().flat_map(|previous| previous.extra.keys()) {
-            if !job.extra.contains_key(option) {
+        let (before, after) = (previous.as_ref().map(Job::to_value), job.to_value());
+        for option in before.iter().filter_map(Value::as_object).flat_map(Map::keys) {
+            if after.get(option).is_none() {
                 warnings.push(format!("the previous definition had the option {option:?}: it is gone"));
             }
         }

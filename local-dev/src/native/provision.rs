@@ -1,6 +1,8 @@
 //! Gets the tools that the native stack needs, into `target/` only: installed ones are used, else they are built from their Go
 //! modules or fetched as Python packages. Never as root, never into the system.
 
+use std::env::JoinPathsError;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -185,11 +187,7 @@ pub fn python() -> PathBuf {
 /// # Errors
 /// What is missing for it.
 pub fn cfn_lint() -> Result<Found, Missing> {
-    let program = python_package(CFN_LINT_PACKAGES, "cfn-lint").map_err(|why| Missing {
-        what: format!("cfn-lint: {why}"),
-        how_to_get: "make python3 with its venv module available".to_owned(),
-    })?;
-    Ok(Found { program, origin: format!("Python packages {CFN_LINT_PACKAGES}") })
+    python_tool(CFN_LINT_PACKAGES, "cfn-lint", "cfn-lint")
 }
 
 /// What `cargo lambda build --arm64` needs beside itself: zig as linker, and Rust's library for arm64. The program is zig's; its
@@ -198,10 +196,7 @@ pub fn cfn_lint() -> Result<Found, Missing> {
 /// # Errors
 /// What is missing for it.
 pub fn arm64_tools() -> Result<Found, Missing> {
-    let program = python_package(ZIG_PACKAGE, "python-zig").map_err(|why| Missing {
-        what: format!("zig, which links for arm64: {why}"),
-        how_to_get: "make python3 with its venv module available".to_owned(),
-    })?;
+    let zig = python_tool(ZIG_PACKAGE, "python-zig", "zig, which links for arm64")?;
     let how_to_get = || format!("`rustup target add {ARM64}`");
     if !has_arm64_library() {
         let rustup = search("rustup").ok_or_else(|| Missing {
@@ -215,7 +210,7 @@ pub fn arm64_tools() -> Result<Found, Missing> {
             how_to_get: how_to_get(),
         })?;
     }
-    Ok(Found { program, origin: format!("Python package {ZIG_PACKAGE}, and Rust's library for {ARM64}") })
+    Ok(Found { origin: format!("{}, and Rust's library for {ARM64}", zig.origin), ..zig })
 }
 
 /// Whether the compiler of this workspace has its library for arm64.
@@ -233,12 +228,7 @@ fn has_arm64_library() -> bool {
 /// # Errors
 /// What is missing for it.
 pub fn kubernetes_validate() -> Result<Found, Missing> {
-    let program =
-        python_package(KUBERNETES_VALIDATE_PACKAGE, "kubernetes-validate").map_err(|why| Missing {
-            what: format!("{KUBERNETES_VALIDATE_PACKAGE} cannot be had: {why}"),
-            how_to_get: "make python3 with its venv module available".to_owned(),
-        })?;
-    Ok(Found { program, origin: format!("Python package {KUBERNETES_VALIDATE_PACKAGE}") })
+    python_tool(KUBERNETES_VALIDATE_PACKAGE, "kubernetes-validate", "kubernetes-validate")
 }
 
 /// Where the tests look for a Debian to run the images' steps in.
@@ -346,11 +336,7 @@ fn mirror_in(text: &str) -> Option<String> {
 /// # Errors
 /// What is missing for it.
 pub fn moto() -> Result<Found, Missing> {
-    let program = python_package(MOTO_PACKAGE, "moto_server").map_err(|why| Missing {
-        what: format!("moto, a stand-in of AWS, is not there: {why}"),
-        how_to_get: "make python3 with its venv module available".to_owned(),
-    })?;
-    Ok(Found { program, origin: format!("Python package {MOTO_PACKAGE}") })
+    python_tool(MOTO_PACKAGE, "moto_server", "moto, a stand-in of AWS")
 }
 
 /// What drives the web console in a browser.
@@ -435,11 +421,10 @@ fn node_modules(npm: &Path) -> Result<PathBuf, Missing> {
             fs::copy(sources.join(name), home.join(name)).map_err(|e| e.to_string())?;
         }
         // npm's own scripts begin with `#!/usr/bin/env node`: that has to be the node that it came with.
-        let beside = npm.parent().unwrap_or(npm).to_path_buf();
-        let path = std::env::join_paths(std::iter::once(beside).chain(common::config::search_path()));
+        let path = path_with(npm.parent().unwrap_or(npm)).map_err(|e| e.to_string())?;
         let mut ci = Command::new(npm);
         ci.current_dir(&home).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
-        run(ci.env("PATH", path.map_err(|e| e.to_string())?))?;
+        run(ci.env("PATH", path))?;
         fs::write(&stamp_path, &stamp).map_err(|e| e.to_string())
     };
     install().map_err(|why: String| Missing {
@@ -514,6 +499,15 @@ fn python_home() -> PathBuf {
     target().join("tools/python")
 }
 
+/// A program that comes as a Python package alone; `what` it is, for people.
+fn python_tool(package: &str, program: &str, what: &str) -> Result<Found, Missing> {
+    let program = python_package(package, program).map_err(|why| Missing {
+        what: format!("{what}: {why}"),
+        how_to_get: "make python3 with its venv module available".to_owned(),
+    })?;
+    Ok(Found { program, origin: format!("Python package {package}") })
+}
+
 /// A program of a Python package (of the first, when several are named), installed into a virtual environment below `target`.
 fn python_package(package: &str, program: &str) -> Result<PathBuf, String> {
     let home = python_home();
@@ -559,6 +553,14 @@ fn installed_as(program: &str, arguments: &[&str], oldest: Version) -> Option<(P
 #[must_use]
 pub fn search(program: &str) -> Option<PathBuf> {
     common::config::search_path().into_iter().map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+/// `PATH` with a directory before all others.
+///
+/// # Errors
+/// When the directory has a colon in its name.
+pub fn path_with(first: &Path) -> Result<OsString, JoinPathsError> {
+    std::env::join_paths(std::iter::once(first.to_owned()).chain(common::config::search_path()))
 }
 
 fn link(program: &Path, to: &Path) -> Result<(), Missing> {

@@ -39,8 +39,12 @@ pub struct Site {
 }
 
 impl Site {
-    fn log(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.log"))
+    /// Starts a process of this name, with its output in `{name}.log`.
+    ///
+    /// # Errors
+    /// When the log or the program cannot be opened.
+    pub fn start(&self, name: &str, command: Command) -> anyhow::Result<Process> {
+        Process::start(name, command, &self.dir.join(format!("{name}.log")), self.guard.as_ref())
     }
 }
 
@@ -78,8 +82,7 @@ impl Programs {
         let mut command = Command::new("bash");
         without_cargo_variables(&mut command).env("CARGO_NET_OFFLINE", "true");
         if let Some(dir) = self.cargo_lambda.as_ref().and_then(|program| program.parent()) {
-            let path = std::iter::once(dir.to_path_buf()).chain(common::config::search_path());
-            command.env("PATH", std::env::join_paths(path).context("put cargo-lambda on the PATH")?);
+            command.env("PATH", provision::path_with(dir).context("put cargo-lambda on the PATH")?);
         }
         Ok(command)
     }
@@ -257,8 +260,7 @@ impl Recipe {
         if let Some(dir) = &self.plan.working_dir {
             command.current_dir(dir);
         }
-        let log = self.site.log(&self.name);
-        let mut process = Process::start(&self.name, command, &log, self.site.guard.as_ref())?;
+        let mut process = self.site.start(&self.name, command)?;
         let check = Check::new(self)?;
         process
             .ready_within(self.health.patience(), check.every(), async || check.is_healthy().await)

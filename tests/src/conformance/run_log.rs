@@ -39,20 +39,6 @@ pub fn new_job(what: &str) -> String {
 
 /// A record of `job` that succeeded, planned and started at `at`.
 #[must_use]
-/// The same record without the fields that the seed's have not.
-pub fn like_the_seeds(record: Record) -> Record {
-    Record {
-        v: None,
-        claim: None,
-        status: None,
-        exit_code: None,
-        worker: None,
-        attempt: None,
-        trigger: None,
-        ..record
-    }
-}
-
 pub fn record(job: &str, at: i64) -> Record {
     Record {
         id: RecordId::from_text(format!("{job}/{at}/1")),
@@ -77,6 +63,21 @@ pub fn record(job: &str, at: i64) -> Record {
     }
 }
 
+/// The same record without the fields that the seed's have not.
+#[must_use]
+pub fn like_the_seeds(record: Record) -> Record {
+    Record {
+        v: None,
+        claim: None,
+        status: None,
+        exit_code: None,
+        worker: None,
+        attempt: None,
+        trigger: None,
+        ..record
+    }
+}
+
 fn lost(job: &str, at: i64) -> Record {
     Record {
         status: Some(Status::Lost),
@@ -96,6 +97,7 @@ fn skips(job: &str, at: i64, count: u64) -> Record {
         count,
         more: false,
         reason: SkipReason::Overlap,
+        selector: None,
     };
     Record {
         status: Some(Status::Skipped),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{Fault, Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::options::{Labels, Selector};
 use common::domain::record::{Ending, Record};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::stored;
@@ -39,8 +40,8 @@ pub struct MarkSeen {
 /// The live workers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Members {
-    /// Ids of ours, this worker among them once it is registered.
-    pub ours: BTreeSet<String>,
+    /// Ids of ours, this worker among them once it is registered, with their labels.
+    pub ours: BTreeMap<String, Labels>,
     /// Ids of seed workers: they ignore marks.
     pub seeds: BTreeSet<String>,
 }
@@ -275,6 +276,8 @@ pub enum Action {
         open: OpenRun,
         /// The whole command.
         command: String,
+        /// When it should have started: its plan time and the job's jitter.
+        due: Timestamp,
     },
     /// Kill the whole process group of a run.
     Kill(RunId),
@@ -332,4 +335,6 @@ pub enum Report {
     ClosedAsLost(RunId),
     /// A fire was claimed so late that it is let go.
     TooLate(OpenRun),
+    /// A fire of a job is due, and no worker has the labels that the job wants.
+    NoWorker(JobName, Selector),
 }

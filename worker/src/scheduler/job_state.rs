@@ -5,6 +5,7 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::mark::Mark;
+use common::domain::options::{JobOptions, Selector};
 use common::domain::record::Record;
 use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
@@ -12,7 +13,10 @@ use common::kv::Revision;
 use common::schedule::Schedule;
 
 use super::event::{Action, Claim, JobSeen, MarkSeen};
+use super::misfire::Rule;
+use super::ownership::Place;
 use super::schedules::Schedules;
+use super::{LOCKED_RETRY_MS, look_after_ms};
 
 /// A job's definition as last seen: the seed's `JobSchedulePlan`.
 #[derive(Clone, Debug)]
@@ -21,6 +25,12 @@ pub(super) struct Definition {
     pub(super) runnable: Result<Arc<Schedule>, String>,
     pub(super) command: Arc<str>,
     pub(super) hash: ScheduleHash,
+    /// What becomes of fires that are missed.
+    pub(super) rule: Rule,
+    /// Its fires start so much later than their times, in ms.
+    pub(super) jitter_ms: i64,
+    /// The labels that a worker must have.
+    pub(super) selector: Option<Selector>,
     pub(super) create_revision: Revision,
     pub(super) mod_revision: Revision,
     /// When this worker saw it: the catch-up base, should nobody have set one.
@@ -30,17 +40,23 @@ pub(super) struct Definition {
 impl Definition {
     pub(super) fn new(seen: JobSeen, now: Timestamp, schedules: &mut Schedules) -> Self {
         let (create_revision, mod_revision) = (seen.create_revision, seen.mod_revision);
-        let of = |runnable, command: &str, hash| Self {
+        let name = seen.name;
+        let of = |runnable, command: &str, hash, options: &JobOptions| Self {
             runnable,
             command: command.into(),
             hash,
+            rule: Rule::of(options),
+            jitter_ms: options.jitter_ms(&name),
+            selector: options.selector.clone(),
             create_revision,
             mod_revision,
             seen_at: now,
         };
         let job = match seen.job {
             Ok(job) => job,
-            Err(fault) => return of(Err(fault.to_string()), "", ScheduleHash::default()),
+            Err(fault) => {
+                return of(Err(fault.to_string()), "", ScheduleHash::default(), &JobOptions::default());
+            }
         };
         let unknown = job.options_not_understood();
         let runnable = if !unknown.is_empty() {
@@ -50,7 +66,7 @@ impl Definition {
         } else {
             schedules.parse(&job.cron_expr).map_err(|why| format!("cronExpr: {why}"))
         };
-        of(runnable, &job.command, job.schedule_hash())
+        of(runnable, &job.command, job.schedule_hash(), &job.options)
     }
 
     /// A fire of it that is being claimed.
@@ -134,6 +150,10 @@ pub(super) struct JobState {
     pub(super) definition: Option<Arc<Definition>>,
     pub(super) slot: u16,
     pub(super) rank: Option<u8>,
+    /// No worker has the labels that it wants.
+    pub(super) nobody: bool,
+    /// And this was said.
+    pub(super) nobody_told: bool,
     pub(super) mark: MarkView,
     /// The mark was as it is known at this time or later.
     pub(super) mark_read_at: Timestamp,
@@ -150,18 +170,22 @@ pub(super) struct JobState {
     /// The definition was found stale: wait for the watch until then.
     pub(super) stale_until: Option<Timestamp>,
     pub(super) timer: Option<Timestamp>,
-    /// The fire that is next in turn, once its time to be claimed has come.
+    /// It waits for its turn to catch up, among the others by this time.
+    pub(super) behind_since: Option<Timestamp>,
+    /// When the fire that is next in turn should start, once its time to be claimed has come.
     pub(super) due: Option<Timestamp>,
     /// Under which it stands among those that are due and unclaimed.
     pub(super) unclaimed: Option<Timestamp>,
 }
 
 impl JobState {
-    pub(super) fn new(slot: u16, rank: Option<u8>) -> Self {
+    pub(super) fn new(slot: u16) -> Self {
         Self {
             definition: None,
             slot,
-            rank,
+            rank: None,
+            nobody: false,
+            nobody_told: false,
             mark: MarkView::Unknown,
             mark_read_at: Timestamp::ZERO,
             reading: false,
@@ -172,9 +196,40 @@ impl JobState {
             left_to_seed: false,
             stale_until: None,
             timer: None,
+            behind_since: None,
             due: None,
             unclaimed: None,
         }
+    }
+
+    /// Takes this worker's place among those that may run it; true when it is another now.
+    pub(super) fn take_place(&mut self, place: Place) -> bool {
+        let before = (self.rank, self.nobody);
+        (self.rank, self.nobody) = (place.rank, place.nobody);
+        self.nobody_told &= place.nobody;
+        before != (self.rank, self.nobody)
+    }
+
+    /// After how long, in ms, a fire is claimed again that found the job locked by a run elsewhere; `None` = the two overlap. Fires of a
+    /// job that catches up with all of them wait behind each other, also for those who look on.
+    pub(super) fn waits_for_lock(&self, due: Timestamp, now: Timestamp) -> Option<i64> {
+        let rule = self.definition.as_ref()?.rule;
+        let pause = match self.rank {
+            Some(rank @ 1..) => Some(look_after_ms(rank)),
+            _ => self.was_missed(due, now).then_some(LOCKED_RETRY_MS),
+        };
+        pause.filter(|_| rule.runs_all() && now.ms_since(due) <= rule.start_deadline_ms())
+    }
+
+    /// A fire of a job whose missed fires all run was missed itself: what it finds locked, it is behind.
+    pub(super) fn was_missed(&self, due: Timestamp, now: Timestamp) -> bool {
+        let rule = self.definition.as_ref().map(|definition| definition.rule);
+        rule.is_some_and(|rule| rule.runs_all() && now.ms_since(due) > rule.late_max_ms())
+    }
+
+    /// How much later than their times its fires start, in ms.
+    pub(super) fn jitter_ms(&self) -> i64 {
+        self.definition.as_ref().map_or(0, |definition| definition.jitter_ms)
     }
 
     pub(super) fn see_mark(&mut self, seen: Option<MarkSeen>, at: Timestamp) {

@@ -5,6 +5,7 @@
 
 mod event;
 mod job_state;
+mod misfire;
 mod ownership;
 mod restored;
 mod runs;
@@ -23,12 +24,15 @@ use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::Revision;
+use common::schedule::Schedule;
 
 pub use event::{
     Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, JobSeen, LockSeen, MarkSeen, Members,
     MoveAnswer, Refusal, Report, Slots,
 };
 use job_state::{Definition, JobState, MarkView, Pending, Streak};
+pub use misfire::LATE_START_MAX_MS;
+use misfire::{Pace, Turn};
 use ownership::Ranks;
 #[cfg(test)]
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
@@ -41,12 +45,6 @@ use schedules::Schedules;
 pub const LEAD_MIN_MS: i64 = 50;
 /// And at most so long, in ms: what a worker has claimed ahead is lost with it.
 pub const LEAD_MAX_MS: i64 = 500;
-/// A fire claimed no later than this after its time, in ms, still starts; later it is a misfire. It covers the second worker's look
-/// ([`LOOK_AFTER_MS`]) with the time that its claim takes, so that a worker that dies costs lateness and no fires.
-pub const LATE_START_MAX_MS: i64 = 5_000;
-/// A claim whose answer came late still starts within this time after T, in ms; beyond, the fire is let go with a record. The design's start
-/// deadline.
-pub const START_DEADLINE_MS: i64 = 60_000;
 /// How long after a due fire the second and the third worker in a slot's order look whether it was claimed, in ms (design P18).
 pub const LOOK_AFTER_MS: [i64; 2] = [3_000, 10_000];
 /// Skipped fires are counted up to here; the record then says "more".
@@ -64,6 +62,13 @@ const RETRY_MS: i64 = 200;
 const RESEND_MAX_MS: i64 = 800;
 /// A definition found stale by a claim is looked at again after this, in ms, should the watch not have brought the new one.
 const STALE_RETRY_MS: i64 = 1_000;
+/// A missed fire whose job is locked by a run elsewhere is claimed again after this, in ms, by the owner.
+const LOCKED_RETRY_MS: i64 = 1_000;
+
+/// How long after a due fire a worker of a rank from 1 looks, in ms.
+fn look_after_ms(rank: u8) -> i64 {
+    LOOK_AFTER_MS[usize::from(rank).saturating_sub(1).min(LOOK_AFTER_MS.len() - 1)]
+}
 
 /// The state machine.
 #[derive(Debug)]
@@ -100,6 +105,9 @@ pub struct Scheduler {
     claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
     waiting_for_room: BTreeSet<JobName>,
+    /// Jobs with a missed fire to run, by its time, that wait for the pace.
+    behind: BTreeSet<(Timestamp, JobName)>,
+    pace: Pace,
     /// Slots whose marks are to be read, by whether a stale answer will do.
     wanted: BTreeMap<bool, BTreeSet<u16>>,
 }
@@ -132,6 +140,8 @@ impl Scheduler {
             unclaimed: BTreeSet::new(),
             claiming: BTreeSet::new(),
             waiting_for_room: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            pace: Pace::default(),
             wanted: BTreeMap::new(),
         }
     }
@@ -143,11 +153,10 @@ impl Scheduler {
         match event {
             Event::Woke => {}
             Event::Lead(ms) => self.lead_ms = ms.clamp(LEAD_MIN_MS, LEAD_MAX_MS),
-            Event::SessionGained(sid, id) => self.on_session_gained(sid, id, &mut out),
+            Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
             Event::Renamed(id) => {
                 self.worker_id = id;
-                self.rank_all();
-                self.look_at_all(now);
+                self.rank_all(now);
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
@@ -197,6 +206,7 @@ impl Scheduler {
         self.start_due(now, &mut out);
         self.look_at_due(now, &mut out);
         self.offer_room(now, &mut out);
+        self.catch_up(now, &mut out);
         for (serializable, slots) in std::mem::take(&mut self.wanted) {
             out.push(Action::ReadMarks { slots: Slots::Some(slots), serializable });
         }
@@ -208,7 +218,8 @@ impl Scheduler {
     pub fn wake_at(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let start = self.starts.first().map(|(at, _)| *at);
-        timer.into_iter().chain(start).min()
+        let next_turn = (!self.behind.is_empty()).then(|| self.pace.next_turn());
+        timer.into_iter().chain(start).chain(next_turn).min()
     }
 
     /// Nothing is claimed, running or about to be: a draining worker may leave once its records are stored.
@@ -238,11 +249,11 @@ impl Scheduler {
 
     // --- sessions and members -------------------------------------------------------------------------------------
 
-    fn on_session_gained(&mut self, sid: Sid, id: String, out: &mut Vec<Action>) {
+    fn on_session_gained(&mut self, now: Timestamp, sid: Sid, id: String, out: &mut Vec<Action>) {
         self.session = Some(sid);
         self.next_seq = 0;
         self.worker_id = id;
-        self.rank_all();
+        self.rank_all(now);
         // Runs that outlived their session: they go on if nobody has closed them (P10).
         let orphans: Vec<RunId> =
             self.runs.iter().filter(|(_, run)| run.sid != sid).map(|(id, _)| id.clone()).collect();
@@ -282,6 +293,7 @@ impl Scheduler {
             state.mark = MarkView::Unknown;
             state.reading = false;
             state.timer = None;
+            state.behind_since = None;
             // Its open key is among those that are swept.
             state.streak = None;
         }
@@ -289,6 +301,7 @@ impl Scheduler {
         self.timers.clear();
         self.claiming.clear();
         self.waiting_for_room.clear();
+        self.behind.clear();
         for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
             self.forget_job_if_done(&name);
         }
@@ -301,22 +314,27 @@ impl Scheduler {
         let moved = members.ours != self.members.ours;
         self.members = members;
         if moved {
-            self.rank_all();
-            self.look_at_all(now);
+            self.rank_all(now);
         }
     }
 
-    fn rank_all(&mut self) {
+    /// Takes this worker's places among the workers that there are now, and has the jobs looked at in which its place is another.
+    fn rank_all(&mut self, now: Timestamp) {
         self.ranks = Ranks::of(&self.worker_id, &self.members.ours);
-        for state in self.jobs.values_mut() {
-            let rank = self.ranks.rank(state.slot);
-            if rank != state.rank {
-                state.rank = rank;
-                // Others may have claimed meanwhile; a claim in flight brings its own answer.
+        let mut moved = Vec::new();
+        for (name, state) in &mut self.jobs {
+            let selector = state.definition.as_ref().and_then(|definition| definition.selector.as_ref());
+            let place = self.ranks.place(state.slot, selector);
+            // Others may have claimed meanwhile; a claim in flight brings its own answer.
+            if state.take_place(place) {
+                moved.push(name.clone());
                 if state.pending == Pending::None {
                     state.mark = MarkView::Unknown;
                 }
             }
+        }
+        for name in moved {
+            self.set_timer(&name, Some(now));
         }
     }
 
@@ -346,9 +364,8 @@ impl Scheduler {
     fn on_job_put(&mut self, now: Timestamp, seen: JobSeen, out: &mut Vec<Action>) {
         let name = seen.name.clone();
         let slot = keys::slot(&name);
-        let rank = self.ranks.rank(slot);
         self.slots.entry(slot).or_default().insert(name.clone());
-        let state = self.jobs.entry(name.clone()).or_insert_with(|| JobState::new(slot, rank));
+        let state = self.jobs.entry(name.clone()).or_insert_with(|| JobState::new(slot));
         if let Some(known) = &state.definition {
             if known.mod_revision == seen.mod_revision {
                 return; // listed again
@@ -363,6 +380,7 @@ impl Scheduler {
         if let Err(why) = &definition.runnable {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
+        state.take_place(self.ranks.place(slot, definition.selector.as_ref()));
         state.definition = Some(definition);
         state.stale_until = None; // this is what was waited for
         if state.pending == Pending::None {
@@ -398,6 +416,7 @@ impl Scheduler {
         };
         if self.jobs.get(name).is_some_and(done) {
             self.set_timer(name, None);
+            self.set_behind(name, None);
             self.waiting_for_room.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
             if let Some(due) = state.unclaimed {
@@ -528,6 +547,16 @@ impl Scheduler {
         }
     }
 
+    /// Looks at jobs that wait to catch up, the longest overdue first, as fast as the pace allows.
+    fn catch_up(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while !self.behind.is_empty()
+            && self.pace.has_place(now)
+            && let Some((_, name)) = self.behind.pop_first()
+        {
+            self.look_at(&name, now, out);
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.runs.len() + self.claiming.len() < self.runs_max
     }
@@ -551,8 +580,19 @@ impl Scheduler {
         }
     }
 
+    fn set_behind(&mut self, name: &JobName, since: Option<Timestamp>) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        if let Some(old) = std::mem::replace(&mut state.behind_since, since) {
+            self.behind.remove(&(old, name.clone()));
+        }
+        if let Some(since) = since {
+            self.behind.insert((since, name.clone()));
+        }
+    }
+
     /// Decides what a job needs now, and when to look at it again.
     fn look_at(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
+        self.set_behind(name, None);
         let again = self.decide(name, now, out);
         self.note_claiming(name);
         self.note_unclaimed(name);
@@ -616,7 +656,7 @@ impl Scheduler {
         }
         let offset = match rank {
             0 => -self.lead_ms,
-            rank => LOOK_AFTER_MS[usize::from(rank - 1).min(LOOK_AFTER_MS.len() - 1)],
+            rank => look_after_ms(rank),
         };
         let (mark, mark_revision) = match &state.mark {
             MarkView::Unknown => {
@@ -651,16 +691,52 @@ impl Scheduler {
             out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
             return None;
         };
-        let after = mark.plan_time.max(mark.base).max(self.base).max(self.floor);
+        self.take_turn(name, &definition, &schedule, (&mark, mark_revision), (rank, offset), now, out)
+    }
+
+    /// Decides what becomes of the fires that are next in turn.
+    #[expect(clippy::too_many_arguments, reason = "what `decide` has found out")]
+    fn take_turn(
+        &mut self,
+        name: &JobName,
+        definition: &Definition,
+        schedule: &Schedule,
+        (mark, mark_revision): (&Mark, Revision),
+        (rank, offset): (u8, i64),
+        clock: Timestamp,
+        out: &mut Vec<Action>,
+    ) -> Option<Timestamp> {
+        // A job with jitter lives so much behind the clock: its schedule's times are compared with this `now`, and nothing else is.
+        let (rule, jitter) = (definition.rule, definition.jitter_ms);
+        let now = clock.plus_ms(-jitter);
+        let on_the_clock = |at: Timestamp| Some(at.plus_ms(jitter));
+        // A fire that waits for its start when a pause ends is none of the pause. One that may have run in what the store was before is
+        // not taken, whatever its jitter was then.
+        let after = mark.plan_time.max(mark.base).max(self.base.plus_ms(-jitter)).max(self.floor);
         let due = schedule.next_after(after)?;
-        let act_at = due.plus_ms(offset);
-        if now < act_at {
-            state.due = None;
-            return Some(act_at);
+        let has_room = self.has_room();
+        let state = self.jobs.get_mut(name)?;
+        state.due = None;
+        if state.nobody && rank == 0 && now >= due && !std::mem::replace(&mut state.nobody_told, true) {
+            let wanted = definition.selector.clone();
+            out.extend(wanted.map(|wanted| Action::Report(Report::NoWorker(name.clone(), wanted))));
         }
-        state.due = Some(due);
-        if state.must_read(rank, act_at) {
+        // Whoever would be the owner lets fires go that nobody may run, once they are too late for a worker that comes.
+        let given_up_ms = if state.nobody { rule.waits_ms() + 1 + offset.max(0) } else { offset };
+        let act_at = due.plus_ms(given_up_ms);
+        if now < act_at {
+            return on_the_clock(if state.nobody && rank == 0 && now < due { due } else { act_at });
+        }
+        state.due = on_the_clock(due);
+        if state.must_read(rank, act_at.plus_ms(jitter)) {
             self.wanted.entry(true).or_default().insert(state.slot);
+            return None;
+        }
+        if state.nobody {
+            let fires = schedule.fires_between(after, now.plus_ms(-rule.waits_ms() - 1), SKIP_COUNT_MAX)?;
+            let selector = definition.selector.as_ref().map(ToString::to_string);
+            let skipped = Skipped { selector, ..Skipped::all(fires, SkipReason::NoWorker) };
+            self.skip(name, skipped, (mark, mark_revision), None, clock, out);
             return None;
         }
         let run_before = state.run.as_ref().and_then(|id| self.runs.get(id));
@@ -669,45 +745,52 @@ impl Scheduler {
         if let Some(run) = run_before.filter(|_| over_lock.is_none()) {
             // Overlap is decided at T, not when the claim would be made (P9).
             if now < due {
-                return Some(due);
+                return on_the_clock(due);
             }
             if run.stage == Stage::Ended {
                 return None; // the lock is being freed: look again when it is
             }
-            let goes_since = run.started_at.unwrap_or(due);
-            let (until, reason) = if due < goes_since {
-                // The run before was late itself, and was not going at this fire's time: the fire waits for its end, within the limit of
-                // every late start.
-                let too_late = due.plus_ms(LATE_START_MAX_MS + 1);
+            let goes_since = run.started_at.map_or(due, |started| started.plus_ms(-jitter));
+            // While a job whose fires are all to run catches up, newer fires wait behind: they are no overlaps of a run that is late itself.
+            let catches_up = rule.runs_all() && goes_since.ms_since(run.open.plan_time) > rule.late_max_ms();
+            let (until, reason) = if due < goes_since || catches_up {
+                // The run before was late itself, and was not going at this fire's time: the fire waits for its end, within a limit.
+                let waits_ms = rule.waits_for_late_run_ms();
+                let too_late = due.plus_ms(waits_ms + 1);
                 if now < too_late {
-                    return Some(too_late);
+                    return on_the_clock(too_late);
                 }
-                (now.plus_ms(-LATE_START_MAX_MS - 1).min(goes_since.plus_ms(-1)), SkipReason::Misfire)
+                let until = now.plus_ms(-waits_ms - 1);
+                (if catches_up { until } else { until.min(goes_since.plus_ms(-1)) }, SkipReason::Misfire)
             } else {
                 (now, SkipReason::Overlap)
             };
             let fires = schedule.fires_between(after, until, SKIP_COUNT_MAX)?;
-            self.skip(name, Skipped::all(fires, reason), (&mark, mark_revision), None, now, out);
+            self.skip(name, Skipped::all(fires, reason), (mark, mark_revision), None, clock, out);
             return None;
         }
-        if let Some(missed) =
-            schedule.fires_between(after, now.plus_ms(-LATE_START_MAX_MS - 1), SKIP_COUNT_MAX)
-        {
-            self.skip(
-                name,
-                Skipped::all(missed, SkipReason::Misfire),
-                (&mark, mark_revision),
-                None,
-                now,
-                out,
-            );
-            return None;
-        }
-        if !self.has_room() {
+        let turn = rule.turn(schedule, after, due, now);
+        let waits_ms = match turn {
+            Turn::LetGo(fires) => {
+                let skipped = Skipped::all(fires, SkipReason::Misfire);
+                self.skip(name, skipped, (mark, mark_revision), None, clock, out);
+                return None;
+            }
+            Turn::Run => rule.late_max_ms(),
+            Turn::CatchUp => rule.start_deadline_ms(),
+        };
+        if !has_room {
             self.waiting_for_room.insert(name.clone());
-            return Some(due.plus_ms(LATE_START_MAX_MS + 1));
+            return on_the_clock(due.plus_ms(waits_ms + 1));
         }
-        self.claim_run(name, due, (&mark, mark_revision), over_lock, now, out);
+        if turn == Turn::CatchUp {
+            if !self.pace.has_place(clock) {
+                self.set_behind(name, on_the_clock(due));
+                return on_the_clock(due.plus_ms(waits_ms + 1));
+            }
+            self.pace.take_place();
+        }
+        self.claim_run(name, due, (mark, mark_revision), over_lock, clock, out);
         None
     }
 
@@ -761,11 +844,13 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(sid) = self.session else { return };
+        let same =
+            |before: &Skipped| (before.reason, &before.selector) == (skipped.reason, &skipped.selector);
         // The mark is where this range has left it: no other worker has claimed a fire since, which would then lie within the range.
         let goes_on = |streak: &Streak| {
             streak.sid == sid
                 && mark.run_id.as_ref() == Some(&streak.open.run_id)
-                && streak.open.skipped.as_ref().is_some_and(|s| s.reason == skipped.reason)
+                && streak.open.skipped.as_ref().is_some_and(same)
         };
         let goes_on = self.jobs.get(name).and_then(|s| s.streak.as_deref()).is_some_and(goes_on);
         if !goes_on {
@@ -881,7 +966,9 @@ impl Scheduler {
             ClaimKind::Skip => self.on_skip_won(now, &claim, out),
             ClaimKind::Run => {
                 self.end_streak(&name, out);
-                let start_at = claim.open.plan_time;
+                // A job that was edited or deleted since its claim is looked at again before the start (P15).
+                let jitter = self.jobs.get(&name).map_or(0, JobState::jitter_ms);
+                let start_at = claim.open.plan_time.plus_ms(jitter);
                 let run_id = claim.open.run_id.clone();
                 let run = Run {
                     sid: claim.sid,
@@ -891,6 +978,7 @@ impl Scheduler {
                     lock_revision: Some(revision),
                     kept_lock: None,
                     stage: Stage::Claimed,
+                    start_at,
                     kill_asked: false,
                     moving: false,
                     rescue: false,
@@ -961,7 +1049,10 @@ impl Scheduler {
             }
             return self.look_at(&name, now, out);
         }
-        let due = claim.open.plan_time;
+        let due = claim.open.plan_time.plus_ms(state.jitter_ms());
+        let locked_retry_ms = state.waits_for_lock(due, now);
+        let locked_reason =
+            if state.was_missed(due, now) { SkipReason::Misfire } else { SkipReason::Overlap };
         match refusal.lock {
             _ if now < due => {
                 // Held by the run before; whether it overlaps is decided at T (P9).
@@ -972,7 +1063,15 @@ impl Scheduler {
                 self.set_timer(&name, Some(due));
             }
             LockSeen::HeldBySeed => self.leave_to_seed(claim, out),
-            LockSeen::Held => self.give_up(now, &claim, SkipReason::Overlap, out),
+            LockSeen::Held if let Some(pause) = locked_retry_ms => {
+                // Nothing of it can commit any more, unless a sending is still under way: then the identical request tells (P2).
+                match &mut state.pending {
+                    Pending::Claiming { resend_at, .. } if ambiguous => *resend_at = Some(now.plus_ms(pause)),
+                    pending => *pending = Pending::None,
+                }
+                self.set_timer(&name, Some(now.plus_ms(pause)));
+            }
+            LockSeen::Held => self.give_up(now, &claim, locked_reason, out),
             LockSeen::Free => {
                 // Freed between the compare and the read of one transaction: impossible, both see one state. Ask again.
                 if let Pending::Claiming { resend_at, .. } = &mut state.pending {

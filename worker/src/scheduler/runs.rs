@@ -9,7 +9,7 @@ use common::kv::Revision;
 
 use super::event::{Action, MoveAnswer, Report};
 use super::job_state::Pending;
-use super::{SEED_LOCK_HOLD_MS, START_DEADLINE_MS, Scheduler};
+use super::{SEED_LOCK_HOLD_MS, Scheduler};
 
 /// How far a run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Run {
     /// Its lock, which is kept from seed workers for a while after its end: the next fire may take it over.
     pub(super) kept_lock: Option<Revision>,
     pub(super) stage: Stage,
+    /// When it should start: its fire's time and the job's jitter.
+    pub(super) start_at: Timestamp,
     pub(super) kill_asked: bool,
     /// When its command was started.
     pub(super) started_at: Option<Timestamp>,
@@ -73,27 +75,25 @@ impl Scheduler {
         let Some(run) = self.runs.get_mut(run_id) else { return };
         let plan_time = run.open.plan_time;
         let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
-        let command = match definition {
+        let definition = match definition {
             None => Err(SkipReason::Deleted),
-            Some(new) if new.mod_revision == run.job_revision => Ok(new.command.to_string()),
+            Some(new) if new.mod_revision == run.job_revision => Ok(new),
             Some(new) => match &new.runnable {
-                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
-                    Ok(new.command.to_string())
-                }
+                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => Ok(new),
                 _ => Err(SkipReason::Superseded),
             },
         };
-        let too_late = now.ms_since(plan_time) > START_DEADLINE_MS;
-        match command {
-            Ok(_) if too_late => {
+        match definition {
+            Ok(definition) if now.ms_since(run.start_at) > definition.rule.start_deadline_ms() => {
                 out.push(Action::Report(Report::TooLate(run.open.clone())));
                 self.let_go(now, run_id, SkipReason::Misfire, out);
             }
-            Ok(command) => {
+            Ok(definition) => {
+                let command = definition.command.to_string();
                 run.stage = Stage::Running;
                 run.started_at = Some(now);
                 run.open.command = OpenRun::cut_command(&command);
-                out.push(Action::Start { open: run.open.clone(), command });
+                out.push(Action::Start { open: run.open.clone(), command, due: run.start_at });
             }
             Err(reason) => self.let_go(now, run_id, reason, out),
         }
@@ -156,7 +156,7 @@ impl Scheduler {
 
     pub(super) fn forget_run(&mut self, run_id: &RunId) {
         let Some(run) = self.runs.remove(run_id) else { return };
-        self.starts.remove(&(run.open.plan_time, run_id.clone()));
+        self.starts.remove(&(run.start_at, run_id.clone()));
         let name = run.open.job;
         if let Some(state) = self.jobs.get_mut(&name)
             && state.run.as_ref() == Some(run_id)
@@ -243,7 +243,7 @@ impl Scheduler {
                 out.push(Action::Kill(run_id.clone()));
             }
             Stage::Claimed => {
-                self.starts.remove(&(run.open.plan_time, run_id.clone()));
+                self.starts.remove(&(run.start_at, run_id.clone()));
                 let ending = Ending {
                     status: Status::Killed,
                     err: "killed before its start".to_owned(),

@@ -1,7 +1,10 @@
 //! The scheduler's rules, through `step` alone: what happens, and what is done about it.
 
+mod late;
+
 use super::*;
 use common::domain::job::Job;
+use common::domain::options::Labels;
 use common::domain::record::{Ending, Record, Status};
 use std::sync::Arc;
 
@@ -55,7 +58,7 @@ impl World {
     }
 
     fn fleet(&mut self, ids: &[&str]) {
-        let ours = ids.iter().map(ToString::to_string).collect();
+        let ours = ids.iter().map(|id| ((*id).to_owned(), Labels::new())).collect();
         self.feed(Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }));
     }
 
@@ -132,7 +135,12 @@ impl World {
 
     /// A job as the `save` function puts it: with its mark, in one transaction.
     fn save(&mut self, job: &str, cron: &str) -> JobSeen {
-        let seen = self.seen(job, cron, "true");
+        self.save_with(job, cron, "{}")
+    }
+
+    /// And with options.
+    fn save_with(&mut self, job: &str, cron: &str, options: &str) -> JobSeen {
+        let seen = self.seen_with(job, cron, "true", options);
         let Ok(definition) = &seen.job else { panic!("a good job") };
         let before = self.marks.get(&seen.name).and_then(|seen| seen.mark.clone().ok());
         let mark = Mark::based(before.as_ref(), at(self.now), definition.schedule_hash());
@@ -141,8 +149,13 @@ impl World {
     }
 
     fn seen(&mut self, job: &str, cron: &str, command: &str) -> JobSeen {
+        self.seen_with(job, cron, command, "{}")
+    }
+
+    fn seen_with(&mut self, job: &str, cron: &str, command: &str, options: &str) -> JobSeen {
         self.revision += 1;
-        let json = serde_json::json!({ "name": job, "command": command, "cronExpr": cron });
+        let mut json: serde_json::Value = serde_json::from_str(options).unwrap();
+        (json["command"], json["cronExpr"]) = (command.into(), cron.into());
         JobSeen {
             name: name(job),
             job: Job::from_stored(job, json.to_string().as_bytes()).map(Arc::new),
@@ -152,7 +165,11 @@ impl World {
     }
 
     fn saved(&mut self, job: &str, cron: &str) {
-        let seen = self.save(job, cron);
+        self.saved_with(job, cron, "{}");
+    }
+
+    fn saved_with(&mut self, job: &str, cron: &str, options: &str) {
+        let seen = self.save_with(job, cron, options);
         self.feed(Event::JobPut(seen));
     }
 
@@ -348,16 +365,18 @@ fn fires_during_a_run_are_skipped_under_one_record() {
 }
 
 #[test]
-fn a_clock_that_steps_forward_skips_what_it_jumped_over() {
+fn a_clock_that_steps_forward_fires_the_last_of_what_it_jumped_over() {
     let mut world = World::new();
     world.saved("a", "0 * * * * *");
     world.run_to(30_000);
     world.now = 3_630_000;
     world.feed(Event::Woke);
-    assert_eq!(world.start_times(), NONE);
-    assert_eq!(world.skips(), [(60_000, 3_600_000, 60, SkipReason::Misfire)]);
+    assert_eq!(world.start_times(), [3_600_000]);
+    assert_eq!(world.skips().last(), Some(&(60_000, 3_540_000, 59, SkipReason::Misfire)));
+    let open = world.starts().pop().unwrap();
+    world.end(&open, Status::Succeeded);
     world.run_to(3_660_000);
-    assert_eq!(world.start_times(), [3_660_000]);
+    assert_eq!(world.start_times(), [3_600_000, 3_660_000]);
 }
 
 #[test]
@@ -679,7 +698,8 @@ fn a_fire_that_a_seed_worker_took_is_left_to_it() {
 fn kept_from_seeds() -> (World, Claim) {
     let mut world = World::new();
     world.releases = false;
-    let (ours, seeds) = (BTreeSet::from(["me".to_owned()]), BTreeSet::from(["10.0.0.9".to_owned()]));
+    let ours = BTreeMap::from([("me".to_owned(), Labels::new())]);
+    let seeds = BTreeSet::from(["10.0.0.9".to_owned()]);
     world.feed(Event::MembersChanged(Members { ours, seeds }));
     world.run_to(9_500);
     world.saved("a", "* * * * * *");
@@ -728,7 +748,7 @@ fn a_fire_waits_for_the_release_when_the_kept_lock_is_gone() {
 #[test]
 fn an_answer_that_comes_after_the_start_deadline_ends_in_a_skip() {
     let (mut world, claim) = World::claiming();
-    world.now = 10_000 + START_DEADLINE_MS + 1;
+    world.now = 10_000 + 60_000 + 1;
     let revision = world.put_mark(&name("a"), claim.mark.clone());
     world.claims_win = true;
     world.feed(answer(&claim, ClaimAnswer::Won(revision)));
@@ -835,8 +855,7 @@ fn a_run_that_ends_while_it_is_moved_has_one_record_and_its_job_fires_on() {
         let settled: Vec<_> =
             world.records().into_iter().filter(|(r, _)| r.status == Some(Status::Succeeded)).collect();
         assert_eq!(settled.len(), 1);
-        world.run_to(30_000);
-        assert_eq!(world.start_times().last(), Some(&30_000), "refused: {refused}");
+        assert_eq!(world.start_times(), [10_000, 20_000], "what it made wait; refused: {refused}");
     }
 }
 
@@ -890,7 +909,7 @@ fn timers_survive_a_lost_session() {
 fn second_of_two() -> World {
     let mut world = World::new();
     let other = (0..100).map(|n| format!("other{n}")).find(|other| {
-        let fleet = [other.clone(), "me".to_owned()].into();
+        let fleet = [other.clone(), "me".to_owned()].map(|id| (id, Labels::new())).into();
         Ranks::of("me", &fleet).rank(keys::slot(&name("a"))) == Some(1)
     });
     world.fleet(&["me", &other.unwrap()]);
@@ -953,7 +972,7 @@ fn no_more_is_claimed_than_there_is_room_for() {
     let mut world = World::with_room(2);
     world.claims_win = false;
     for job in ["a", "b", "c", "d"] {
-        world.saved(job, "*/10 * * * * *");
+        world.saved_with(job, "*/10 * * * * *", r#"{"misfire":"skip"}"#);
     }
     world.run_to(10_000);
     let claims = world.claims();

@@ -256,7 +256,16 @@ impl World {
     fn definition(&mut self, name: &JobName) -> Vec<u8> {
         let cron = *self.dice.one_of(&["* * * * * *", "*/2 * * * * *", "*/3 * * * * *", "1-59/5 * * * * *"]);
         let command = format!("true {}", self.dice.below(1000));
-        let job = serde_json::json!({ "name": name.as_str(), "command": command, "cronExpr": cron });
+        let mut job = serde_json::json!({ "name": name.as_str(), "command": command, "cronExpr": cron });
+        if self.dice.percent(50) {
+            job["misfire"] = (*self.dice.one_of(&["skip", "once", "all"])).into();
+        }
+        if self.dice.percent(30) {
+            job["startDeadlineSeconds"] = (*self.dice.one_of(&[0, 3, 8, 20])).into();
+        }
+        if self.dice.percent(25) {
+            job["jitterSeconds"] = self.dice.between(1, 2).into();
+        }
         job.to_string().into_bytes()
     }
 

@@ -1,0 +1,320 @@
+//! A job's options beyond the seed's three fields: what each says when it is left out, its bounds, and how it is read and written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::job::{Fault, JobName};
+
+/// Labels of a worker: `CRON_WORKER_LABELS`.
+pub type Labels = BTreeMap<String, String>;
+
+/// `startDeadlineSeconds` of a job that gives none.
+pub const START_DEADLINE_SECONDS_DEFAULT: u32 = 60;
+/// Most of it: a week. What is older is not a late start any more but a backfill, which somebody should ask for. It also bounds the fires
+/// that `misfire: "all"` may have before it.
+pub const START_DEADLINE_SECONDS_MAX: u32 = 7 * 24 * 3600;
+/// Most of `jitterSeconds`: spreading the jobs of an hour over that hour is what it is for.
+pub const JITTER_SECONDS_MAX: u32 = 3600;
+/// Most labels of a selector, and the longest label or value, in bytes: each job's is kept in memory by every worker.
+const SELECTOR_LABELS_MAX: usize = 16;
+const LABEL_BYTES_MAX: usize = 200;
+/// Seed of the hash that gives a job its jitter, so that it says nothing about the job's slot. Never changed: each job would start at
+/// another time.
+const JITTER_SEED: u64 = 0x6a69_7474_6572_0001;
+
+/// What becomes of fires whose time passed while nobody could claim them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Misfire {
+    /// They are let go.
+    Skip,
+    /// One run stands for all of them.
+    #[default]
+    Once,
+    /// Each runs, one after the other.
+    All,
+}
+
+impl Misfire {
+    const ALL: [(Self, &'static str); 3] = [(Self::Skip, "skip"), (Self::Once, "once"), (Self::All, "all")];
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(misfire, _)| misfire)
+    }
+
+    fn as_str(self) -> &'static str {
+        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, text)| text)
+    }
+}
+
+/// The labels that a worker must have to run a job: all of them, each with this value.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Selector(Labels);
+
+impl Selector {
+    /// Whether a worker with these labels may run the job.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|(label, value)| labels.get(label) == Some(value))
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let Value::Object(wanted) = value else {
+            return Err("is not an object of labels: write it like {\"zone\":\"a\"}".to_owned());
+        };
+        if wanted.len() > SELECTOR_LABELS_MAX {
+            return Err(format!("has {} labels: give at most {SELECTOR_LABELS_MAX}", wanted.len()));
+        }
+        let mut labels = Labels::new();
+        for (label, value) in wanted {
+            let Value::String(value) = value else {
+                return Err(format!("the value of {label:?} is not a string: write it like \"a\""));
+            };
+            let fits =
+                |text: &str| text.len() <= LABEL_BYTES_MAX && text.trim() == text && !text.contains(',');
+            if label.is_empty() || label.contains('=') || !fits(label) || !fits(value) {
+                // No worker can have such a label: see CRON_WORKER_LABELS.
+                return Err(format!(
+                    "{label:?}: {value:?} fits no worker: write a label without \"=\" and a value, both without \",\" and outer blanks, of at most {LABEL_BYTES_MAX} bytes"
+                ));
+            }
+            labels.insert(label.clone(), value.clone());
+        }
+        Ok(Self(labels))
+    }
+}
+
+/// As in `CRON_WORKER_LABELS`: `gpu=yes,zone=a`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels: Vec<String> = self.0.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        f.write_str(&labels.join(","))
+    }
+}
+
+/// The options that a job gives; `None` = left out. Only what was given is written again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct JobOptions {
+    /// See [`Misfire`].
+    pub misfire: Option<Misfire>,
+    /// How late a fire may still start, in seconds.
+    pub start_deadline_seconds: Option<u32>,
+    /// The job starts so much later than its times say, by a part of this that its name decides, in seconds.
+    pub jitter_seconds: Option<u32>,
+    /// Which workers may run it.
+    pub selector: Option<Selector>,
+}
+
+/// One option: its name in the JSON, how it is read, how it is written.
+struct Field {
+    name: &'static str,
+    read: fn(&mut JobOptions, &Value) -> Result<(), String>,
+    write: fn(&JobOptions) -> Option<Value>,
+}
+
+/// Every option, in the order in which they are written.
+const FIELDS: [Field; 4] = [
+    Field {
+        name: "misfire",
+        read: |options, value| {
+            let misfire = value.as_str().and_then(Misfire::parse);
+            let wrong =
+                "is none of \"skip\", \"once\" and \"all\": write one of them, or leave it out for \"once\"";
+            options.misfire = Some(misfire.ok_or_else(|| wrong.to_owned())?);
+            Ok(())
+        },
+        write: |options| options.misfire.map(|misfire| misfire.as_str().into()),
+    },
+    Field {
+        name: "startDeadlineSeconds",
+        read: |options, value| {
+            let default = START_DEADLINE_SECONDS_DEFAULT.to_string();
+            options.start_deadline_seconds = Some(seconds(value, START_DEADLINE_SECONDS_MAX, &default)?);
+            Ok(())
+        },
+        write: |options| options.start_deadline_seconds.map(Value::from),
+    },
+    Field {
+        name: "jitterSeconds",
+        read: |options, value| {
+            options.jitter_seconds = Some(seconds(value, JITTER_SECONDS_MAX, "none")?);
+            Ok(())
+        },
+        write: |options| options.jitter_seconds.map(Value::from),
+    },
+    Field {
+        name: "selector",
+        read: |options, value| {
+            options.selector = Some(Selector::parse(value)?);
+            Ok(())
+        },
+        write: |options| {
+            let labels = &options.selector.as_ref()?.0;
+            Some(
+                labels
+                    .iter()
+                    .map(|(label, value)| (label.clone(), value.as_str().into()))
+                    .collect::<Map<_, _>>()
+                    .into(),
+            )
+        },
+    },
+];
+
+fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
+    value
+        .as_u64()
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| *seconds <= max)
+        .ok_or_else(|| {
+            format!(
+                "is not a whole number of seconds from 0 to {max}: write one, or leave it out for {left_out}"
+            )
+        })
+}
+
+impl JobOptions {
+    /// The names of all options.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FIELDS.iter().map(|field| field.name)
+    }
+
+    /// Takes the options out of a job's fields. What is not an option, or has no value that it may have, stays there.
+    #[must_use]
+    pub(super) fn taken_from(fields: &mut Map<String, Value>) -> Self {
+        let mut options = Self::default();
+        for field in &FIELDS {
+            if fields.get(field.name).is_some_and(|value| (field.read)(&mut options, value).is_ok()) {
+                fields.shift_remove(field.name);
+            }
+        }
+        options
+    }
+
+    /// What is wrong with the value of this option; `None` when there is no such option.
+    pub(super) fn fault(name: &str, value: &Value) -> Option<Fault> {
+        let field = FIELDS.iter().find(|field| field.name == name)?;
+        (field.read)(&mut Self::default(), value).err().map(|wrong| Fault::new(name, wrong))
+    }
+
+    /// The options given, as they are stored.
+    pub(super) fn given(&self) -> impl Iterator<Item = (String, Value)> {
+        FIELDS.iter().filter_map(|field| Some((field.name.to_owned(), (field.write)(self)?)))
+    }
+
+    /// What becomes of missed fires.
+    #[must_use]
+    pub fn misfire(&self) -> Misfire {
+        self.misfire.unwrap_or_default()
+    }
+
+    /// How late a fire may still start, in ms.
+    #[must_use]
+    pub fn start_deadline_ms(&self) -> i64 {
+        i64::from(self.start_deadline_seconds.unwrap_or(START_DEADLINE_SECONDS_DEFAULT)) * 1000
+    }
+
+    /// How much later than its times say the job of this name starts, in ms: the same for each of its fires, on every worker and in every
+    /// version.
+    #[must_use]
+    pub fn jitter_ms(&self, name: &JobName) -> i64 {
+        let most = u64::from(self.jitter_seconds.unwrap_or(0)) * 1000;
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_str().as_bytes(), JITTER_SEED);
+        hash.checked_rem(most).and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn taken(mut value: Value) -> (JobOptions, Value) {
+        let options = JobOptions::taken_from(value.as_object_mut().unwrap());
+        (options, value)
+    }
+
+    #[test]
+    fn options_are_read_and_written_again_as_they_were_given() {
+        for given in [
+            json!({}),
+            json!({"misfire": "skip"}),
+            json!({"misfire": "once", "startDeadlineSeconds": 0, "jitterSeconds": 0, "selector": {}}),
+            json!({"misfire": "all", "startDeadlineSeconds": 604_800, "jitterSeconds": 3600}),
+            json!({"selector": {"gpu": "", "zone": "a=b"}}),
+        ] {
+            let (options, left) = taken(given.clone());
+            assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
+        }
+        let (options, left) = taken(json!({"timezone": "UTC", "misfire": "all"}));
+        assert_eq!((options.misfire(), left), (Misfire::All, json!({"timezone": "UTC"})));
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let options = JobOptions::default();
+        assert_eq!((options.misfire(), options.start_deadline_ms()), (Misfire::Once, 60_000));
+        assert_eq!(options.jitter_ms(&JobName::parse("a").unwrap()), 0);
+    }
+
+    #[test]
+    fn a_value_that_an_option_cannot_have_stays_where_it_is_and_is_told() {
+        for (name, value, says) in [
+            ("misfire", json!("often"), "\"once\" and \"all\""),
+            ("misfire", json!(null), "leave it out"),
+            ("misfire", json!("Once"), "none of"),
+            ("startDeadlineSeconds", json!(-1), "0 to 604800"),
+            ("startDeadlineSeconds", json!(604_801), "for 60"),
+            ("startDeadlineSeconds", json!(1.5), "whole number"),
+            ("startDeadlineSeconds", json!("60"), "whole number"),
+            ("jitterSeconds", json!(3601), "0 to 3600"),
+            ("selector", json!("zone=a"), "{\"zone\":\"a\"}"),
+            ("selector", json!({"zone": 1}), "\"zone\" is not a string"),
+            ("selector", json!({"": "a"}), "fits no worker"),
+            ("selector", json!({"a=b": "a"}), "fits no worker"),
+            ("selector", json!({"zone": "a,b"}), "fits no worker"),
+            ("selector", json!({"zone": " a"}), "fits no worker"),
+            ("selector", Value::from_iter((0..17).map(|n| (n.to_string(), "x"))), "17 labels"),
+        ] {
+            let given = json!({name: value});
+            let (options, left) = taken(given.clone());
+            assert_eq!((options, left), (JobOptions::default(), given.clone()));
+            let fault = JobOptions::fault(name, &given[name]).unwrap_or_else(|| panic!("{given} is taken"));
+            assert_eq!(fault.field, name);
+            assert!(fault.message.contains(says), "{given}: {:?} does not say {says:?}", fault.message);
+        }
+        assert_eq!(JobOptions::fault("timezone", &json!(1)), None);
+    }
+
+    #[test]
+    fn jitter_is_the_same_in_every_version_and_spreads_names() {
+        let jitter = |name: &str, seconds| {
+            let options = JobOptions { jitter_seconds: Some(seconds), ..JobOptions::default() };
+            options.jitter_ms(&JobName::parse(name).unwrap())
+        };
+        // Another number here would move every job with jitter.
+        assert_eq!([jitter("a", 60), jitter("b", 60), jitter("backup", 3600)], [13_593, 23_788, 1_321_959]);
+        let tenths: std::collections::BTreeSet<i64> =
+            (0..200).map(|n| jitter(&format!("job{n}"), 10) / 1000).collect();
+        assert_eq!(tenths.len(), 10, "spread over all the time: {tenths:?}");
+        assert!((0..200).all(|n| (0..1000).contains(&jitter(&format!("job{n}"), 1))));
+    }
+
+    #[test]
+    fn a_selector_wants_all_its_labels() {
+        let labels = |text: &str| -> Labels {
+            let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+            pairs.map(|(label, value)| (label.to_owned(), value.to_owned())).collect()
+        };
+        let selector = Selector(labels("zone=a,gpu=yes"));
+        assert_eq!(selector.to_string(), "gpu=yes,zone=a");
+        for (worker, fits) in
+            [("gpu=yes,zone=a,more=1", true), ("zone=a", false), ("zone=b,gpu=yes", false), ("", false)]
+        {
+            assert_eq!(selector.matches(&labels(worker)), fits, "{worker}");
+        }
+        assert!(Selector(Labels::new()).matches(&labels("")));
+    }
+}
