@@ -38,7 +38,8 @@ const REQUESTS_IN_FLIGHT: usize = 64;
 /// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
 pub(crate) const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: claims::CLAIMS_MAX, batches: 2, alone: 32 };
 /// Adoptions in flight: many only when many jobs were put by other hands.
-pub(crate) const ADOPTIONS_IN_FLIGHT: Bounds = Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
+pub(crate) const ADOPTIONS_IN_FLIGHT: Bounds =
+    Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
 /// Locks being freed in flight.
 pub(crate) const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
 /// The lease is renewed so many times within its life.

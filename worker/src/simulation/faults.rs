@@ -116,7 +116,11 @@ impl World {
         self.note(|| format!("fault {fault:?} of w{worker}"));
         self.happened.insert(fault);
         // Some last longer than a session.
-        let for_ms = if self.dice.percent(30) { self.dice.between(9_000, 16_000) } else { self.dice.between(100, 9_000) };
+        let for_ms = if self.dice.percent(30) {
+            self.dice.between(9_000, 16_000)
+        } else {
+            self.dice.between(100, 9_000)
+        };
         let until = (self.now + for_ms).min(HEALED_MS);
         let alive = self.hosts[worker].alive;
         let sid = self.hosts[worker].shell.sid().filter(|_| alive);

@@ -14,10 +14,14 @@ const TTL: Duration = Duration::from_secs(600);
 
 /// What it does next.
 pub(super) enum SeedStep {
-    Comes { until: i64 },
+    Comes {
+        until: i64,
+    },
     Goes(LeaseId),
     /// It looks which jobs are due at this second.
-    Looks { until: i64 },
+    Looks {
+        until: i64,
+    },
     /// It has slept, and tries to lock.
     Tries(JobName),
     /// Its command is over.

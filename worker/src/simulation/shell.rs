@@ -30,6 +30,7 @@ use crate::scheduler::{
     Action, AdoptAnswer, Claim, ClaimAnswer, Event, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
 };
 use crate::session::{self, Session};
+use crate::sink::Entry;
 use crate::watches::{self, Registration};
 use crate::witness::{Era, WentBack, Witness};
 use crate::{claims, sweep};
@@ -89,8 +90,13 @@ pub(super) struct Watch {
 /// What is done in the background.
 pub(super) enum Job {
     /// Since when its lease is counted.
-    Establish { since: i64 },
-    KeepAlive { sid: Sid, sent: i64 },
+    Establish {
+        since: i64,
+    },
+    KeepAlive {
+        sid: Sid,
+        sent: i64,
+    },
     /// A read that shows whether the store went back.
     AskRevision(Sid),
     Claims(Batch<Claim>),
@@ -98,9 +104,21 @@ pub(super) enum Job {
     Releases(Batch<Release>),
     /// The lock of a run may be freed now.
     Release(Release),
-    ReadMarks { slots: Slots, serializable: bool },
-    Retire { job: JobName, revision: Revision, mark: Mark },
-    Move { open: OpenRun, from: (Sid, u64), to: (Sid, u64), rescue: bool },
+    ReadMarks {
+        slots: Slots,
+        serializable: bool,
+    },
+    Retire {
+        job: JobName,
+        revision: Revision,
+        mark: Mark,
+    },
+    Move {
+        open: OpenRun,
+        from: (Sid, u64),
+        to: (Sid, u64),
+        rescue: bool,
+    },
     Settle(Vec<(Sid, u64)>),
     Sweep,
     List(Watched),
@@ -163,7 +181,7 @@ pub(super) struct Shell {
     seeking: Option<TaskId>,
     watches: BTreeMap<Watched, Watch>,
     registered: BTreeMap<String, Registration>,
-    sink: Vec<(Box<Record>, Option<(Sid, u64)>)>,
+    sink: Vec<Entry>,
     unsettled: Vec<(Sid, u64)>,
     flushing: bool,
     sweeping: bool,
@@ -415,8 +433,7 @@ impl World {
             }
             Job::Sweep => {
                 let shell = &self.hosts[worker].shell;
-                let spared: BTreeSet<Sid> =
-                    shell.scheduler.sids().into_iter().chain(shell.sid()).collect();
+                let spared: BTreeSet<Sid> = shell.scheduler.sids().into_iter().chain(shell.sid()).collect();
                 let log = self.hosts[worker].log.clone();
                 async move {
                     let (kv, log) = (kv.as_ref(), &log);
@@ -499,20 +516,16 @@ impl World {
                 }
                 self.claimed(worker, era, ticket, answers);
             }
-            (Job::Adoptions(batch), Done::Adopted(answers)) => {
-                if is_present {
-                    self.hosts[worker].shell.adoptions.answered(batch.ticket());
-                    for (adoption, answer) in batch.members.into_iter().zip(answers) {
-                        self.feed(worker, Event::AdoptAnswered(adoption.job, answer));
-                    }
+            (Job::Adoptions(batch), Done::Adopted(answers)) if is_present => {
+                self.hosts[worker].shell.adoptions.answered(batch.ticket());
+                for (adoption, answer) in batch.members.into_iter().zip(answers) {
+                    self.feed(worker, Event::AdoptAnswered(adoption.job, answer));
                 }
             }
-            (Job::Releases(batch), Done::Freed) => {
-                if is_present {
-                    self.hosts[worker].shell.releases.answered(batch.ticket());
-                    for release in batch.members {
-                        self.feed(worker, Event::Released(release.run_id));
-                    }
+            (Job::Releases(batch), Done::Freed) if is_present => {
+                self.hosts[worker].shell.releases.answered(batch.ticket());
+                for release in batch.members {
+                    self.feed(worker, Event::Released(release.run_id));
                 }
             }
             (Job::Release(release), _) => {
@@ -824,14 +837,14 @@ impl World {
         }
         if faulty && self.dice.percent(10) {
             // Some of the batch is stored, and the answer is lost.
-            let records: Vec<Record> = host.shell.sink.iter().map(|(record, _)| (**record).clone()).collect();
+            let records: Vec<Record> = host.shell.sink.iter().map(|entry| (*entry.record).clone()).collect();
             let some = self.dice.below(i64::try_from(records.len()).unwrap() + 1);
             host.log.store(&records[..usize::try_from(some).unwrap()]);
             return self.push_to(again, worker, What::Flush);
         }
-        for (record, settles) in std::mem::take(&mut host.shell.sink) {
-            host.log.store(std::slice::from_ref(&record));
-            host.shell.unsettled.extend(settles);
+        for entry in std::mem::take(&mut host.shell.sink) {
+            host.log.store(std::slice::from_ref(&entry.record));
+            host.shell.unsettled.extend(entry.settles);
         }
         let (keys, era) = (host.shell.unsettled.clone(), host.shell.era);
         let at = self.now + self.pause();
@@ -945,7 +958,7 @@ impl World {
             Action::Start { open, .. } => return self.start_command(worker, &open),
             Action::Kill(run_id) => return self.push_to(now + 5, worker, What::ProcessEnds(run_id)),
             Action::Record { record, settles } => {
-                self.hosts[worker].shell.sink.push((record, settles));
+                self.hosts[worker].shell.sink.push(Entry { record, settles });
                 return self.flush_soon(worker);
             }
             Action::GiveUpSession(sid) => {

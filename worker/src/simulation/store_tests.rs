@@ -138,7 +138,6 @@ impl Numbers {
         };
         TxnReply { replies: reply.replies.into_iter().map(one).collect(), ..reply }
     }
-
 }
 
 #[tokio::test]

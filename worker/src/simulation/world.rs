@@ -38,7 +38,12 @@ const PAUSE_MS_MAX: i64 = 1_500;
 /// What is to happen.
 pub(super) enum Item {
     /// A request reaches the store; its answer is on its way so long.
-    Arrive { from: Incarnation, call: CallId, request: Request, back_in: Option<i64> },
+    Arrive {
+        from: Incarnation,
+        call: CallId,
+        request: Request,
+        back_in: Option<i64>,
+    },
     /// To a process of a worker; to nobody once that is gone.
     To(Incarnation, What),
     Starts(usize),
@@ -54,9 +59,17 @@ pub(super) enum Item {
 /// What happens to a process of a worker.
 pub(super) enum What {
     /// From the store. `unanswered` is what is told instead when it does not get through.
-    Answer { call: CallId, answer: Result<Reply, Error>, unanswered: Error, cluster: u64 },
+    Answer {
+        call: CallId,
+        answer: Result<Reply, Error>,
+        unanswered: Error,
+        cluster: u64,
+    },
     /// No answer came in time.
-    TimesOut { call: CallId, why: Error },
+    TimesOut {
+        call: CallId,
+        why: Error,
+    },
     Tell(Era, Event),
     /// There may be news for this watch.
     News(Watched),
@@ -167,8 +180,11 @@ impl World {
         }
         self.trouble = if self.dice.percent(30) { 0 } else { self.dice.between(1, 25) };
         for worker in 0..WORKERS {
-            self.hosts[worker].skew =
-                if self.dice.percent(60) { self.dice.between(-150, 150) } else { self.dice.between(-900, 900) };
+            self.hosts[worker].skew = if self.dice.percent(60) {
+                self.dice.between(-150, 150)
+            } else {
+                self.dice.between(-900, 900)
+            };
             let at = self.dice.between(0, 300);
             self.push(at, Item::Starts(worker));
         }
@@ -484,6 +500,7 @@ impl World {
     /// until whoever has noticed has put its base into every mark.
     pub(super) fn may_start(&self) -> bool {
         self.restores == 0
+            || crate::claims::parse_base(self.store.get(keys::BASE)) >= self.restored_at
             || job_names().iter().all(|job| {
                 let mark = self.store.get(keys::fired(job));
                 let based = mark.is_none_or(|pair| {
