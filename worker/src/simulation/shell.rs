@@ -489,8 +489,10 @@ impl World {
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
         let polled = task.future.as_mut().poll(&mut context);
         for (call, request) in self.hosts[worker].shell.line.sent() {
-            self.hosts[worker].shell.callers.insert(call, id);
-            self.send(worker, call, request);
+            let shell = &mut self.hosts[worker].shell;
+            shell.callers.insert(call, id);
+            let knows = shell.restores_before + task.era;
+            self.send(worker, call, request, knows);
         }
         match polled {
             Poll::Pending => {

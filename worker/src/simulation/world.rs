@@ -37,11 +37,12 @@ const PAUSE_MS_MAX: i64 = 1_500;
 
 /// What is to happen.
 pub(super) enum Item {
-    /// A request reaches the store; its answer is on its way so long.
+    /// A request reaches the store; its answer is on its way so long. `knows`: how often its sender knew the store to have gone back.
     Arrive {
         from: Incarnation,
         call: CallId,
         request: Request,
+        knows: u64,
         back_in: Option<i64>,
     },
     /// To a process of a worker; to nobody once that is gone.
@@ -261,7 +262,9 @@ impl World {
 
     fn happen(&mut self, item: Item) {
         match item {
-            Item::Arrive { from, call, request, back_in } => self.arrive(from, call, &request, back_in),
+            Item::Arrive { from, call, request, knows, back_in } => {
+                self.arrive(from, call, &request, knows, back_in);
+            }
             Item::To(to, what) => self.happen_to(to, what),
             Item::Starts(worker) => self.start_worker(worker),
             Item::LeaseDue(lease) => {
@@ -318,7 +321,7 @@ impl World {
     // --- the lines ----------------------------------------------------------------------------------------------------
 
     /// A process sends a request: the ways in which that can go.
-    pub(super) fn send(&mut self, worker: usize, call: CallId, request: Request) {
+    pub(super) fn send(&mut self, worker: usize, call: CallId, request: Request, knows: u64) {
         let from = (worker, self.hosts[worker].incarnation);
         let unanswered = request.unanswered();
         let host = &self.hosts[worker];
@@ -328,25 +331,25 @@ impl World {
         let trouble = self.faulty() && (cut || self.dice.percent(self.trouble));
         if !trouble {
             let back_in = Some(self.dice.between(1, 15));
-            return self.push(there, Item::Arrive { from, call, request, back_in });
+            return self.push(there, Item::Arrive { from, call, request, knows, back_in });
         }
         let times_out = Item::To(from, What::TimesOut { call, why: unanswered });
         match self.dice.below(5) {
             // It arrives in time, the answer does not.
             0 | 1 if !cut || half_cut => {
                 self.push(timeout, times_out);
-                self.push(there, Item::Arrive { from, call, request, back_in: None });
+                self.push(there, Item::Arrive { from, call, request, knows, back_in: None });
             }
             // It arrives after its sender has stopped to wait.
             2 if !cut || half_cut => {
                 let late = timeout + self.dice.below(3000);
                 self.push(timeout, times_out);
-                self.push(late, Item::Arrive { from, call, request, back_in: None });
+                self.push(late, Item::Arrive { from, call, request, knows, back_in: None });
             }
             // Slowly.
             3 if !cut => {
                 let (there, back_in) = (there + self.dice.below(500), Some(self.dice.below(800)));
-                self.push(there, Item::Arrive { from, call, request, back_in });
+                self.push(there, Item::Arrive { from, call, request, knows, back_in });
             }
             4 if !cut => {
                 let why = Error::Unavailable("refused at once".to_owned());
@@ -357,9 +360,17 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, from: Incarnation, call: CallId, request: &Request, back_in: Option<i64>) {
+    fn arrive(
+        &mut self,
+        from: Incarnation,
+        call: CallId,
+        request: &Request,
+        knows: u64,
+        back_in: Option<i64>,
+    ) {
         let unanswered = request.unanswered();
-        let answer = self.apply(from.0, request);
+        let by = Writer { worker: from.0, noticed: knows == self.restores };
+        let answer = self.apply(by, request);
         self.note(|| format!("w{} call {call}: {request:?} -> {answer:?}", from.0));
         if let Some(back_in) = back_in {
             let answer = What::Answer { call, answer, unanswered, cluster: self.cluster };
@@ -367,7 +378,7 @@ impl World {
         }
     }
 
-    fn apply(&mut self, worker: usize, request: &Request) -> Result<Reply, Error> {
+    fn apply(&mut self, by: Writer, request: &Request) -> Result<Reply, Error> {
         if self.now < self.no_space_until && request.takes_space() {
             return Err(Error::Internal("etcdserver: mvcc: database space exceeded".to_owned()));
         }
@@ -387,7 +398,6 @@ impl World {
             }
             _ => {}
         }
-        let by = Writer { worker, noticed: self.is_up_to_date(worker) };
         self.wrote(before, Some(by));
         reply
     }
