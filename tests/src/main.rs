@@ -26,6 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// No step takes so long; one that does hangs.
 const STEP_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// Seeds of the simulation: some two minutes on two cores.
+const SIMULATED_SEEDS: u32 = 20_000;
 /// Lines of a failed step's log that are printed.
 const TAIL_LINES: usize = 60;
 
@@ -40,6 +42,8 @@ enum What {
     Tool(fn() -> Result<Found, Missing>),
     /// Run these Cargo commands, each counted as one unless it prints test results.
     Cargo(Vec<Vec<String>>),
+    /// Run the simulation of the workers' protocol through tens of thousands of seeds.
+    Simulation,
     /// Hold the dependencies against `deny.toml`.
     Licences,
     /// Build the functions for Lambda, and hold the zips against the template.
@@ -179,6 +183,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
                 words("test --workspace --no-fail-fast --doc"),
             ]),
         },
+        Step { name: "simulation", what: What::Simulation },
         Step { name: "conformance", what: What::Cargo(vec![test("", &tests.conformance, "")]) },
         Step { name: "api", what: What::Cargo(vec![test("", &tests.api, "")]) },
         // One after the other: they count the seconds in which jobs fire.
@@ -238,6 +243,11 @@ async fn perform(step: &Step, logs: &Path, guard: &Guard) -> (Outcome, Counts) {
                 Ok(Err(missing)) => one(skipped(&missing)),
                 Err(panic) => one(Outcome::Failed(panic.to_string())),
             }
+        }
+        What::Simulation => {
+            let log = logs.join("simulation.log");
+            let _absent = std::fs::remove_file(&log);
+            one(simulation(&log, guard).await)
         }
         What::Licences => {
             let mut cargo = Command::new("cargo");
@@ -314,6 +324,25 @@ async fn cargo_step(name: &str, lines: &[Vec<String>], log: &Path, guard: &Guard
         Outcome::Passed(String::new())
     };
     (outcome, counts)
+}
+
+/// The test of the simulation that the unit tests run with few seeds, with many.
+async fn simulation(log: &Path, guard: &Guard) -> Outcome {
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "test",
+        "--workspace",
+        "--lib",
+        "a_fleet_in_trouble_keeps_its_promises",
+        "--",
+        "--nocapture",
+    ]);
+    cargo.env("SIM_SEEDS", SIMULATED_SEEDS.to_string());
+    match logged("simulation", cargo, log, guard).await {
+        Ok(true) => Outcome::Passed(format!("{SIMULATED_SEEDS} seeds")),
+        Ok(false) => failed(log),
+        Err(why) => Outcome::Failed(format!("{why:#}")),
+    }
 }
 
 /// Builds every function for arm64 as the deployment does, and looks at what came out.

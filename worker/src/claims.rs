@@ -296,32 +296,58 @@ async fn move_run(
 
 /// Takes a run into a new session after the store went back: its open key and its lock may be missing there, or be of before, and say
 /// nothing about it. The lock is taken when it is free; a run that goes is not killed for the want of it.
+///
+/// Its old open key is put first where it is missing, so that the move can compare that key's revision and delete it: then of all sendings
+/// one commits at most. Else one that is delayed until the run has ended would put lock and open key once more, and nobody would free them.
 async fn rescue_run(
     kv: &dyn Kv,
     open: &OpenRun,
     from: (Sid, u64),
     to: (Sid, u64),
 ) -> Result<MoveAnswer, kv::Error> {
+    let (old_key, new_key) = (keys::runs(from.0, from.1), keys::runs(to.0, to.1));
     let txn = Txn {
-        when: vec![Compare::exists(keys::session(to.0)), Compare::absent(keys::lock(&open.job))],
-        then: moved_with_lock(open, from, to),
-        otherwise: vec![Op::get(keys::lock(&open.job))],
+        when: vec![
+            Compare::exists(keys::session(to.0)),
+            Compare::absent(old_key.as_str()),
+            Compare::absent(new_key.as_str()),
+        ],
+        then: vec![put_open(open, from)],
+        otherwise: vec![
+            Op::get(keys::lock(&open.job)),
+            Op::get(old_key.as_str()),
+            Op::get(new_key),
+            Op::get(keys::session(to.0)),
+        ],
     };
+    let reply = kv.txn(txn).await?;
+    // If this process dies here, the run is swept as lost: as if it had died before.
+    let old = if reply.succeeded {
+        reply.revision
+    } else if reply.pair(3).is_none() {
+        return Err(kv::Error::LeaseGone); // says nothing about the run: the next session asks again
+    } else if let Some(moved) = reply.pair(2) {
+        // An earlier sending has committed.
+        return Ok(already_moved(&reply, open, to.0).unwrap_or(MoveAnswer::Unlocked(moved.mod_revision)));
+    } else {
+        reply.pair(1).map_or(0, |old| old.mod_revision)
+    };
+    let decided = || vec![Compare::exists(keys::session(to.0)), Compare::unchanged(old_key.as_str(), old)];
+    let mut when = decided();
+    when.push(Compare::absent(keys::lock(&open.job)));
+    let txn = Txn { when, then: moved_with_lock(open, from, to), otherwise: Vec::new() };
     let reply = kv.txn(txn).await?;
     if reply.succeeded {
         return Ok(MoveAnswer::Done(reply.revision));
     }
-    if let Some(done) = already_moved(&reply, open, to.0) {
-        return Ok(done);
+    // If this process dies here: as above.
+    let reply = kv.txn(Txn { when: decided(), then: moved(open, from, to), otherwise: Vec::new() }).await?;
+    if reply.succeeded {
+        return Ok(MoveAnswer::Unlocked(reply.revision));
     }
-    // If this process dies here, the run leaves no trace but its own doing: as if it had died before.
-    let txn = Txn {
-        when: vec![Compare::exists(keys::session(to.0))],
-        then: moved(open, from, to),
-        otherwise: Vec::new(),
-    };
-    let reply = kv.txn(txn).await?;
-    if reply.succeeded { Ok(MoveAnswer::Unlocked(reply.revision)) } else { Err(kv::Error::LeaseGone) }
+    Err(kv::Error::Unavailable(
+        "an earlier sending came between, or the session's end: asked again".to_owned(),
+    ))
 }
 
 /// Deletes open keys whose records are stored. Each is of one claim and never put again, so nothing need be compared.

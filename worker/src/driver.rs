@@ -26,9 +26,7 @@ use crate::data_dir::DataDir;
 use crate::exec::process;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
-use crate::scheduler::{
-    Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Members, Report, Scheduler, Slots,
-};
+use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
 use crate::seen::SeenFile;
 use crate::session::{self, Session, Standing};
 use crate::sink::{BatchSettings, Entry, Sink};
@@ -44,11 +42,12 @@ const INPUTS_PER_TURN: usize = 256;
 /// Single requests in flight to the store: more add latency, not throughput.
 const REQUESTS_IN_FLIGHT: usize = 64;
 /// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
-const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: claims::CLAIMS_MAX, batches: 2, alone: 32 };
+pub(crate) const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: claims::CLAIMS_MAX, batches: 2, alone: 32 };
 /// Adoptions in flight: many only when many jobs were put by other hands.
-const ADOPTIONS_IN_FLIGHT: Bounds = Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
+pub(crate) const ADOPTIONS_IN_FLIGHT: Bounds =
+    Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
 /// Locks being freed in flight.
-const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
+pub(crate) const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
 /// The lease is renewed so many times within its life.
 const RENEWALS_PER_TTL: u32 = 3;
 /// The loop turns at least this often, so that a step of the wall clock is noticed although nothing is due.
@@ -175,9 +174,9 @@ impl Worker {
 
 /// A lock to be freed, and the run that is over with it.
 #[derive(Debug)]
-struct Release {
-    run_id: RunId,
-    lock: HeldLock,
+pub(crate) struct Release {
+    pub(crate) run_id: RunId,
+    pub(crate) lock: HeldLock,
 }
 
 impl Batched for Release {
@@ -501,14 +500,7 @@ impl Driver {
     }
 
     async fn take_workers(&mut self, registered: BTreeMap<String, Registration>) {
-        let mut members = Members::default();
-        for (id, registration) in &registered {
-            if registration.owns() {
-                members.ours.insert(id.clone(), registration.labels.clone());
-            } else if registration.who == Registered::Seed {
-                members.seeds.insert(id.clone());
-            }
-        }
+        let members = watches::members(&registered);
         self.registered = registered;
         self.compare_clocks();
         self.step(Event::MembersChanged(members)).await;

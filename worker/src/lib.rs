@@ -26,6 +26,6 @@ mod witness;
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
 
 #[cfg(test)]
-mod simulation_tests;
+mod simulation;
 #[cfg(test)]
 mod store_tests;

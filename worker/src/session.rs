@@ -73,7 +73,8 @@ pub(crate) async fn establish(
     }
 }
 
-async fn try_establish(
+/// Tries once.
+pub(crate) async fn try_establish(
     kv: &dyn Kv,
     clock: &dyn Clock,
     identity: &Identity,

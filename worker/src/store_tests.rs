@@ -388,6 +388,67 @@ async fn a_run_is_rescued_into_a_store_that_went_back_whatever_is_there() {
     assert!(get(&kv, keys::runs(new, 6)).await.is_some());
 }
 
+/// Holds back the first request that would put a lock, as a network may.
+struct Delaying {
+    inner: EmbeddedKv,
+    held_back: Mutex<Option<Txn>>,
+}
+
+#[async_trait]
+impl Kv for Delaying {
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, kv::Error> {
+        let puts_lock = txn
+            .then
+            .iter()
+            .any(|op| matches!(op, Op::Put { key, .. } if key.strip_prefix(keys::LOCK).is_some()));
+        if puts_lock && self.held_back.lock().unwrap().is_none() {
+            *self.held_back.lock().unwrap() = Some(txn);
+            return Err(kv::Error::Indeterminate("no answer".to_owned()));
+        }
+        self.inner.txn(txn).await
+    }
+    async fn range(&self, range: Range) -> Result<RangeReply, kv::Error> {
+        self.inner.range(range).await
+    }
+    async fn watch(&self, span: Span, start: Revision) -> Result<WatchStream, kv::Error> {
+        self.inner.watch(span, start).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, kv::Error> {
+        self.inner.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, kv::Error> {
+        self.inner.keep_alive(lease).await
+    }
+    async fn lease_keys(&self, lease: LeaseId) -> Result<Vec<kv::Key>, kv::Error> {
+        self.inner.lease_keys(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), kv::Error> {
+        self.inner.revoke(lease).await
+    }
+    async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
+        self.inner.compact(revision).await
+    }
+    async fn room(&self) -> Result<kv::Room, kv::Error> {
+        self.inner.room().await
+    }
+}
+
+#[tokio::test]
+async fn a_rescue_that_comes_late_puts_no_lock_of_a_run_that_is_over() {
+    let kv = Delaying { inner: store(), held_back: Mutex::default() };
+    let (open, new) = (open_run(Sid(9), 1, T), open_session(&kv).await);
+    let rescue = || claims::take_over(&kv, &open, (Sid(9), 1), (new, 1), true);
+    assert!(matches!(rescue().await, Err(kv::Error::Indeterminate(_))));
+    let Ok(MoveAnswer::Done(lock)) = rescue().await else { panic!("the second sending commits") };
+    // The run ends.
+    claims::settle(&kv, &[(new, 1)]).await.unwrap();
+    claims::release_all(&kv, &[(job(), lock)]).await.unwrap();
+    let late = kv.held_back.lock().unwrap().take().unwrap();
+    assert!(!kv.inner.txn(late).await.unwrap().succeeded);
+    assert_eq!(get(&kv, keys::lock(&job())).await, None);
+    assert_eq!(get(&kv, keys::runs(new, 1)).await, None);
+}
+
 #[tokio::test]
 async fn settling_deletes_just_those_open_runs() {
     let kv = store();

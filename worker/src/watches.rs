@@ -19,7 +19,7 @@ use crate::audit::Reading;
 use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::follow::{News, follow};
-use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen};
+use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, Members};
 use crate::session::{Session, Standing};
 use crate::witness::Era;
 
@@ -156,28 +156,32 @@ async fn tell(to: &Inputs, events: Vec<Event>) -> bool {
 async fn follow_jobs(kv: Arc<dyn Kv>, to: Inputs) {
     let mut listed = BTreeSet::new();
     follow(kv, Span::prefix(keys::JOBS), |news| {
-        let events = match news {
-            News::Page { pairs, first, last } => {
-                if first {
-                    listed.clear();
-                }
-                let jobs: Vec<JobSeen> = pairs.iter().filter_map(job_seen).collect();
-                listed.extend(jobs.iter().map(|job| job.name.clone()));
-                let whole = last.then(|| Event::JobsListed(std::mem::take(&mut listed)));
-                jobs.into_iter().map(Event::JobPut).chain(whole).collect()
-            }
-            News::Changed(changes) => changes
-                .iter()
-                .filter_map(|change| match job_name(&change.pair) {
-                    Some(name) if change.is_delete() => Some(Event::JobDeleted(name)),
-                    _ => job_seen(&change.pair).map(Event::JobPut),
-                })
-                .collect(),
-        };
-        let to = to.clone();
+        let (to, events) = (to.clone(), job_events(&mut listed, &news));
         async move { tell(&to, events).await }
     })
     .await;
+}
+
+/// `listed`: the jobs of the pages so far.
+pub(crate) fn job_events(listed: &mut BTreeSet<JobName>, news: &News) -> Vec<Event> {
+    match news {
+        News::Page { pairs, first, last } => {
+            if *first {
+                listed.clear();
+            }
+            let jobs: Vec<JobSeen> = pairs.iter().filter_map(job_seen).collect();
+            listed.extend(jobs.iter().map(|job| job.name.clone()));
+            let whole = last.then(|| Event::JobsListed(std::mem::take(listed)));
+            jobs.into_iter().map(Event::JobPut).chain(whole).collect()
+        }
+        News::Changed(changes) => changes
+            .iter()
+            .filter_map(|change| match job_name(&change.pair) {
+                Some(name) if change.is_delete() => Some(Event::JobDeleted(name)),
+                _ => job_seen(&change.pair).map(Event::JobPut),
+            })
+            .collect(),
+    }
 }
 
 fn job_name(pair: &Pair) -> Option<JobName> {
@@ -198,28 +202,7 @@ pub(crate) fn job_seen(pair: &Pair) -> Option<JobSeen> {
 async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
     let mut registered = BTreeMap::new();
     follow(kv, Span::prefix(keys::WORKERS), |news| {
-        let mut whole = true;
-        match news {
-            News::Page { pairs, first, last } => {
-                if first {
-                    registered.clear();
-                }
-                registered.extend(
-                    pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair, false)))),
-                );
-                whole = last;
-            }
-            News::Changed(changes) => {
-                for change in changes {
-                    let Some(id) = worker_id(&change.pair) else { continue };
-                    if change.is_delete() {
-                        registered.remove(&id);
-                    } else {
-                        registered.insert(id, registration(&change.pair, true));
-                    }
-                }
-            }
-        }
+        let whole = note_registrations(&mut registered, &news);
         let (to, input) = (to.clone(), whole.then(|| Input::Workers(registered.clone())));
         async move {
             match input {
@@ -229,6 +212,44 @@ async fn follow_workers(kv: Arc<dyn Kv>, to: Inputs) {
         }
     })
     .await;
+}
+
+/// Whether what is known is whole, and no page is to come.
+pub(crate) fn note_registrations(registered: &mut BTreeMap<String, Registration>, news: &News) -> bool {
+    match news {
+        News::Page { pairs, first, last } => {
+            if *first {
+                registered.clear();
+            }
+            registered
+                .extend(pairs.iter().filter_map(|pair| Some((worker_id(pair)?, registration(pair, false)))));
+            *last
+        }
+        News::Changed(changes) => {
+            for change in changes {
+                let Some(id) = worker_id(&change.pair) else { continue };
+                if change.is_delete() {
+                    registered.remove(&id);
+                } else {
+                    registered.insert(id, registration(&change.pair, true));
+                }
+            }
+            true
+        }
+    }
+}
+
+/// The live workers among those that are registered, without those of ours that stand aside because of their clocks.
+pub(crate) fn members(registered: &BTreeMap<String, Registration>) -> Members {
+    let mut members = Members::default();
+    for (id, registration) in registered {
+        if registration.owns() {
+            members.ours.insert(id.clone(), registration.labels.clone());
+        } else if registration.who == Registered::Seed {
+            members.seeds.insert(id.clone());
+        }
+    }
+    members
 }
 
 fn worker_id(pair: &Pair) -> Option<String> {
@@ -260,31 +281,37 @@ fn registration(pair: &Pair, live: bool) -> Registration {
 
 async fn follow_sessions(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::SESSIONS), |news| {
-        let ended = match news {
-            News::Page { last, .. } => last, // one may have ended while nobody watched
-            News::Changed(changes) => changes.iter().any(common::kv::Change::is_delete),
-        };
-        let to = to.clone();
+        let (to, ended) = (to.clone(), session_ended(&news));
         async move { !ended || to.send(Input::SessionEnded).await }
     })
     .await;
 }
 
+pub(crate) fn session_ended(news: &News) -> bool {
+    match news {
+        News::Page { last, .. } => *last, // one may have ended while nobody watched
+        News::Changed(changes) => changes.iter().any(common::kv::Change::is_delete),
+    }
+}
+
 /// Kill requests: the seed's kill event.
 async fn follow_kills(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::prefix(keys::KILLER), |news| {
-        let events = match news {
-            News::Page { pairs, .. } => pairs.iter().filter_map(kill_asked).collect(),
-            News::Changed(changes) => changes
-                .iter()
-                .filter(|change| !change.is_delete())
-                .filter_map(|change| kill_asked(&change.pair))
-                .collect(),
-        };
-        let to = to.clone();
+        let (to, events) = (to.clone(), kill_events(&news));
         async move { tell(&to, events).await }
     })
     .await;
+}
+
+pub(crate) fn kill_events(news: &News) -> Vec<Event> {
+    match news {
+        News::Page { pairs, .. } => pairs.iter().filter_map(kill_asked).collect(),
+        News::Changed(changes) => changes
+            .iter()
+            .filter(|change| !change.is_delete())
+            .filter_map(|change| kill_asked(&change.pair))
+            .collect(),
+    }
 }
 
 fn kill_asked(pair: &Pair) -> Option<Event> {
@@ -300,38 +327,43 @@ fn kill_asked(pair: &Pair) -> Option<Event> {
 
 async fn follow_pause(kv: Arc<dyn Kv>, to: Inputs) {
     follow(Arc::clone(&kv), Span::key(keys::PAUSED), |news| {
-        let paused = match news {
-            News::Page { pairs, .. } => !pairs.is_empty(), // one key is one page
-            News::Changed(changes) => changes.last().is_some_and(|change| !change.is_delete()),
-        };
         let (kv, to) = (Arc::clone(&kv), to.clone());
-        async move {
-            let mut events = Vec::new();
-            if !paused {
-                // Lifting the pause writes the base with it: it must be known first, or the pause would be caught up on.
-                match kv.range(Range::key(keys::BASE)).await {
-                    Ok(reply) => events.push(Event::Base(parse_base(reply.pairs.first()))),
-                    Err(why) => tracing::warn!(%why, "catch-up base not read; its own watch brings it"),
-                }
-            }
-            events.push(Event::Paused(paused));
-            tell(&to, events).await
-        }
+        async move { tell(&to, pause_events(kv.as_ref(), &news).await).await }
     })
     .await;
 }
 
+pub(crate) async fn pause_events(kv: &dyn Kv, news: &News) -> Vec<Event> {
+    let paused = match news {
+        News::Page { pairs, .. } => !pairs.is_empty(), // one key is one page
+        News::Changed(changes) => changes.last().is_some_and(|change| !change.is_delete()),
+    };
+    let mut events = Vec::new();
+    if !paused {
+        // Lifting the pause writes the base with it: it must be known first, or the pause would be caught up on.
+        match kv.range(Range::key(keys::BASE)).await {
+            Ok(reply) => events.push(Event::Base(parse_base(reply.pairs.first()))),
+            Err(why) => tracing::warn!(%why, "catch-up base not read; its own watch brings it"),
+        }
+    }
+    events.push(Event::Paused(paused));
+    events
+}
+
 async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {
     follow(kv, Span::key(keys::BASE), |news| {
-        let base = match news {
-            News::Page { pairs, .. } => parse_base(pairs.first()),
-            News::Changed(changes) => match changes.last() {
-                Some(change) if !change.is_delete() => parse_base(Some(&change.pair)),
-                _ => Timestamp::ZERO,
-            },
-        };
-        let to = to.clone();
-        async move { tell(&to, vec![Event::Base(base)]).await }
+        let (to, base) = (to.clone(), base_event(&news));
+        async move { tell(&to, vec![base]).await }
     })
     .await;
+}
+
+pub(crate) fn base_event(news: &News) -> Event {
+    Event::Base(match news {
+        News::Page { pairs, .. } => parse_base(pairs.first()),
+        News::Changed(changes) => match changes.last() {
+            Some(change) if !change.is_delete() => parse_base(Some(&change.pair)),
+            _ => Timestamp::ZERO,
+        },
+    })
 }

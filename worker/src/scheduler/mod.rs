@@ -36,6 +36,8 @@ use job_state::{Definition, JobState, MarkView, Pending, Streak};
 pub use misfire::LATE_START_MAX_MS;
 use misfire::{Pace, Turn};
 use ownership::Ranks;
+#[cfg(test)]
+pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{gone_back, is_from_before};
 use runs::{Run, Stage};
 use schedules::Schedules;

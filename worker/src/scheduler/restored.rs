@@ -13,7 +13,7 @@ use super::{LEAD_MAX_MS, Scheduler};
 
 /// Fires so long after the moment of noticing are let go with those before it, in ms: beside the lead, a worker whose clock is ahead, as far
 /// as it may be (P8), could have claimed them in what the store was before.
-const CLAIMED_AHEAD_MAX_MS: i64 = LEAD_MAX_MS + 2_000;
+pub(crate) const CLAIMED_AHEAD_MAX_MS: i64 = LEAD_MAX_MS + 2_000;
 /// Workers notice one after the other, each for itself: those that only step in for a job's owner do not put a mark again whose base is so
 /// little, in ms, before their own.
 const NOTICED_APART_MS: i64 = 30_000;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::rules::check;
 use self::store::Store;
 use self::tables::Fault;
 use self::thread::Request;

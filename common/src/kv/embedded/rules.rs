@@ -11,7 +11,7 @@ const REQUEST_BYTES_MAX: usize = 3 << 19; // 1.5 MiB
 ///
 /// # Errors
 /// [`Error::Invalid`] with etcd's own words.
-pub(super) fn check(txn: &Txn) -> Result<(), Error> {
+pub fn check(txn: &Txn) -> Result<(), Error> {
     check_counts_and_keys(txn, OPS_MAX)?;
     check_overlaps(&txn.then)?;
     check_overlaps(&txn.otherwise)?;

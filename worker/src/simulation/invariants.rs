@@ -1,0 +1,356 @@
+//! What must hold: seen from outside, by what is written into the stores and what is started, after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::clock::Timestamp;
+use common::domain::job::{Job, JobName};
+use common::domain::mark::Mark;
+use common::domain::options::Misfire;
+use common::domain::record::Record;
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
+use common::domain::worker::Sid;
+use common::keys;
+use common::kv::{Change, Revision};
+use common::schedule::Schedule;
+
+use super::log::Stored;
+use super::store::Store;
+use crate::claims;
+
+/// A command that is going.
+pub(super) struct Process {
+    pub(super) worker: usize,
+    pub(super) job: JobName,
+}
+
+/// Who writes.
+#[derive(Clone, Copy)]
+pub(super) struct Writer {
+    pub(super) worker: usize,
+    /// It knows that the store went back, if it did.
+    pub(super) noticed: bool,
+}
+
+/// A process of a worker: which worker, and which start of it.
+pub(super) type Incarnation = (usize, u32);
+
+/// What was seen so far.
+#[derive(Default)]
+pub(super) struct Invariants {
+    pub(super) violations: Vec<String>,
+    pub(super) now: i64,
+    /// Committed claims with a record to come: how many fires each stands for.
+    claimed: BTreeMap<RunId, u64>,
+    /// Claims of the store as it was before it went back, with the process that started their command, if any.
+    claimed_before: BTreeMap<RunId, Option<Incarnation>>,
+    /// The last fire ever claimed of each job, whatever became of its mark.
+    claimed_up_to: BTreeMap<JobName, Timestamp>,
+    /// Claims that workers made of a store that had gone back before they noticed. The fires of some had run before: their records are kept
+    /// aside as conflicts (ARCHITECTURE, P16).
+    unnoticed: BTreeSet<RunId>,
+    started: BTreeMap<(JobName, Timestamp), RunId>,
+    started_by: BTreeMap<RunId, Incarnation>,
+    /// Under which session a run is open, or was at last.
+    session_of: BTreeMap<RunId, Sid>,
+    /// Whose session it is.
+    pub(super) worker_of: BTreeMap<Sid, usize>,
+    /// Sessions that were ended before their time: their workers cannot have known.
+    pub(super) ended_early: BTreeSet<Sid>,
+    pub(super) processes: BTreeMap<RunId, Process>,
+    /// Commands that were claimed before the store went back and have no lock in it: they may overlap until their worker has taken them over.
+    without_lock: BTreeSet<RunId>,
+    /// Jobs of which a seed worker's command is going, under its lock.
+    pub(super) seed_runs: BTreeSet<JobName>,
+    pub(super) had_seed: bool,
+    schedules: BTreeMap<String, Schedule>,
+}
+
+impl Invariants {
+    pub(super) fn violated(&mut self, what: impl Into<String>) {
+        self.violations.push(format!("at {}: {}", self.now, what.into()));
+    }
+
+    pub(super) fn starts(&self) -> usize {
+        self.started.len()
+    }
+
+    fn schedule(&mut self, expression: &str) -> Schedule {
+        if let Some(known) = self.schedules.get(expression) {
+            return known.clone();
+        }
+        let schedule = Schedule::parse(expression).unwrap();
+        self.schedules.insert(expression.to_owned(), schedule.clone());
+        schedule
+    }
+
+    /// The job's schedule as it is stored now.
+    pub(super) fn schedule_of(&mut self, store: &Store, job: &JobName) -> Option<Schedule> {
+        let definition = Job::from_stored(job.as_str(), &store.get(keys::job(job))?.value).unwrap();
+        Some(self.schedule(&definition.cron_expr))
+    }
+
+    // --- writes -------------------------------------------------------------------------------------------------------
+
+    /// Looks at everything that was written from revision `from` on, by a worker or by other hands. `floors`: up to which fire a worker that
+    /// has noticed a restored store takes nothing.
+    pub(super) fn written(
+        &mut self,
+        store: &Store,
+        from: Revision,
+        by: Option<Writer>,
+        floors: &[Timestamp],
+    ) {
+        let noticed = by.is_none_or(|by| by.noticed);
+        let by = by.map(|by| by.worker);
+        let changes = store.changes_since(from).to_vec();
+        for change in &changes {
+            let key = &change.pair.key;
+            if let (Some(sid), Some(worker), false) = (keys::parse_session(key), by, change.is_delete()) {
+                self.worker_of.insert(sid, worker);
+            }
+            if let Some(sid) = keys::parse_runs(key) {
+                // Who has not noticed may be about to close what came back.
+                self.open_run_written(store, sid, change, by.filter(|_| noticed));
+            }
+        }
+        for change in &changes {
+            if let (Some(job), false) = (keys::parse_fired(&change.pair.key), change.is_delete()) {
+                self.mark_written(store, &job, change, &changes, noticed, floors);
+            }
+        }
+    }
+
+    fn open_run_written(&mut self, store: &Store, sid: Sid, change: &Change, by: Option<usize>) {
+        let owner = self.worker_of.get(&sid).copied();
+        if change.is_delete() {
+            if by.is_some() && by != owner && lives(store, sid) {
+                self.violated(format!("{} was closed by another while its session lives", change.pair.key));
+            }
+            return;
+        }
+        let runs = OpenRuns::decode(&change.pair.value).unwrap().runs;
+        let before = change.previous.as_ref().map(|pair| OpenRuns::decode(&pair.value).unwrap().runs);
+        if before.is_some_and(|before| before[0].run_id != runs[0].run_id) {
+            self.violated(format!("another run is still open under the key {}", change.pair.key));
+        }
+        for open in runs {
+            self.without_lock.remove(&open.run_id);
+            self.session_of.insert(open.run_id, sid);
+        }
+    }
+
+    fn mark_written(
+        &mut self,
+        store: &Store,
+        job: &JobName,
+        change: &Change,
+        together: &[Change],
+        noticed: bool,
+        floors: &[Timestamp],
+    ) {
+        let mark = Mark::decode(&change.pair.value).unwrap();
+        let before = change.previous.as_ref().map(|pair| Mark::decode(&pair.value).unwrap());
+        let to = mark.plan_time;
+        let marked = before.as_ref().map_or(Timestamp::ZERO, |mark| mark.plan_time);
+        if to < marked {
+            return self.violated(format!("the mark of {job} went back to {to}"));
+        }
+        if to == marked || to == Timestamp::ZERO {
+            return; // a base was put
+        }
+        let Some(before) = before else {
+            return self.violated(format!("{job} at {to} claimed without a mark"));
+        };
+        if self.claimed_up_to.get(job).is_some_and(|up_to| to <= *up_to) {
+            self.violated(format!("{job} at {to} claimed again"));
+        }
+        self.claimed_up_to.insert(job.clone(), to);
+        let (Some(run_id), Some(sid)) = (mark.run_id.clone(), mark.sid) else {
+            return self.violated(format!("{job} at {to} claimed by nobody"));
+        };
+        if !lives(store, sid) {
+            return self.violated(format!("{job} at {to} claimed under a session that is over"));
+        }
+        let Some(schedule) = self.schedule_of(store, job) else {
+            return self.violated(format!("{job} at {to} claimed without a job"));
+        };
+        if schedule.next_after(to.plus_ms(-1)) != Some(to) {
+            return self.violated(format!("{to} was claimed and is no fire of {job}"));
+        }
+        let of_this_claim = |open: &OpenRun| open.run_id == run_id;
+        let open = together.iter().find_map(|change| {
+            keys::parse_runs(&change.pair.key).filter(|_| !change.is_delete())?;
+            OpenRuns::decode(&change.pair.value).unwrap().runs.into_iter().find(of_this_claim)
+        });
+        let count = match &open {
+            None if self.had_seed => 1, // left to the seed worker
+            None => return self.violated(format!("{job} at {to} claimed without an open run")),
+            Some(OpenRun { skipped: Some(skipped), .. }) => skipped.count,
+            Some(open) => {
+                if open.plan_time != to {
+                    self.violated(format!("the open run of {job} at {to} is of {}", open.plan_time));
+                }
+                self.check_run_claimed(store, job, sid, together);
+                1
+            }
+        };
+        let so_far = self.claimed.get(&run_id).copied().unwrap_or(0);
+        let base = claims::parse_base(store.get(keys::BASE));
+        let floor = self.worker_of.get(&sid).map_or(Timestamp::ZERO, |worker| floors[*worker]);
+        let after = marked.max(before.base).max(base).max(floor);
+        let due = schedule.fires_between(after, to, 10_000).map_or(0, |fires| fires.count);
+        // Who has not noticed that the store went back takes what it knew of a base for granted.
+        // More are lawful: a pause that is lifted moves the base without touching marks, and a claim decided before that may take older
+        // fires.
+        if noticed && count - so_far < due {
+            self.violated(format!("{job} up to {to}: {} claimed where {due} were due", count - so_far));
+        }
+        if !noticed {
+            self.unnoticed.insert(run_id);
+        } else if open.is_some() {
+            self.claimed.insert(run_id, count);
+        }
+    }
+
+    fn check_run_claimed(&mut self, store: &Store, job: &JobName, sid: Sid, together: &[Change]) {
+        if store.get(keys::PAUSED).is_some() {
+            self.violated(format!("a run of {job} was claimed while paused"));
+        }
+        let key = keys::lock(job).into();
+        let Some(lock) = together.iter().find(|change| change.pair.key == key && !change.is_delete()) else {
+            return self.violated(format!("a run of {job} was claimed without its lock"));
+        };
+        let held_by = lock.previous.as_ref().map(|pair| LockHolder::decode(&pair.value).unwrap());
+        if held_by.is_some_and(|holder| holder.is_none_or(|holder| holder.sid != sid)) {
+            self.violated(format!("a claim of {job} takes the lock of another"));
+        }
+    }
+
+    // --- commands -----------------------------------------------------------------------------------------------------
+
+    /// A command begins. `certain`: its worker cannot but know how its session and the store are.
+    pub(super) fn begins(&mut self, store: &Store, by: Incarnation, open: &OpenRun, certain: bool) {
+        let (job, at, run_id) = (&open.job, open.plan_time, &open.run_id);
+        let known = self.claimed.contains_key(run_id) || self.claimed_before.contains_key(run_id);
+        let Some(sid) = self.session_of.get(run_id).copied().filter(|_| known) else {
+            return self.violated(format!("{run_id} started without a claim"));
+        };
+        if self.started.insert((job.clone(), at), run_id.clone()).is_some() {
+            self.violated(format!("{job} at {at} started twice"));
+        }
+        if certain && !self.ended_early.contains(&sid) && !lives(store, sid) {
+            self.violated(format!("{job} at {at} started under a session that is over"));
+        }
+        let mut holds = lives(store, sid);
+        if self.claimed_before.contains_key(run_id) {
+            self.without_lock.insert(run_id.clone());
+            holds = false;
+        }
+        if holds && self.runs_under_live_session(store, job) {
+            self.violated(format!("{job} at {at} overlaps another run"));
+        }
+        if holds && self.seed_runs.contains(job) {
+            self.violated(format!("{job} at {at} overlaps a seed worker's run"));
+        }
+        self.started_by.insert(run_id.clone(), by);
+        self.processes.insert(run_id.clone(), Process { worker: by.0, job: job.clone() });
+    }
+
+    /// A command of the job is going, whose worker has not lost its session.
+    pub(super) fn runs_under_live_session(&self, store: &Store, job: &JobName) -> bool {
+        self.processes.iter().any(|(run_id, process)| {
+            process.job == *job
+                && !self.without_lock.contains(run_id)
+                && self.session_of.get(run_id).is_some_and(|sid| lives(store, *sid))
+        })
+    }
+
+    // --- the store goes back ------------------------------------------------------------------------------------------
+
+    pub(super) fn store_went_back(&mut self) {
+        self.claimed_up_to.clear();
+        self.without_lock.extend(self.processes.keys().cloned());
+        for run_id in std::mem::take(&mut self.claimed).into_keys() {
+            let started = self.started_by.get(&run_id).copied();
+            self.claimed_before.insert(run_id, started);
+        }
+    }
+
+    // --- the end ------------------------------------------------------------------------------------------------------
+
+    /// Every fire but the very last ones is claimed or let go.
+    pub(super) fn check_nothing_is_missed(&mut self, store: &Store, jobs: &[JobName], now: Timestamp) {
+        for job in jobs {
+            let schedule = self.schedule_of(store, job);
+            let options = store
+                .get(keys::job(job))
+                .map(|pair| Job::from_stored(job.as_str(), &pair.value).unwrap().options);
+            let mark = store.get(keys::fired(job)).map(|pair| Mark::decode(&pair.value).unwrap());
+            let (Some(schedule), Some(mark)) = (schedule, mark) else {
+                self.violated(format!("{job} has no mark"));
+                continue;
+            };
+            let after = mark.plan_time.max(mark.base).max(claims::parse_base(store.get(keys::BASE)));
+            let due = schedule.next_after(after).unwrap();
+            let late = now.ms_since(due);
+            // A run that goes, a worker that stepped in, the jitter; where every fire is to run, those that wait for their turn.
+            let options = options.unwrap_or_default();
+            let waits = if options.misfire() == Misfire::All { options.start_deadline_ms() } else { 0 };
+            if late > 9_000 + waits {
+                self.violated(format!("{job} stopped firing: {due} is due since {late} ms"));
+            }
+        }
+    }
+
+    /// A worker has drained and is about to end its session: of all that it put, nothing is left but what `unsettled` names.
+    pub(super) fn leaves(&mut self, store: &Store, sid: Sid, unsettled: &[(Sid, u64)]) {
+        let unsettled: Vec<String> = unsettled.iter().map(|(sid, seq)| keys::runs(*sid, *seq)).collect();
+        let open = keys::runs_of(sid);
+        let runs = store.prefix(&open).filter(|pair| !unsettled.contains(&pair.key.to_string()));
+        let of_this = |holder: &Option<LockHolder>| holder.as_ref().is_some_and(|holder| holder.sid == sid);
+        let locks =
+            store.prefix(keys::LOCK).filter(|pair| of_this(&LockHolder::decode(&pair.value).unwrap()));
+        let left: Vec<String> = runs.chain(locks).map(|pair| pair.key.to_string()).collect();
+        for key in left {
+            self.violated(format!("{key} is left behind by a worker that has drained"));
+        }
+    }
+
+    /// Every claimed fire has exactly one record. `lives`: this start of the worker is the one that is there.
+    pub(super) fn check_records(&mut self, store: &Store, log: &Stored, lives: impl Fn(Incarnation) -> bool) {
+        for prefix in [keys::RUNS, keys::LOCK, keys::SESSIONS] {
+            if let Some(left) = store.prefix(prefix).next() {
+                self.violated(format!("{} is left behind", left.key));
+            }
+        }
+        let lawful = |record: &Record| record.claim.as_ref().is_some_and(|id| self.unnoticed.contains(id));
+        let conflict = log.conflicts.iter().find(|(one, other)| !lawful(one) && !lawful(other));
+        if let Some((one, _)) = conflict {
+            self.violated(format!("{} has records of two claims", one.id));
+        }
+        let mut with_record: BTreeMap<RunId, (usize, u64)> = BTreeMap::new();
+        for record in log.records.values() {
+            let entry = with_record.entry(record.claim.clone().unwrap()).or_default();
+            entry.0 += 1;
+            entry.1 = record.skipped.as_ref().map_or(1, |skipped| skipped.count);
+        }
+        for (run_id, started) in self.claimed_before.clone() {
+            // What the store has forgotten has no record, unless its worker lives: that one writes it.
+            let kept_aside = log.conflicts.iter().any(|(_, aside)| aside.claim.as_ref() == Some(&run_id));
+            if started.is_some_and(&lives) && !with_record.contains_key(&run_id) && !kept_aside {
+                self.violated(format!("{run_id} was started before the store went back, and has no record"));
+            }
+        }
+        for (run_id, count) in self.claimed.clone() {
+            if with_record.get(&run_id) != Some(&(1, count)) {
+                let found = with_record.get(&run_id);
+                self.violated(format!("{run_id} stands for {count} fires, its records for {found:?}"));
+            }
+        }
+    }
+}
+
+/// The session's key is there.
+pub(super) fn lives(store: &Store, sid: Sid) -> bool {
+    store.get(keys::session(sid)).is_some()
+}

@@ -1,0 +1,141 @@
+//! Several workers, their real transactions, simulated time and stores, and everything that can go wrong, drawn from a seed. What is promised
+//! is checked after every step. `SIM_SEED=… cargo test -p worker simulation -- --nocapture` replays one run and prints it; `SIM_SEEDS=20000`
+//! tries so many.
+
+mod dice;
+mod faults;
+mod invariants;
+mod log;
+mod mutants;
+mod network;
+mod seed_worker;
+mod shell;
+mod store;
+mod store_tests;
+mod world;
+
+use std::collections::BTreeSet;
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use faults::Fault;
+use mutants::Mutant;
+use world::World;
+
+/// A few seconds' worth.
+const SEEDS: u64 = 300;
+/// A mutant is noticed within so many.
+const SEEDS_FOR_A_MUTANT: u64 = 2_000;
+
+/// Seeds that have found something in what the simulation drives, each with what it was: run every time. A world that draws otherwise makes
+/// other runs of them.
+const FOUND: [(u64, &str); 1] =
+    [(536, "a rescue whose first sending came late put the lock of a run that had ended")];
+
+/// How a run went.
+struct Outcome {
+    violations: Vec<String>,
+    starts: usize,
+    faults: BTreeSet<Fault>,
+    trace: Vec<String>,
+}
+
+fn simulate(seed: u64, mutant: Mutant, traced: bool) -> Outcome {
+    let mut world = World::new(seed, mutant, traced);
+    world.run();
+    Outcome {
+        starts: world.checks.starts(),
+        faults: world.faults().clone(),
+        violations: std::mem::take(&mut world.checks.violations),
+        trace: world.trace.take().unwrap_or_default(),
+    }
+}
+
+/// Runs seeds on all processors, each until `stop` says that it is enough; what it has seen by then is among what is returned, in no order.
+fn simulate_all(
+    seeds: std::ops::RangeInclusive<u64>,
+    mutant: Mutant,
+    stop: impl Fn(&Outcome) -> bool + Sync,
+) -> Vec<(u64, Outcome)> {
+    let (next, last) = (AtomicU64::new(*seeds.start()), AtomicU64::new(*seeds.end()));
+    let outcomes = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > last.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let outcome = simulate(seed, mutant, false);
+                    if stop(&outcome) {
+                        last.fetch_min(seed, Ordering::Relaxed);
+                    }
+                    outcomes.lock().unwrap().push((seed, outcome));
+                }
+            });
+        }
+    });
+    outcomes.into_inner().unwrap()
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a test's own switch")]
+    std::env::var(variable).ok().map(|number| number.parse().unwrap())
+}
+
+#[test]
+fn a_fleet_in_trouble_keeps_its_promises() {
+    if let Some(seed) = number_from("SIM_SEED") {
+        let outcome = simulate(seed, Mutant::None, true);
+        println!("{}", outcome.trace.join("\n"));
+        assert!(outcome.violations.is_empty(), "SIM_SEED={seed}: {:#?}", outcome.violations);
+        return;
+    }
+    let seeds = number_from("SIM_SEEDS").unwrap_or(SEEDS);
+    let mut outcomes = simulate_all(1..=seeds, Mutant::None, |outcome| !outcome.violations.is_empty());
+    outcomes.sort_unstable_by_key(|(seed, _)| *seed);
+    for (seed, outcome) in &outcomes {
+        assert!(outcome.violations.is_empty(), "SIM_SEED={seed}: {:#?}", outcome.violations);
+    }
+    let starts: usize = outcomes.iter().map(|(_, outcome)| outcome.starts).sum();
+    println!("{} seeds, {starts} fires started", outcomes.len());
+    // A world in which little happens proves little.
+    assert!(starts > 30 * outcomes.len(), "only {starts} fires were started in {} runs", outcomes.len());
+    let faults: BTreeSet<Fault> = outcomes.iter().flat_map(|(_, outcome)| outcome.faults.clone()).collect();
+    assert!(faults.len() >= 20, "only these faults happened: {faults:?}");
+}
+
+#[test]
+fn what_a_seed_has_found_stays_found() {
+    for (seed, what) in FOUND {
+        let violations = simulate(seed, Mutant::None, false).violations;
+        assert!(violations.is_empty(), "SIM_SEED={seed} ({what}): {violations:#?}");
+    }
+}
+
+#[test]
+fn the_simulation_notices_what_is_broken() {
+    for (mutant, words) in Mutant::ALL {
+        let noticed = |outcome: &Outcome| {
+            outcome.violations.iter().any(|violation| words.iter().any(|word| violation.contains(word)))
+        };
+        let outcomes = simulate_all(1..=SEEDS_FOR_A_MUTANT, mutant, noticed);
+        let by = outcomes.iter().filter(|(_, outcome)| noticed(outcome)).min_by_key(|(seed, _)| *seed);
+        let others: Vec<&String> =
+            outcomes.iter().flat_map(|(_, outcome)| &outcome.violations).take(5).collect();
+        let (seed, outcome) = by.unwrap_or_else(|| panic!("{mutant:?} goes unnoticed; but: {others:#?}"));
+        println!("{mutant:?}: seed {seed}: {}", outcome.violations[0]);
+    }
+}
+
+#[test]
+fn a_seed_run_twice_is_one_trace() {
+    for seed in 1..=5 {
+        let (once, twice) = (simulate(seed, Mutant::None, true), simulate(seed, Mutant::None, true));
+        assert!(once.trace.len() > 500, "a trace of {} lines", once.trace.len());
+        assert_eq!(once.trace, twice.trace);
+    }
+}

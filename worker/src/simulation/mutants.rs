@@ -1,0 +1,209 @@
+//! What is broken on purpose, to see that the invariants notice it.
+
+use std::collections::BTreeSet;
+
+use common::domain::mark::Mark;
+use common::domain::record::Record;
+use common::domain::run::OpenRuns;
+use common::domain::worker::Sid;
+use common::keys;
+use common::kv::{Compare, Key, Kv, Op, Range, Txn};
+use common::run_log::RunLog;
+
+use super::log::At;
+use crate::scheduler::{Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, Refusal};
+use crate::{claims, sweep};
+
+/// One break each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mutant {
+    None,
+    NoJobCompare,
+    NoMarkCompare,
+    NoLockCompare,
+    NoSessionCompare,
+    NoPausedCompare,
+    /// A claim whose answer was lost is decided by reading the mark.
+    ReadThenDecide,
+    /// A lock is deleted whoever holds it.
+    UnlockAnybodys,
+    /// Whoever deletes a job deletes its mark.
+    MarkGoesWithJob,
+    /// Two claims in a row write one open key.
+    SharedOpenKey,
+    /// A worker does not forget what it claimed under a session that is over.
+    TrustsDeadSession,
+    /// The fire's time is not nominal: each sending draws its own.
+    JitterPerFire,
+    /// Open runs are read before their session is known to be gone, and deleted with all that were added since.
+    SweepsTooEarly,
+    /// Sessions are read before open runs: one that began in between looks gone.
+    SweepsSessionsFirst,
+    /// A store that went back is nothing special.
+    NoFloor,
+}
+
+impl Mutant {
+    /// Each break, with words one of which says that it was noticed for what it is.
+    pub(super) const ALL: [(Self, &'static [&'static str]); 14] = [
+        (Self::NoJobCompare, &["no fire of", "without a job"]),
+        (Self::NoMarkCompare, &["claimed where", "went back", "claimed again", "started twice"]),
+        (Self::NoLockCompare, &["takes the lock of another"]),
+        (Self::NoSessionCompare, &["session that is over"]),
+        (Self::NoPausedCompare, &["while paused"]),
+        (Self::ReadThenDecide, &["left behind by a worker"]),
+        (Self::UnlockAnybodys, &["overlaps"]),
+        (Self::MarkGoesWithJob, &["claimed again", "started twice"]),
+        (Self::SharedOpenKey, &["its records for None", "still open under the key"]),
+        (Self::TrustsDeadSession, &["under a session that is over"]),
+        (Self::JitterPerFire, &["no fire of"]),
+        (Self::SweepsTooEarly, &["its records for None"]),
+        (Self::SweepsSessionsFirst, &["closed by another while its session lives"]),
+        (Self::NoFloor, &["started twice"]),
+    ];
+
+    /// The transaction as a broken worker sends it.
+    pub(super) fn send(self, mut txn: Txn) -> Txn {
+        txn.when.retain(|compare| self.keeps(compare));
+        for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+            if let Op::Txn(nested) = op {
+                *nested = self.send(std::mem::take(nested));
+            }
+        }
+        if self == Self::SharedOpenKey {
+            for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+                share_open_key(op);
+            }
+            for compare in &mut txn.when {
+                if let Compare::CreateRevision(key, ..) = compare {
+                    *key = shared(key);
+                }
+            }
+        }
+        txn
+    }
+
+    fn keeps(self, compare: &Compare) -> bool {
+        let (Compare::CreateRevision(key, ..)
+        | Compare::ModRevision(key, ..)
+        | Compare::Lease(key, _)
+        | Compare::Value(key, _)) = compare;
+        let of = |prefix: &str| key.strip_prefix(prefix).is_some();
+        match self {
+            Self::NoJobCompare => !of(keys::JOBS),
+            Self::NoMarkCompare => !of(keys::FIRED),
+            Self::NoSessionCompare => !of(keys::SESSIONS),
+            Self::NoPausedCompare => !of(keys::PAUSED),
+            Self::NoLockCompare => !(of(keys::LOCK) && matches!(compare, Compare::CreateRevision(..))),
+            Self::UnlockAnybodys => !(of(keys::LOCK) && matches!(compare, Compare::ModRevision(..))),
+            _ => true,
+        }
+    }
+}
+
+/// The open key of an even number is that of the odd one before.
+fn shared(key: &Key) -> Key {
+    let Some((sid, seq)) = key.strip_prefix(keys::RUNS).and_then(|rest| rest.split_once('/')) else {
+        return key.clone();
+    };
+    match (Sid::parse(sid), u64::from_str_radix(seq, 16)) {
+        (Some(sid), Ok(seq)) => Key::from(keys::runs(sid, seq.div_ceil(2))),
+        _ => key.clone(),
+    }
+}
+
+fn share_open_key(op: &mut Op) {
+    match op {
+        Op::Put { key, .. } => *key = shared(key),
+        Op::Delete(span) => {
+            if span.from != shared(&span.from) {
+                *span = common::kv::Span::key(shared(&span.from));
+            }
+        }
+        Op::Range(range) => {
+            if range.span.from != shared(&range.span.from) {
+                range.span = common::kv::Span::key(shared(&range.span.from));
+            }
+        }
+        Op::Txn(_) => {}
+    }
+}
+
+/// [`Mutant::ReadThenDecide`]: what the marks show now is taken for the answer.
+pub(super) async fn read_then_decide(kv: &dyn Kv, claims: &[Claim]) -> Vec<ClaimAnswer> {
+    let mut answers = claims::claim_all(kv, claims).await;
+    for (claim, answer) in claims.iter().zip(&mut answers) {
+        if *answer != ClaimAnswer::Unknown {
+            continue;
+        }
+        let Ok(read) = kv.range(Range::key(keys::fired(&claim.open.job))).await else { continue };
+        let seen = read.pairs.first().map(|pair| MarkSeen {
+            mark: Mark::decode(&pair.value),
+            revision: pair.mod_revision,
+            retired: false,
+        });
+        *answer = match seen {
+            Some(MarkSeen { mark: Ok(mark), revision, .. })
+                if mark.run_id.as_ref() == Some(&claim.open.run_id) =>
+            {
+                ClaimAnswer::Won(revision)
+            }
+            seen => ClaimAnswer::Refused(Refusal {
+                session_alive: true,
+                paused: false,
+                // As if the job had been edited: decided anew in a moment.
+                job_revision: claim.job_revision + 1,
+                mark: seen,
+                lock: LockSeen::Free,
+                open: Vec::new(),
+            }),
+        };
+    }
+    answers
+}
+
+/// [`Mutant::JitterPerFire`]: so much later than nominal.
+pub(super) fn jittered(mut claim: Claim, by_ms: i64) -> Claim {
+    if claim.kind == ClaimKind::Run {
+        claim.open.plan_time = claim.open.plan_time.plus_ms(by_ms);
+        claim.mark.plan_time = claim.open.plan_time;
+    }
+    claim
+}
+
+/// The sweeps of [`Mutant::SweepsTooEarly`] and [`Mutant::SweepsSessionsFirst`].
+pub(super) async fn sweep_wrongly(
+    mutant: Mutant,
+    kv: &dyn Kv,
+    log: &dyn RunLog,
+    clock: &At,
+    spared: &BTreeSet<Sid>,
+) -> Result<usize, sweep::Error> {
+    let sessions_first = mutant == Mutant::SweepsSessionsFirst;
+    let alive = |pairs: &[common::kv::Pair]| -> BTreeSet<Sid> {
+        pairs.iter().filter_map(|pair| keys::parse_session(&pair.key)).collect()
+    };
+    let sessions = kv.range(Range::prefix(keys::SESSIONS)).await?.pairs;
+    let open = kv.range(Range::prefix(keys::RUNS)).await?.pairs;
+    let sessions =
+        if sessions_first { sessions } else { kv.range(Range::prefix(keys::SESSIONS)).await?.pairs };
+    let alive = alive(&sessions);
+    let mut closed = 0;
+    for pair in &open {
+        let Some(sid) = keys::parse_runs(&pair.key).filter(|sid| !alive.contains(sid)) else { continue };
+        if spared.contains(&sid) {
+            continue;
+        }
+        let runs = OpenRuns::decode(&pair.value).unwrap().runs;
+        let records: Vec<Record> = runs.iter().map(|run| Record::left_behind(run, clock.0)).collect();
+        log.append(&records).await?;
+        closed += records.len();
+        let gone = if sessions_first {
+            Op::delete(pair.key.clone())
+        } else {
+            Op::Delete(common::kv::Span::prefix(keys::runs_of(sid)))
+        };
+        kv.txn(Txn { then: vec![gone], ..Txn::default() }).await?;
+    }
+    Ok(closed)
+}

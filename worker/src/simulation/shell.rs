@@ -1,0 +1,1013 @@
+//! What surrounds the scheduler in one process: the driver's ways, over real transactions, session, sweep and witness. Whatever waits for the
+//! store is a task of its own, so that anything can happen between any two of its steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::clock::Timestamp;
+use common::domain::job::JobName;
+use common::domain::mark::Mark;
+use common::domain::record::{Ending, Record, Status};
+use common::domain::run::{OpenRun, RunId};
+use common::domain::worker::{Identity, Sid};
+use common::keys;
+use common::kv::{self, Kv, Pair, Range, Revision, Span, WatchStream};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
+
+use super::log::At;
+use super::mutants::{self, Mutant};
+use super::network::{CallId, Line, Reply};
+use super::world::{What, World};
+use crate::batches::{Answered, Batch, Batches};
+use crate::claims::{Adoption, HeldLock};
+use crate::driver::{ADOPTIONS_IN_FLIGHT, CLAIMS_IN_FLIGHT, RELEASES_IN_FLIGHT, Release};
+use crate::follow::News;
+use crate::scheduler::{
+    Action, AdoptAnswer, Claim, ClaimAnswer, Event, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
+};
+use crate::session::{self, Session};
+use crate::sink::Entry;
+use crate::watches::{self, Registration};
+use crate::witness::{Era, WentBack, Witness};
+use crate::{claims, sweep};
+
+/// Life of a lease, as it is by default.
+const TTL: Duration = Duration::from_secs(10);
+const TTL_MS: i64 = 10_000;
+/// The lease is renewed three times within its life.
+const HEARTBEAT_MS: i64 = TTL_MS / 3;
+/// Sweeps come by themselves, sooner than in the driver.
+const SWEEP_MS: i64 = 12_000;
+/// Room for so many runs: less than there are jobs.
+const RUNS_MAX: usize = 2;
+
+pub(super) type TaskId = u64;
+
+/// What a process follows in the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Watched {
+    Jobs,
+    Workers,
+    Sessions,
+    Kills,
+    Pause,
+    Base,
+}
+
+impl Watched {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Jobs, Self::Workers, Self::Sessions, Self::Kills, Self::Pause, Self::Base];
+
+    pub(super) fn span(self) -> Span {
+        match self {
+            Self::Jobs => Span::prefix(keys::JOBS),
+            Self::Workers => Span::prefix(keys::WORKERS),
+            Self::Sessions => Span::prefix(keys::SESSIONS),
+            Self::Kills => Span::prefix(keys::KILLER),
+            Self::Pause => Span::key(keys::PAUSED),
+            Self::Base => Span::key(keys::BASE),
+        }
+    }
+}
+
+/// How far a process follows a range.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Opened after the list; its number on the line.
+    stream: Option<(WatchStream, u64)>,
+    /// Everything before this revision was told.
+    next: Revision,
+    /// What was told last is not dealt with yet.
+    busy: bool,
+    /// It is on the world's list already.
+    pub(super) announced: bool,
+}
+
+/// What is done in the background.
+pub(super) enum Job {
+    /// Since when its lease is counted.
+    Establish {
+        since: i64,
+    },
+    KeepAlive {
+        sid: Sid,
+        sent: i64,
+    },
+    /// A read that shows whether the store went back.
+    AskRevision(Sid),
+    Claims(Batch<Claim>),
+    Adoptions(Batch<Adoption>),
+    Releases(Batch<Release>),
+    /// The lock of a run may be freed now.
+    Release(Release),
+    ReadMarks {
+        slots: Slots,
+        serializable: bool,
+    },
+    Retire {
+        job: JobName,
+        revision: Revision,
+        mark: Mark,
+    },
+    Move {
+        open: OpenRun,
+        from: (Sid, u64),
+        to: (Sid, u64),
+        rescue: bool,
+    },
+    Settle(Vec<(Sid, u64)>),
+    Sweep,
+    List(Watched),
+    Pause(Arc<News>),
+    Deregister,
+    /// Ends a session that may have come back with a backup.
+    Revoke(Sid),
+    /// The last of a process that has drained.
+    Leave(Sid),
+}
+
+/// How that went.
+enum Done {
+    Event(Event),
+    Events(Vec<Event>),
+    Claimed(Vec<ClaimAnswer>),
+    Adopted(Vec<AdoptAnswer>),
+    Freed,
+    /// No answer: to be sent again.
+    Again,
+    Session(Result<Session, kv::Error>),
+    KeptAlive(Result<Duration, kv::Error>),
+    Listed(Result<(Vec<Pair>, Revision), kv::Error>),
+    Settled(bool),
+    Swept(bool),
+    Nothing,
+}
+
+struct Task {
+    /// Of the store, when it began.
+    era: Era,
+    job: Job,
+    future: BoxFuture<'static, Done>,
+}
+
+/// A session that the process believes in.
+struct Own {
+    session: Session,
+    /// When the last good renewal was sent.
+    renewed: i64,
+}
+
+/// One process of a worker.
+pub(super) struct Shell {
+    pub(super) scheduler: Scheduler,
+    pub(super) line: Line,
+    kv: Arc<dyn Kv>,
+    witness: Arc<Witness>,
+    news: watch::Receiver<WentBack>,
+    pub(super) era: Era,
+    /// How often the store had gone back before this process began.
+    restores_before: u64,
+    tasks: BTreeMap<TaskId, Task>,
+    tasks_begun: TaskId,
+    callers: BTreeMap<CallId, TaskId>,
+    claims: Batches<Claim>,
+    adoptions: Batches<Adoption>,
+    releases: Batches<Release>,
+    session: Option<Own>,
+    seeking: Option<TaskId>,
+    watches: BTreeMap<Watched, Watch>,
+    registered: BTreeMap<String, Registration>,
+    sink: Vec<Entry>,
+    unsettled: Vec<(Sid, u64)>,
+    flushing: bool,
+    sweeping: bool,
+    sweep_asked: bool,
+    draining: bool,
+    leaving: bool,
+    /// It comes back after it has left.
+    pub(super) comes_back: bool,
+}
+
+/// Clocks here are near enough to each other: nobody stands aside.
+const OWNS: session::Standing = session::Standing { aside: false, asks: false };
+
+impl Shell {
+    pub(super) fn new() -> Self {
+        let line = Line::default();
+        let witness = Arc::new(Witness::new(Arc::new(line.clone()), None));
+        Self {
+            scheduler: Scheduler::new(RUNS_MAX),
+            line,
+            kv: Arc::clone(&witness) as Arc<dyn Kv>,
+            news: witness.news(),
+            witness,
+            era: 0,
+            restores_before: 0,
+            tasks: BTreeMap::new(),
+            tasks_begun: 0,
+            callers: BTreeMap::new(),
+            claims: Batches::new(CLAIMS_IN_FLIGHT),
+            adoptions: Batches::new(ADOPTIONS_IN_FLIGHT),
+            releases: Batches::new(RELEASES_IN_FLIGHT),
+            session: None,
+            seeking: None,
+            watches: Watched::ALL.into_iter().map(|watched| (watched, Watch::default())).collect(),
+            registered: BTreeMap::new(),
+            sink: Vec::new(),
+            unsettled: Vec::new(),
+            flushing: false,
+            sweeping: false,
+            sweep_asked: false,
+            draining: false,
+            leaving: false,
+            comes_back: false,
+        }
+    }
+
+    pub(super) fn watch(&mut self, watched: Watched) -> &mut Watch {
+        self.watches.entry(watched).or_default()
+    }
+
+    /// The session that it believes in.
+    pub(super) fn sid(&self) -> Option<Sid> {
+        self.session.as_ref().map(|own| own.session.sid)
+    }
+}
+
+fn claim_answered(claim: Claim, answer: ClaimAnswer) -> Event {
+    Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer)
+}
+
+fn identity(worker: usize) -> Identity {
+    Identity {
+        instance: format!("i{worker}"),
+        host: format!("h{worker}"),
+        address: String::new(),
+        labels: BTreeMap::new(),
+        max_runs: RUNS_MAX,
+        started_at: Timestamp::ZERO,
+    }
+}
+
+impl World {
+    // --- a process begins and ends --------------------------------------------------------------------------------------
+
+    pub(super) fn start_worker(&mut self, worker: usize) {
+        if self.hosts[worker].alive {
+            return;
+        }
+        if !self.may_start() {
+            let again = self.now + 500;
+            return self.push(again, super::world::Item::Starts(worker));
+        }
+        self.note(|| format!("w{worker} starts"));
+        let now = self.now;
+        let host = &mut self.hosts[worker];
+        host.incarnation += 1;
+        (host.alive, host.frozen_until, host.floor) = (true, now, Timestamp::ZERO);
+        host.shell = Shell::new();
+        host.shell.restores_before = self.restores;
+        for watched in Watched::ALL {
+            self.spawn(worker, 0, Job::List(watched));
+        }
+        self.seek_session(worker);
+        self.ask_sweep(worker);
+        self.push_to(now + HEARTBEAT_MS, worker, What::Heartbeat);
+        self.push_to(now + SWEEP_MS, worker, What::Sweep);
+    }
+
+    /// The process is gone, and its commands with it.
+    pub(super) fn stop(&mut self, worker: usize) {
+        self.note(|| format!("w{worker} is gone"));
+        let comes_back = self.hosts[worker].shell.comes_back;
+        let host = &mut self.hosts[worker];
+        host.alive = false;
+        host.shell = Shell::new();
+        self.checks.processes.retain(|_, process| process.worker != worker);
+        if comes_back {
+            let back = self.now + self.dice.between(50, 3000);
+            self.push(back, super::world::Item::Starts(worker));
+        }
+    }
+
+    pub(super) fn drain(&mut self, worker: usize) {
+        let host = &mut self.hosts[worker];
+        if !host.alive {
+            return;
+        }
+        if self.is_well() {
+            self.hosts[worker].shell.comes_back = false;
+        }
+        if std::mem::replace(&mut self.hosts[worker].shell.draining, true) {
+            return;
+        }
+        self.note(|| format!("w{worker} drains"));
+        self.feed(worker, Event::DrainRequested);
+        let era = self.hosts[worker].shell.era;
+        self.spawn(worker, era, Job::Deregister);
+        self.leave_if_done(worker);
+    }
+
+    fn leave_if_done(&mut self, worker: usize) {
+        let shell = &mut self.hosts[worker].shell;
+        let done = shell.draining && shell.scheduler.is_idle() && shell.sink.is_empty() && !shell.flushing;
+        if !done || std::mem::replace(&mut shell.leaving, true) {
+            return;
+        }
+        let Some(sid) = shell.sid() else {
+            let now = self.now;
+            return self.push_to(now, worker, What::Leaves);
+        };
+        let era = shell.era;
+        if self.is_up_to_date(worker) {
+            self.checks.leaves(&self.store, sid, &self.hosts[worker].shell.unsettled);
+        }
+        self.spawn(worker, era, Job::Leave(sid));
+    }
+
+    // --- tasks --------------------------------------------------------------------------------------------------------
+
+    pub(super) fn spawn(&mut self, worker: usize, era: Era, job: Job) -> TaskId {
+        let future = self.begin_task(worker, &job);
+        let shell = &mut self.hosts[worker].shell;
+        shell.tasks_begun += 1;
+        let id = shell.tasks_begun;
+        shell.tasks.insert(id, Task { era, job, future });
+        self.poll(worker, id);
+        id
+    }
+
+    fn begin_task(&mut self, worker: usize, job: &Job) -> BoxFuture<'static, Done> {
+        let kv = Arc::clone(&self.hosts[worker].shell.kv);
+        let clock = At(self.time_of(worker));
+        let mutant = self.mutant;
+        match job {
+            Job::Establish { .. } => async move {
+                let identity = identity(worker);
+                let id = format!("w{worker}");
+                Done::Session(session::try_establish(kv.as_ref(), &clock, &identity, &id, TTL, OWNS).await)
+            }
+            .boxed(),
+            Job::KeepAlive { sid, .. } => {
+                let lease = sid.lease();
+                async move { Done::KeptAlive(kv.keep_alive(lease).await) }.boxed()
+            }
+            Job::AskRevision(sid) => {
+                let key = keys::session(*sid);
+                async move {
+                    let _its_revision = kv.range(Range::key(key)).await;
+                    Done::Nothing
+                }
+                .boxed()
+            }
+            Job::Claims(batch) => {
+                let mut claims = batch.members.clone();
+                if mutant == Mutant::JitterPerFire {
+                    let by = self.dice.between(0, 400);
+                    claims = claims.into_iter().map(|claim| mutants::jittered(claim, by)).collect();
+                }
+                async move {
+                    Done::Claimed(if mutant == Mutant::ReadThenDecide {
+                        mutants::read_then_decide(kv.as_ref(), &claims).await
+                    } else {
+                        claims::claim_all(kv.as_ref(), &claims).await
+                    })
+                }
+                .boxed()
+            }
+            Job::Adoptions(batch) => {
+                let adoptions = batch.members.clone();
+                async move { Done::Adopted(claims::adopt_all(kv.as_ref(), &adoptions).await) }.boxed()
+            }
+            Job::Releases(batch) => {
+                let locks: Vec<HeldLock> = batch.members.iter().map(|release| release.lock.clone()).collect();
+                async move {
+                    match claims::release_all(kv.as_ref(), &locks).await {
+                        Ok(()) | Err(kv::Error::LeaseGone) => Done::Freed,
+                        Err(_away) => Done::Again,
+                    }
+                }
+                .boxed()
+            }
+            Job::Release(_) => std::future::ready(Done::Nothing).boxed(),
+            Job::ReadMarks { slots, serializable } => {
+                let (slots, serializable) = (slots.clone(), *serializable);
+                async move {
+                    let mut events = Vec::new();
+                    let tell = |(some, marks)| {
+                        let slots = Slots::Some(some);
+                        events.push(Event::MarksRead { slots, marks, asked_at: clock.0 });
+                        std::future::ready(())
+                    };
+                    if claims::read_marks(kv.as_ref(), &slots, serializable, tell).await.is_err() {
+                        events.push(Event::MarksUnread(slots));
+                    }
+                    Done::Events(events)
+                }
+                .boxed()
+            }
+            Job::Retire { job, revision, mark } => {
+                let (job, revision, mark) = (job.clone(), *revision, mark.clone());
+                async move {
+                    let _tried_again_within_the_hour =
+                        claims::retire_mark(kv.as_ref(), &job, revision, &mark).await;
+                    Done::Nothing
+                }
+                .boxed()
+            }
+            Job::Move { open, from, to, rescue } => {
+                let (open, from, to, rescue) = (open.clone(), *from, *to, *rescue);
+                async move {
+                    match claims::take_over(kv.as_ref(), &open, from, to, rescue).await {
+                        Ok(answer) => Done::Event(Event::MoveAnswered(open.run_id, to.0, to.1, answer)),
+                        Err(kv::Error::LeaseGone) => Done::Nothing,
+                        Err(_away) => Done::Again,
+                    }
+                }
+                .boxed()
+            }
+            Job::Settle(keys) => {
+                let keys = keys.clone();
+                async move { Done::Settled(claims::settle(kv.as_ref(), &keys).await.is_ok()) }.boxed()
+            }
+            Job::Sweep => {
+                let shell = &self.hosts[worker].shell;
+                let spared: BTreeSet<Sid> = shell.scheduler.sids().into_iter().chain(shell.sid()).collect();
+                let log = self.hosts[worker].log.clone();
+                async move {
+                    let (kv, log) = (kv.as_ref(), &log);
+                    let wrongly = [Mutant::SweepsTooEarly, Mutant::SweepsSessionsFirst].contains(&mutant);
+                    let swept = if wrongly {
+                        mutants::sweep_wrongly(mutant, kv, log, &clock, &spared).await
+                    } else {
+                        sweep::sweep(kv, log, &clock, &spared).await
+                    };
+                    Done::Swept(swept.is_ok())
+                }
+                .boxed()
+            }
+            Job::List(watched) => {
+                let range = Range::all(watched.span());
+                async move { Done::Listed(claims::read_pages(kv.as_ref(), range).await) }.boxed()
+            }
+            Job::Pause(news) => {
+                let news = Arc::clone(news);
+                async move { Done::Events(watches::pause_events(kv.as_ref(), &news).await) }.boxed()
+            }
+            Job::Deregister => {
+                let session = self.hosts[worker].shell.session.as_ref().map(|own| own.session.clone());
+                async move {
+                    if let Some(session) = session {
+                        let _goes_with_the_session = session::deregister(kv.as_ref(), &session).await;
+                    }
+                    Done::Nothing
+                }
+                .boxed()
+            }
+            Job::Revoke(sid) | Job::Leave(sid) => {
+                let lease = sid.lease();
+                async move {
+                    let _gone_or_expires = kv.revoke(lease).await;
+                    Done::Nothing
+                }
+                .boxed()
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, worker: usize, call: CallId, answer: Result<Reply, kv::Error>) {
+        let shell = &mut self.hosts[worker].shell;
+        shell.line.answer(call, answer);
+        if let Some(task) = shell.callers.remove(&call) {
+            self.poll(worker, task);
+        }
+    }
+
+    fn poll(&mut self, worker: usize, id: TaskId) {
+        let Some(mut task) = self.hosts[worker].shell.tasks.remove(&id) else { return };
+        let mut context = Context::from_waker(futures::task::noop_waker_ref());
+        let polled = task.future.as_mut().poll(&mut context);
+        for (call, request) in self.hosts[worker].shell.line.sent() {
+            let shell = &mut self.hosts[worker].shell;
+            shell.callers.insert(call, id);
+            let knows = shell.restores_before + task.era;
+            self.send(worker, call, request, knows);
+        }
+        match polled {
+            Poll::Pending => {
+                self.hosts[worker].shell.tasks.insert(id, task);
+                self.look_whether_it_went_back(worker);
+            }
+            Poll::Ready(done) => {
+                self.look_whether_it_went_back(worker);
+                self.done(worker, task.era, task.job, done);
+            }
+        }
+    }
+
+    fn done(&mut self, worker: usize, era: Era, job: Job, done: Done) {
+        let is_present = era == self.hosts[worker].shell.era;
+        match (job, done) {
+            (Job::Claims(batch), Done::Claimed(answers)) => {
+                let pause = self.pause();
+                let (at, answers) = (self.now + pause, batch.members.iter().cloned().zip(answers).collect());
+                let ticket = batch.ticket();
+                if pause > 0 {
+                    return self.push_to(at, worker, What::Claimed(era, ticket, answers));
+                }
+                self.claimed(worker, era, ticket, answers);
+            }
+            (Job::Adoptions(batch), Done::Adopted(answers)) if is_present => {
+                self.hosts[worker].shell.adoptions.answered(batch.ticket());
+                for (adoption, answer) in batch.members.into_iter().zip(answers) {
+                    self.feed(worker, Event::AdoptAnswered(adoption.job, answer));
+                }
+            }
+            (Job::Releases(batch), Done::Freed) if is_present => {
+                self.hosts[worker].shell.releases.answered(batch.ticket());
+                for release in batch.members {
+                    self.feed(worker, Event::Released(release.run_id));
+                }
+            }
+            (Job::Release(release), _) => {
+                self.hosts[worker].shell.releases.put(release);
+                self.send_batches(worker);
+            }
+            (Job::ReadMarks { .. }, Done::Events(events)) => {
+                for event in events {
+                    self.tell(worker, era, event);
+                }
+            }
+            (_, Done::Event(event)) => self.tell(worker, era, event),
+            (Job::Pause(_), Done::Events(events)) if is_present => {
+                for event in events {
+                    self.feed(worker, event);
+                }
+                self.hosts[worker].shell.watch(Watched::Pause).busy = false;
+                self.announce(worker, Watched::Pause);
+            }
+            (job, Done::Again) => {
+                let again = self.now + self.dice.between(50, 1000);
+                self.push_to(again, worker, What::Do(era, job));
+            }
+            (Job::Establish { since }, Done::Session(established)) if is_present => {
+                self.session_sought(worker, established, since);
+            }
+            (Job::KeepAlive { sid, sent }, Done::KeptAlive(kept)) => {
+                if is_present && self.hosts[worker].shell.sid() == Some(sid) {
+                    match kept {
+                        Ok(_ttl) => {
+                            if let Some(own) = &mut self.hosts[worker].shell.session {
+                                own.renewed = sent;
+                            }
+                        }
+                        Err(kv::Error::LeaseGone) => self.lose_session(worker),
+                        Err(_away) => {}
+                    }
+                }
+                self.spawn(worker, era, Job::AskRevision(sid));
+            }
+            (Job::List(watched), Done::Listed(listed)) if is_present => self.listed(worker, watched, listed),
+            (Job::Settle(keys), Done::Settled(settled)) => {
+                let shell = &mut self.hosts[worker].shell;
+                if settled {
+                    shell.unsettled.retain(|key| !keys.contains(key));
+                }
+                shell.flushing = false;
+                if !shell.sink.is_empty() || !shell.unsettled.is_empty() {
+                    self.flush_soon(worker);
+                }
+                self.leave_if_done(worker);
+            }
+            (Job::Sweep, Done::Swept(swept)) => {
+                let shell = &mut self.hosts[worker].shell;
+                shell.sweeping = false;
+                let asked = std::mem::take(&mut shell.sweep_asked);
+                let again = self.now + if swept { 0 } else { 5_000 };
+                if asked || !swept {
+                    self.push_to(again, worker, What::Sweep);
+                }
+            }
+            (Job::Leave(_), _) => self.stop(worker),
+            _ => {}
+        }
+    }
+
+    // --- the store went back ------------------------------------------------------------------------------------------
+
+    /// The worker has noticed whenever the store went back.
+    pub(super) fn is_up_to_date(&self, worker: usize) -> bool {
+        let shell = &self.hosts[worker].shell;
+        shell.restores_before + shell.era == self.restores
+    }
+
+    fn look_whether_it_went_back(&mut self, worker: usize) {
+        let shell = &mut self.hosts[worker].shell;
+        let era = shell.news.borrow_and_update().era;
+        if era == shell.era {
+            return;
+        }
+        shell.era = era;
+        self.note(|| format!("w{worker} notices that the store went back"));
+        if self.hosts[worker].shell.restores_before + era > self.restores {
+            return self.checks.violated(format!("w{worker} takes the store to have gone back"));
+        }
+        let now = self.time_of(worker);
+        let shell = &mut self.hosts[worker].shell;
+        shell.registered.clear();
+        shell.claims = Batches::new(CLAIMS_IN_FLIGHT);
+        shell.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
+        shell.releases = Batches::new(RELEASES_IN_FLIGHT);
+        let session = shell.session.take();
+        for watch in shell.watches.values_mut() {
+            *watch = Watch { announced: watch.announced, ..Watch::default() };
+        }
+        if self.mutant == Mutant::NoFloor {
+            self.step(worker, Event::SessionLost);
+        } else {
+            self.hosts[worker].floor = now.plus_ms(crate::scheduler::CLAIMED_AHEAD_MAX_MS);
+            self.step(worker, Event::StoreWentBack);
+        }
+        for watched in Watched::ALL {
+            self.spawn(worker, era, Job::List(watched));
+        }
+        if let Some(own) = session {
+            self.spawn(worker, era, Job::Revoke(own.session.sid));
+        }
+        if !self.hosts[worker].shell.draining {
+            self.seek_session(worker);
+        }
+    }
+
+    // --- the session --------------------------------------------------------------------------------------------------
+
+    pub(super) fn seek_again(&mut self, worker: usize, era: Era) {
+        let shell = &self.hosts[worker].shell;
+        if era == shell.era && shell.seeking.is_none() && shell.session.is_none() {
+            self.seek_session(worker);
+        }
+    }
+
+    fn seek_session(&mut self, worker: usize) {
+        let shell = &mut self.hosts[worker].shell;
+        if let Some(earlier) = shell.seeking.take() {
+            shell.tasks.remove(&earlier);
+        }
+        let (era, since) = (shell.era, self.now);
+        let id = self.spawn(worker, era, Job::Establish { since });
+        self.hosts[worker].shell.seeking = Some(id);
+    }
+
+    fn session_sought(&mut self, worker: usize, established: Result<Session, kv::Error>, since: i64) {
+        let shell = &mut self.hosts[worker].shell;
+        shell.seeking = None;
+        let era = shell.era;
+        let session = match established {
+            Ok(session) => session,
+            Err(_away) => {
+                let again = self.now + self.dice.between(100, 2000);
+                return self.push_to(again, worker, What::Seek(era));
+            }
+        };
+        if shell.session.is_some() {
+            return;
+        }
+        let (sid, id) = (session.sid, session.worker_id.clone());
+        shell.session = Some(Own { session, renewed: since });
+        self.feed(worker, Event::SessionGained(sid, id));
+        self.ask_sweep(worker);
+        if self.hosts[worker].shell.draining {
+            self.spawn(worker, era, Job::Deregister);
+        }
+    }
+
+    pub(super) fn lose_session(&mut self, worker: usize) {
+        let shell = &mut self.hosts[worker].shell;
+        if shell.session.take().is_none() {
+            return;
+        }
+        let draining = shell.draining;
+        self.note(|| format!("w{worker} loses its session"));
+        if self.mutant != Mutant::TrustsDeadSession {
+            self.step(worker, Event::SessionLost);
+        }
+        let shell = &mut self.hosts[worker].shell;
+        shell.claims.withdraw();
+        shell.adoptions.withdraw();
+        if !draining {
+            self.seek_session(worker);
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, worker: usize) {
+        let next = self.now + HEARTBEAT_MS;
+        self.push_to(next, worker, What::Heartbeat);
+        self.end_overdue_session(worker);
+        let shell = &self.hosts[worker].shell;
+        if let Some(sid) = shell.sid() {
+            let (era, sent) = (shell.era, self.now);
+            self.spawn(worker, era, Job::KeepAlive { sid, sent });
+        }
+    }
+
+    /// A session that was not renewed in time is taken for lost before anything else is done.
+    fn end_overdue_session(&mut self, worker: usize) {
+        let own = self.hosts[worker].shell.session.as_ref();
+        if own.is_some_and(|own| self.now - own.renewed >= TTL_MS) {
+            self.lose_session(worker);
+        }
+    }
+
+    // --- watches ------------------------------------------------------------------------------------------------------
+
+    fn listed(&mut self, worker: usize, watched: Watched, listed: Result<(Vec<Pair>, Revision), kv::Error>) {
+        let Ok((pairs, revision)) = listed else {
+            let (again, era) = (self.now + self.dice.between(100, 1500), self.hosts[worker].shell.era);
+            return self.push_to(again, worker, What::Do(era, Job::List(watched)));
+        };
+        let shell = &mut self.hosts[worker].shell;
+        let opened = shell.kv.watch(watched.span(), revision + 1).now_or_never();
+        let stream = opened.expect("a watch is opened at once").unwrap();
+        let number = shell.line.last_watch();
+        let watch = shell.watch(watched);
+        (watch.stream, watch.next) = (Some((stream, number)), revision + 1);
+        self.take_news(worker, watched, News::Page { pairs, first: true, last: true });
+        self.announce(worker, watched);
+    }
+
+    /// The store tells a watch what has changed.
+    pub(super) fn news(&mut self, worker: usize, watched: Watched) {
+        let now = self.now;
+        let host = &mut self.hosts[worker];
+        let cut_until = host.cut_until;
+        let watch = host.shell.watch(watched);
+        watch.announced = false;
+        if now < cut_until || watch.busy {
+            // Nothing is lost on a line that is cut: it comes later.
+            watch.announced = true;
+            return self.push_to(cut_until.max(now + 20), worker, What::News(watched));
+        }
+        let Some((mut stream, number)) = watch.stream.take() else { return };
+        let batch = self.store.changes(&watched.span(), watch.next);
+        if let Ok(batch) = &batch {
+            watch.next = watch.next.max(batch.revision + 1);
+        }
+        // Through the stream, since that is where it is seen that the store went back.
+        host.shell.line.tell(number, batch);
+        let told = stream.next().now_or_never().flatten();
+        host.shell.watch(watched).stream = Some((stream, number));
+        match told {
+            Some(Ok(batch)) if !batch.changes.is_empty() => {
+                self.take_news(worker, watched, News::Changed(batch.changes));
+            }
+            Some(Err(kv::Error::Compacted(_))) => {
+                self.hosts[worker].shell.watch(watched).stream = None;
+                let era = self.hosts[worker].shell.era;
+                self.spawn(worker, era, Job::List(watched));
+            }
+            _ => {}
+        }
+    }
+
+    fn take_news(&mut self, worker: usize, watched: Watched, news: News) {
+        self.note(|| format!("w{worker} hears of {watched:?}: {news:?}"));
+        let events = match watched {
+            Watched::Jobs => watches::job_events(&mut BTreeSet::new(), &news), // its list is one page
+            Watched::Kills => watches::kill_events(&news),
+            Watched::Base => vec![watches::base_event(&news)],
+            Watched::Workers => {
+                let registered = &mut self.hosts[worker].shell.registered;
+                watches::note_registrations(registered, &news);
+                vec![Event::MembersChanged(watches::members(registered))]
+            }
+            Watched::Sessions => {
+                if watches::session_ended(&news) {
+                    self.ask_sweep(worker);
+                }
+                Vec::new()
+            }
+            Watched::Pause => {
+                let shell = &mut self.hosts[worker].shell;
+                shell.watch(watched).busy = true;
+                let era = shell.era;
+                self.spawn(worker, era, Job::Pause(Arc::new(news)));
+                Vec::new()
+            }
+        };
+        let era = self.hosts[worker].shell.era;
+        for event in events {
+            self.tell(worker, era, event);
+        }
+    }
+
+    // --- sweeps and records ---------------------------------------------------------------------------------------------
+
+    fn ask_sweep(&mut self, worker: usize) {
+        let now = self.now;
+        let shell = &mut self.hosts[worker].shell;
+        if shell.sweeping {
+            shell.sweep_asked = true;
+        } else {
+            self.push_to(now, worker, What::Sweep);
+        }
+    }
+
+    pub(super) fn sweep(&mut self, worker: usize) {
+        let shell = &mut self.hosts[worker].shell;
+        if std::mem::replace(&mut shell.sweeping, true) {
+            shell.sweep_asked = true;
+            return;
+        }
+        let era = shell.era;
+        self.spawn(worker, era, Job::Sweep);
+    }
+
+    fn flush_soon(&mut self, worker: usize) {
+        if !std::mem::replace(&mut self.hosts[worker].shell.flushing, true) {
+            let at = self.now + self.dice.between(5, 1000);
+            self.push_to(at, worker, What::Flush);
+        }
+    }
+
+    pub(super) fn flush(&mut self, worker: usize) {
+        let faulty = self.faulty();
+        let host = &mut self.hosts[worker];
+        let again = self.now + self.dice.between(100, 1500);
+        if host.log.is_away() {
+            return self.push_to(again, worker, What::Flush);
+        }
+        if faulty && self.dice.percent(10) {
+            // Some of the batch is stored, and the answer is lost.
+            let records: Vec<Record> = host.shell.sink.iter().map(|entry| (*entry.record).clone()).collect();
+            let some = self.dice.below(i64::try_from(records.len()).unwrap() + 1);
+            host.log.store(&records[..usize::try_from(some).unwrap()]);
+            return self.push_to(again, worker, What::Flush);
+        }
+        for entry in std::mem::take(&mut host.shell.sink) {
+            host.log.store(std::slice::from_ref(&entry.record));
+            host.shell.unsettled.extend(entry.settles);
+        }
+        let (keys, era) = (host.shell.unsettled.clone(), host.shell.era);
+        let at = self.now + self.pause();
+        self.push_to(at, worker, What::Do(era, Job::Settle(keys)));
+    }
+
+    // --- the scheduler ------------------------------------------------------------------------------------------------
+
+    /// What comes from an era that is over is thrown away.
+    pub(super) fn tell(&mut self, worker: usize, era: Era, event: Event) {
+        if era == self.hosts[worker].shell.era || matches!(event, Event::RunEnded(..)) {
+            self.feed(worker, event);
+        }
+    }
+
+    pub(super) fn feed(&mut self, worker: usize, event: Event) {
+        self.end_overdue_session(worker);
+        self.step(worker, event);
+        self.send_batches(worker);
+    }
+
+    /// Sends what waits and may be sent now.
+    fn send_batches(&mut self, worker: usize) {
+        let era = self.hosts[worker].shell.era;
+        while let Some(batch) = self.hosts[worker].shell.claims.next() {
+            self.spawn_soon(worker, era, Job::Claims(batch));
+        }
+        while let Some(batch) = self.hosts[worker].shell.adoptions.next() {
+            self.spawn_soon(worker, era, Job::Adoptions(batch));
+        }
+        while let Some(batch) = self.hosts[worker].shell.releases.next() {
+            self.spawn_soon(worker, era, Job::Releases(batch));
+        }
+    }
+
+    /// A batch of claims was answered.
+    pub(super) fn claimed(
+        &mut self,
+        worker: usize,
+        era: Era,
+        ticket: Answered,
+        answers: Vec<(Claim, ClaimAnswer)>,
+    ) {
+        let shell = &mut self.hosts[worker].shell;
+        if era != shell.era {
+            return;
+        }
+        shell.claims.answered(ticket);
+        self.end_overdue_session(worker);
+        let unanswered =
+            |answer: &ClaimAnswer| matches!(answer, ClaimAnswer::Unknown | ClaimAnswer::NotApplied);
+        let away = answers.iter().all(|(_, answer)| unanswered(answer));
+        for (claim, answer) in answers {
+            self.step(worker, claim_answered(claim, answer));
+        }
+        if away {
+            for claim in self.hosts[worker].shell.claims.withdraw() {
+                self.step(worker, claim_answered(claim, ClaimAnswer::NotApplied));
+            }
+        } else if self.dice.percent(10) {
+            let lead = self.dice.between(LEAD_MIN_MS, LEAD_MAX_MS);
+            self.step(worker, Event::Lead(lead));
+        }
+        self.send_batches(worker);
+    }
+
+    fn spawn_soon(&mut self, worker: usize, era: Era, job: Job) {
+        match self.pause() {
+            0 => {
+                self.spawn(worker, era, job);
+            }
+            pause => {
+                let at = self.now + pause;
+                self.push_to(at, worker, What::Do(era, job));
+            }
+        }
+    }
+
+    fn step(&mut self, worker: usize, event: Event) {
+        let now = self.time_of(worker);
+        if !matches!(event, Event::Woke) {
+            self.note(|| format!("w{worker} is told {event:?}"));
+        }
+        for action in self.hosts[worker].shell.scheduler.step(now, event) {
+            self.perform(worker, action);
+        }
+        let woken = self.hosts[worker].shell.scheduler.wake_at();
+        if woken.is_some_and(|at| at <= now) {
+            self.checks.violated(format!("w{worker} asks to be woken in the past"));
+        }
+        self.leave_if_done(worker);
+    }
+
+    fn perform(&mut self, worker: usize, action: Action) {
+        self.note(|| format!("w{worker} does {action:?}"));
+        let (now, era) = (self.now, self.hosts[worker].shell.era);
+        let job = match action {
+            Action::Claim(claim) => return self.hosts[worker].shell.claims.put(*claim),
+            Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
+                let adoption = Adoption { job, job_revision, mark_revision, sid, mark };
+                return self.hosts[worker].shell.adoptions.put(adoption);
+            }
+            Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
+            Action::RetireMark { job, revision, mark } => Job::Retire { job, revision, mark },
+            Action::Release { run_id, job, lock_revision, not_before } => {
+                let job = Job::Release(Release { run_id, lock: (job, lock_revision) });
+                let wait = not_before.ms_since(self.time_of(worker)).max(0);
+                return self.push_to(now + wait, worker, What::Do(era, job));
+            }
+            Action::Move { open, from, to, rescue } => Job::Move { open, from, to, rescue },
+            Action::Start { open, .. } => return self.start_command(worker, &open),
+            Action::Kill(run_id) => return self.push_to(now + 5, worker, What::ProcessEnds(run_id)),
+            Action::Record { record, settles } => {
+                self.hosts[worker].shell.sink.push(Entry { record, settles });
+                return self.flush_soon(worker);
+            }
+            Action::GiveUpSession(sid) => {
+                if self.hosts[worker].shell.sid() == Some(sid) {
+                    self.lose_session(worker);
+                }
+                return;
+            }
+            Action::GiveUpStore(why) => {
+                self.hosts[worker].shell.witness.accuse(era, why);
+                return self.look_whether_it_went_back(worker);
+            }
+            Action::Report(_) => return,
+        };
+        self.spawn_soon(worker, era, job);
+    }
+
+    fn start_command(&mut self, worker: usize, open: &OpenRun) {
+        let by = (worker, self.hosts[worker].incarnation);
+        let certain = self.is_up_to_date(worker);
+        self.checks.begins(&self.store, by, open, certain);
+        let long = self.dice.percent(30);
+        let takes = if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
+        let ends = self.now + takes;
+        self.push_to(ends, worker, What::ProcessEnds(open.run_id.clone()));
+    }
+
+    pub(super) fn process_ends(&mut self, worker: usize, run_id: &RunId) {
+        if self.checks.processes.remove(run_id).is_none() {
+            return;
+        }
+        let at = self.time_of(worker);
+        let ending = Ending {
+            status: Status::Succeeded,
+            err: String::new(),
+            command: String::new(),
+            output: String::new(),
+            output_truncated: false,
+            start_time: at,
+            end_time: at,
+            exit_code: Some(0),
+            signal: None,
+        };
+        let (now, era) = (self.now, self.hosts[worker].shell.era);
+        self.push_to(now, worker, What::Tell(era, Event::RunEnded(run_id.clone(), ending)));
+    }
+}
