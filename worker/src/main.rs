@@ -47,7 +47,7 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
     let (kv, run_log) = stores::open(settings, CALL_LIMIT).await.map_err(anyhow::Error::msg)?;
     let ports = Ports { kv, run_log, clock: Arc::new(SystemClock) };
     let identity = identity::identity(settings, data_dir.instance.clone(), SystemClock.now());
-    let options = worker::Options::new(settings, identity);
+    let options = worker::Options::new(settings, identity, &data_dir);
     let health = listen(settings).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -489,7 +489,7 @@ impl World {
                 self.violated(format!("the store is said to have gone back: {why}"));
             }
             Action::GiveUpStore(_) => self.push(self.now, worker, Item::NoticeRestored),
-            Action::Report(_) => {}
+            Action::Prepare { .. } | Action::Report(_) => {}
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::batches::Answered;
 use crate::claims::parse_base;
+use crate::exec::gate::GateFile;
 use crate::follow::{News, follow};
 use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen};
 use crate::session::Session;
@@ -43,12 +44,14 @@ pub(crate) enum Input {
     Adopted(Answered, Vec<(JobName, AdoptAnswer)>),
     /// The locks of these runs are free.
     LocksFreed(Answered, Vec<RunId>),
+    /// Shells can be started ahead of their time.
+    GateHolds(GateFile),
 }
 
 impl Input {
     /// It says nothing about the store, so that it holds also when the store went back.
     pub(crate) fn outlives_the_store(&self) -> bool {
-        matches!(self, Self::Event(Event::RunEnded(..)))
+        matches!(self, Self::Event(Event::RunEnded(..)) | Self::GateHolds(_))
     }
 }
 

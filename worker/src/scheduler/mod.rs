@@ -908,6 +908,7 @@ impl Scheduler {
                     self.kill_run(now, &run_id, out);
                 }
                 self.start_due(now, out);
+                self.prepare(&run_id, out);
             }
         }
         self.look_at(&name, now, out);

@@ -68,12 +68,11 @@ impl Scheduler {
         }
     }
 
-    /// Starts a claimed run whose time has come, unless the job was edited or deleted meanwhile (P15).
-    fn start(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
-        let Some(run) = self.runs.get_mut(run_id) else { return };
+    /// What a claimed run would start now: the job may have been edited or deleted since its claim (P15).
+    fn command_of(&self, run: &Run) -> Result<String, SkipReason> {
         let plan_time = run.open.plan_time;
         let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
-        let command = match definition {
+        match definition {
             None => Err(SkipReason::Deleted),
             Some(new) if new.mod_revision == run.job_revision => Ok(new.command.to_string()),
             Some(new) => match &new.runnable {
@@ -82,7 +81,25 @@ impl Scheduler {
                 }
                 _ => Err(SkipReason::Superseded),
             },
-        };
+        }
+    }
+
+    /// Tells of a claimed run whose time has not come, so that its start can be got ready.
+    pub(super) fn prepare(&self, run_id: &RunId, out: &mut Vec<Action>) {
+        if let Some(run) = self.runs.get(run_id)
+            && run.stage == Stage::Claimed
+            && let Ok(command) = self.command_of(run)
+        {
+            out.push(Action::Prepare { open: run.open.clone(), command });
+        }
+    }
+
+    /// Starts a claimed run whose time has come, unless the job was edited or deleted meanwhile (P15).
+    fn start(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get(run_id) else { return };
+        let command = self.command_of(run);
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        let plan_time = run.open.plan_time;
         let too_late = now.ms_since(plan_time) > START_DEADLINE_MS;
         match command {
             Ok(_) if too_late => {
