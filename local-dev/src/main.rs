@@ -94,7 +94,8 @@ async fn one_process(settings: &Settings) -> anyhow::Result<()> {
             run_log: Arc::clone(&stores.run_log),
             clock: Arc::new(SystemClock),
         };
-        workers.push((Worker::start(ports, Options::new(settings, identity, &dir)), dir));
+        let options = Options::new(settings, identity, &dir);
+        workers.push((Worker::start(ports, options), dir));
     }
     say_where(address, settings, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();

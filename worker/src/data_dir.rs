@@ -33,6 +33,11 @@ pub enum Error {
     Unusable(PathBuf, #[source] io::Error),
 }
 
+/// Where an instance keeps what it has seen of the store.
+pub(crate) fn seen_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("seen")
+}
+
 impl DataDir {
     /// Opens and locks the directory, making it where it is missing. Without one given, the first usable of `/var/lib/fleetcron`, the
     /// user's state directory and the temporary directory, and the first of its siblings that is free.
@@ -62,11 +67,6 @@ impl DataDir {
             }
         }
         Err(last)
-    }
-
-    /// Where this instance keeps what it has seen of the store.
-    pub(crate) fn seen_file(&self) -> PathBuf {
-        self.path.join("seen")
     }
 
     fn lock(path: &Path) -> Result<Self, Error> {

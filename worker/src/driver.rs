@@ -22,7 +22,8 @@ use crate::audit::{self, Reading, Suspects, Unknown};
 use crate::batches::{Answered, Batched, Batches, Bounds};
 use crate::claims::{Adoption, HeldLock};
 use crate::clocks::{Clocks, Moment};
-use crate::data_dir::DataDir;
+use crate::data_dir::{self, DataDir};
+use crate::exec::gate::{GateFile, Gates, Starts};
 use crate::exec::process;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
@@ -97,9 +98,9 @@ pub struct Options {
     pub log_batch_size: usize,
     /// An incomplete batch is stored after so long.
     pub log_commit_timeout: Duration,
-    /// A file in which a worker that starts again finds how far the store was; without one it notices no store that was put back while
-    /// no process of it lived.
-    pub seen_file: Option<PathBuf>,
+    /// Where it keeps its state. Without one, every shell is started at its time, and a worker that starts again notices no store that was
+    /// put back while no process of it lived.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Options {
@@ -112,7 +113,7 @@ impl Options {
             session_ttl: settings.session_ttl,
             log_batch_size: settings.log_batch_size,
             log_commit_timeout: settings.log_commit_timeout,
-            seen_file: Some(data_dir.seen_file()),
+            data_dir: Some(data_dir.path.clone()),
         }
     }
 }
@@ -271,6 +272,9 @@ struct Driver {
     requests: Arc<Semaphore>,
     claims: Batches<Claim>,
     lead: Lead,
+    gates: Gates,
+    /// What the present step has told to start.
+    starts: Starts,
     adoptions: Batches<Adoption>,
     releases: Batches<Release>,
     session: Option<Session>,
@@ -301,7 +305,7 @@ struct Driver {
 impl Driver {
     fn new(mut ports: Ports, options: Options, status: Arc<Status>) -> Self {
         let (inputs, received) = mpsc::channel(INPUTS);
-        let seen_file = options.seen_file.clone().map(SeenFile::new);
+        let seen_file = options.data_dir.as_deref().map(|dir| SeenFile::new(data_dir::seen_file(dir)));
         let before = seen_file.as_ref().and_then(SeenFile::read);
         let witness = Arc::new(Witness::new(ports.kv, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
@@ -323,6 +327,8 @@ impl Driver {
             requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
             claims: Batches::new(CLAIMS_IN_FLIGHT),
             lead: Lead::new(),
+            gates: Gates::new(),
+            starts: Starts::new(),
             adoptions: Batches::new(ADOPTIONS_IN_FLIGHT),
             releases: Batches::new(RELEASES_IN_FLIGHT),
             session: None,
@@ -360,6 +366,7 @@ impl Driver {
             Arc::clone(&self.first),
             self.witness.full(),
         ));
+        self.make_gate();
         self.step(Event::ClockTrusted(self.clocks.trusted())).await;
         self.seek_session();
         while !(self.draining && self.scheduler.is_idle()) {
@@ -490,6 +497,7 @@ impl Driver {
                     self.step(Event::AdoptAnswered(job, answer)).await;
                 }
             }
+            Input::GateHolds(file) => self.gates.use_file(file),
             Input::LocksFreed(ticket, run_ids) => {
                 self.releases.answered(ticket);
                 for run_id in run_ids {
@@ -800,6 +808,7 @@ impl Driver {
         self.session = None;
         self.step(Event::SessionLost).await;
         // The scheduler has forgotten them.
+        self.gates.close();
         self.claims.withdraw();
         self.adoptions.withdraw();
         if !self.draining {
@@ -829,6 +838,7 @@ impl Driver {
         self.releases = Batches::new(RELEASES_IN_FLIGHT);
         let session = self.session.take();
         self.step(Event::StoreWentBack).await;
+        self.gates.close();
         self.watching = watches::start(&self.ports.kv, &self.inputs);
         if let Some(session) = session {
             // It may have come back with the backup, with locks and open runs of then. If this process dies here, it expires by itself.
@@ -890,12 +900,20 @@ impl Driver {
         for action in actions {
             self.perform(action).await;
         }
+        self.start_runs(now);
     }
 
     async fn perform(&mut self, action: Action) {
         match action {
             Action::Claim(claim) => self.claims.put(*claim),
-            Action::Start { open, command, due } => self.start_run(open, command, due),
+            Action::Prepare { open, command, due } => {
+                let shells = self.gates.prepare(open, command, due, Arc::clone(&self.ports.clock));
+                self.lead.note_shells(shells);
+            }
+            // All that starts at one time is told by one step, and shells that wait for it are let go together.
+            Action::Start { open, command, due } => {
+                self.starts.insert(open.run_id.clone(), (open, command, due));
+            }
             Action::Kill(run_id) => {
                 if let Some(kill) = self.kills.remove(&run_id) {
                     let _ended_meanwhile = kill.send(());
@@ -1036,6 +1054,7 @@ impl Driver {
         let took = self.claims.answered(ticket);
         // An answer that waited behind others may come after the session's end: that goes first.
         self.look_after_session().await;
+        let before = self.lead.ms();
         let unanswered =
             |answer: &ClaimAnswer| matches!(answer, ClaimAnswer::Unknown | ClaimAnswer::NotApplied);
         let away = answers.iter().all(|(_, answer)| unanswered(answer));
@@ -1049,10 +1068,37 @@ impl Driver {
             }
             return;
         }
-        let before = self.lead.ms();
         self.lead.note(took);
         if self.lead.ms() != before {
             self.step(Event::Lead(self.lead.ms())).await;
+        }
+    }
+
+    /// Tries in the background whether shells can be started ahead of their time; the answer is [`Input::GateHolds`], or none.
+    fn make_gate(&self) {
+        let (inputs, data_dir) = (self.inputs.clone(), self.options.data_dir.clone());
+        tokio::spawn(async move {
+            let Some(data_dir) = data_dir else { return };
+            match GateFile::make(&data_dir).await {
+                Ok(file) => {
+                    let _gone = inputs.send(Input::GateHolds(file)).await;
+                }
+                Err(why) => tracing::warn!(%why, "every shell is started at its time, none ahead of it"),
+            }
+        });
+    }
+
+    /// Starts runs whose time has come: those whose shells wait first.
+    fn start_runs(&mut self, now: Timestamp) {
+        let mut starts = std::mem::take(&mut self.starts);
+        let begun = self.gates.open_due(now, self.ports.clock.as_ref(), &mut starts);
+        for run in begun {
+            self.status.count_start(run.start_time.ms_since(run.due));
+            self.kills.insert(run.run_id.clone(), run.kill);
+            self.tell_of_end(run.run_id, run.command, run.start_time, run.running);
+        }
+        for (open, command, due) in starts.into_values() {
+            self.start_run(open, command, due);
         }
     }
 
@@ -1062,16 +1108,29 @@ impl Driver {
         let (kill, killed) = oneshot::channel();
         let run_id = open.run_id.clone();
         self.kills.insert(run_id.clone(), kill);
+        let clock = Arc::clone(&self.ports.clock);
+        let text = command.clone();
+        // A task of its own, so that a panic in it is this run's failure and nobody else's.
+        let running =
+            tokio::spawn(async move { Some(process::run(&open, command, clock.as_ref(), killed).await) });
+        self.tell_of_end(run_id, text, now, running);
+    }
+
+    /// Waits for a run's end in the background, and takes it as an event.
+    fn tell_of_end(
+        &self,
+        run_id: RunId,
+        command: String,
+        start_time: Timestamp,
+        running: JoinHandle<Option<Ending>>,
+    ) {
         let (clock, inputs) = (Arc::clone(&self.ports.clock), self.inputs.clone());
         tokio::spawn(async move {
-            let clock_inside = Arc::clone(&clock);
-            let text = command.clone();
-            // A task of its own, so that a panic in it is this run's failure and nobody else's.
-            let running =
-                tokio::spawn(
-                    async move { process::run(&open, command, clock_inside.as_ref(), killed).await },
-                );
-            let ending = running.await.unwrap_or_else(|why| broken(text, now, clock.now(), &why.to_string()));
+            let ending = match running.await {
+                Ok(Some(ending)) => ending,
+                Ok(None) => broken(command, start_time, clock.now(), "its gate was closed"),
+                Err(why) => broken(command, start_time, clock.now(), &why.to_string()),
+            };
             let _gone = inputs.send(Input::Event(Event::RunEnded(run_id, ending))).await;
         });
     }

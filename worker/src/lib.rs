@@ -26,6 +26,8 @@ mod witness;
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
 
 #[cfg(test)]
+mod gate_tests;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod store_tests;

@@ -44,11 +44,11 @@ fn job() -> JobName {
     JobName::parse("a").unwrap()
 }
 
-async fn get(kv: &dyn Kv, key: impl Into<kv::Key>) -> Option<Pair> {
+pub(super) async fn get(kv: &dyn Kv, key: impl Into<kv::Key>) -> Option<Pair> {
     kv.range(Range::key(key)).await.unwrap().pairs.pop()
 }
 
-async fn put(kv: &dyn Kv, key: impl Into<kv::Key>, value: impl Into<Vec<u8>>) -> Revision {
+pub(super) async fn put(kv: &dyn Kv, key: impl Into<kv::Key>, value: impl Into<Vec<u8>>) -> Revision {
     kv.txn(Txn { then: vec![Op::put(key, value)], ..Txn::default() }).await.unwrap().revision
 }
 
@@ -590,7 +590,7 @@ async fn a_registration_is_put_again_as_long_as_it_is_the_sessions_own_and_never
 
 // --- sweeping ----------------------------------------------------------------------------------------------------------
 
-async fn records(run_log: &dyn RunLog, name: &str) -> Vec<Record> {
+pub(super) async fn records(run_log: &dyn RunLog, name: &str) -> Vec<Record> {
     let query = RecordQuery { job_name: name.to_owned(), status: None, skip: 0, limit: 1000 };
     run_log.list(&query).await.unwrap()
 }
@@ -755,7 +755,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was_and_one_compacted_lists_again(
 
 // --- the whole worker --------------------------------------------------------------------------------------------------
 
-async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {
             match look().await {
@@ -767,7 +767,7 @@ async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T 
     clock::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
 }
 
-fn ports() -> Ports {
+pub(super) fn ports() -> Ports {
     Ports {
         kv: Arc::new(store()),
         run_log: Arc::new(EmbeddedRunLog::in_memory().unwrap()),
@@ -775,14 +775,14 @@ fn ports() -> Ports {
     }
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         identity: identity("one"),
         worker_id: "w".to_owned(),
         session_ttl: Duration::from_secs(10),
         log_batch_size: 100,
         log_commit_timeout: Duration::from_millis(50),
-        seen_file: None,
+        data_dir: None,
     }
 }
 
@@ -815,7 +815,7 @@ fn a_worker_that_gets_no_session_for_a_while_comes_back() {
     }
 }
 
-async fn put_job(kv: &dyn Kv, name: &str, command: &str) {
+pub(super) async fn put_job(kv: &dyn Kv, name: &str, command: &str) {
     let job = serde_json::json!({ "name": name, "command": command, "cronExpr": "* * * * * *" });
     put(kv, keys::job(&JobName::parse(name).unwrap()), job.to_string()).await;
 }

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::audit::Reading;
 use crate::batches::Answered;
 use crate::claims::parse_base;
+use crate::exec::gate::GateFile;
 use crate::follow::{News, follow};
 use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, Members};
 use crate::session::{Session, Standing};
@@ -50,12 +51,14 @@ pub(crate) enum Input {
     LocksFreed(Answered, Vec<RunId>),
     /// What hangs on its session.
     AuditRead(Sid, Reading),
+    /// Shells can be started ahead of their time.
+    GateHolds(GateFile),
 }
 
 impl Input {
     /// It says nothing about the store, so that it holds also when the store went back.
     pub(crate) fn outlives_the_store(&self) -> bool {
-        matches!(self, Self::Event(Event::RunEnded(..)))
+        matches!(self, Self::Event(Event::RunEnded(..)) | Self::GateHolds(_))
     }
 }
 

@@ -1,4 +1,5 @@
 //! Running commands.
 
+pub(crate) mod gate;
 pub(crate) mod output;
 pub(crate) mod process;

@@ -1,10 +1,11 @@
 //! One run's command: `bash -c` in its own process group.
 
-use std::io;
+use std::io::{self, PipeReader};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use common::clock::{self, Clock};
+use common::clock::{self, Clock, Timestamp};
 use common::config;
 use common::domain::record::{Ending, Status};
 use common::domain::run::OpenRun;
@@ -13,6 +14,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
+use super::gate::{self, Place};
 use super::output::Output;
 
 /// The seed's shell.
@@ -30,8 +32,49 @@ pub(crate) async fn run(
     kill: oneshot::Receiver<()>,
 ) -> Ending {
     let start_time = clock.now();
+    let shell = start(open, &command, None);
+    to_its_end(shell, command, start_time, clock, kill).await
+}
+
+/// As [`run`], by a shell that is started now and waits for its gate. `None` when that is closed: the command has not begun and never will.
+pub(crate) async fn run_at_gate(
+    place: Place,
+    open: &OpenRun,
+    command: String,
+    clock: &dyn Clock,
+    kill: oneshot::Receiver<()>,
+) -> Option<Ending> {
+    let shell = {
+        // Not by the threads that the worker's loop needs at that time: whoever starts a process stands still until it has been scheduled.
+        let _turn = place.turns.acquire().await;
+        let (open, command) = (open.clone(), command.clone());
+        let start = move || start(&open, &command, Some((place.file, place.stdin)));
+        tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(io::Error::other(why)))
+    };
+    match (place.opened.await, shell) {
+        (Ok(start_time), Ok(shell)) => Some(to_its_end(Ok(shell), command, start_time, clock, kill).await),
+        // No process could be had then; perhaps now.
+        (Ok(_), Err(_)) => Some(run(open, command, clock, kill).await),
+        (Err(_closed), Ok((mut child, _))) => {
+            // It ends by itself, but a process that somebody has stopped does not.
+            if let Err(why) = child.kill().await {
+                tracing::warn!(%why, "a shell before a closed gate cannot be ended");
+            }
+            None
+        }
+        (Err(_closed), Err(_)) => None,
+    }
+}
+
+async fn to_its_end(
+    shell: io::Result<(Child, pipe::Receiver)>,
+    command: String,
+    start_time: Timestamp,
+    clock: &dyn Clock,
+    kill: oneshot::Receiver<()>,
+) -> Ending {
     let mut output = Output::default();
-    let outcome = match start(open, &command) {
+    let outcome = match shell {
         Ok((mut child, stream)) => wait(&mut child, stream, &mut output, kill).await,
         Err(why) => Err(why),
     };
@@ -53,21 +96,31 @@ pub(crate) async fn run(
     }
 }
 
-/// Starts the command with stdout and stderr on one pipe, so that they stay in the order in which they were written.
-fn start(open: &OpenRun, command: &str) -> io::Result<(Child, pipe::Receiver)> {
-    let (reader, writer) = io::pipe()?;
+/// A shell for a command, in a process group of its own and without this worker's settings.
+pub(super) fn shell(command: &str) -> Command {
     let mut shell = Command::new(SHELL);
-    shell
-        .arg("-c")
-        .arg(command)
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .process_group(0);
+    shell.arg("-c").arg(command).stdin(Stdio::null()).process_group(0);
     for private in config::private_variables() {
         shell.env_remove(private);
     }
     shell
+}
+
+/// Starts the command with stdout and stderr on one pipe, so that they stay in the order in which they were written; before a gate, if
+/// one is given by its file and its pipe.
+fn start(
+    open: &OpenRun,
+    command: &str,
+    gate: Option<(PathBuf, PipeReader)>,
+) -> io::Result<(Child, pipe::Receiver)> {
+    let (reader, writer) = io::pipe()?;
+    let mut shell = shell(command);
+    if let Some((file, stdin)) = gate {
+        shell.env(gate::VARIABLE, file).stdin(stdin);
+    }
+    shell
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
         .env("CRON_JOB_NAME", open.job.as_str())
         .env("CRON_RUN_ID", open.run_id.as_str())
         .env("CRON_PLAN_TIME", open.plan_time.ms().to_string())
@@ -197,4 +250,4 @@ fn signal_words(signal: i32) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -272,6 +272,16 @@ pub enum Action {
         /// Its value, to be put again with a lease.
         mark: Mark,
     },
+    /// The run's time has not come: what [`Action::Start`] will most likely ask for then. Nothing need be done, nothing is answered, and
+    /// the command must not begin.
+    Prepare {
+        /// The run.
+        open: OpenRun,
+        /// The whole command, as it is now.
+        command: String,
+        /// When it should start: its plan time and the job's jitter.
+        due: Timestamp,
+    },
     /// Start the command; answer with [`Event::RunEnded`].
     Start {
         /// The run.

@@ -412,13 +412,18 @@ impl Scheduler {
 
     fn on_job_deleted(&mut self, name: &JobName, out: &mut Vec<Action>) {
         self.end_streak(name, out);
-        self.set_timer(name, None);
         let Some(state) = self.jobs.get_mut(name) else { return };
         state.definition = None;
         state.due = None;
+        // A claim that waits to be sent again is still to be decided.
+        let again = match &state.pending {
+            Pending::Claiming { resend_at, .. } => *resend_at,
+            Pending::None | Pending::Adopting => None,
+        };
         if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, &state.mark) {
             out.push(Action::RetireMark { job: name.clone(), revision: *revision, mark: mark.clone() });
         }
+        self.set_timer(name, again);
         self.note_unclaimed(name);
         self.forget_job_if_done(name);
     }
@@ -556,7 +561,6 @@ impl Scheduler {
             }
             self.set_timer(&name, None);
             self.look_at(&name, now, out);
-            self.tidy(&name, out);
         }
     }
 
@@ -619,6 +623,7 @@ impl Scheduler {
         self.note_claiming(name);
         self.note_unclaimed(name);
         self.set_timer(name, again);
+        self.tidy(name, out);
     }
 
     fn note_unclaimed(&mut self, name: &JobName) {
@@ -1024,6 +1029,7 @@ impl Scheduler {
                     self.kill_run(now, &run_id, out);
                 }
                 self.start_due(now, out);
+                self.prepare(&run_id, out);
             }
         }
         self.look_at(&name, now, out);

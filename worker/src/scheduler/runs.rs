@@ -1,5 +1,7 @@
 //! Runs from the claim to the freed lock.
 
+use std::sync::Arc;
+
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::record::{Ending, Record, SkipReason, Skipped, Status};
@@ -8,7 +10,7 @@ use common::domain::worker::Sid;
 use common::kv::Revision;
 
 use super::event::{Action, MoveAnswer, Report};
-use super::job_state::Pending;
+use super::job_state::{Definition, Pending};
 use super::{SEED_LOCK_HOLD_MS, Scheduler};
 
 /// How far a run is.
@@ -70,19 +72,38 @@ impl Scheduler {
         }
     }
 
-    /// Starts a claimed run whose time has come, unless the job was edited or deleted meanwhile (P15).
-    fn start(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
-        let Some(run) = self.runs.get_mut(run_id) else { return };
+    /// The definition that a claimed run would start by now: the job may have been edited or deleted since its claim (P15).
+    fn definition_of(&self, run: &Run) -> Result<Arc<Definition>, SkipReason> {
         let plan_time = run.open.plan_time;
         let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
-        let definition = match definition {
+        match definition {
             None => Err(SkipReason::Deleted),
-            Some(new) if new.mod_revision == run.job_revision => Ok(new),
+            Some(new) if new.mod_revision == run.job_revision => Ok(Arc::clone(new)),
             Some(new) => match &new.runnable {
-                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => Ok(new),
+                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
+                    Ok(Arc::clone(new))
+                }
                 _ => Err(SkipReason::Superseded),
             },
-        };
+        }
+    }
+
+    /// Tells of a claimed run whose time has not come, so that its start can be got ready.
+    pub(super) fn prepare(&self, run_id: &RunId, out: &mut Vec<Action>) {
+        if let Some(run) = self.runs.get(run_id)
+            && run.stage == Stage::Claimed
+            && let Ok(definition) = self.definition_of(run)
+        {
+            let (open, command) = (run.open.clone(), definition.command.to_string());
+            out.push(Action::Prepare { open, command, due: run.start_at });
+        }
+    }
+
+    /// Starts a claimed run whose time has come, unless the job was edited or deleted meanwhile (P15).
+    fn start(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(run) = self.runs.get(run_id) else { return };
+        let definition = self.definition_of(run);
+        let Some(run) = self.runs.get_mut(run_id) else { return };
         match definition {
             Ok(definition) if now.ms_since(run.start_at) > definition.rule.start_deadline_ms() => {
                 out.push(Action::Report(Report::TooLate(run.open.clone())));

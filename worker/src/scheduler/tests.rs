@@ -1328,3 +1328,29 @@ fn a_mark_or_a_job_of_an_earlier_revision_shows_that_the_store_went_back() {
     world.list(&[old]);
     assert!(gives_up(&world));
 }
+
+#[test]
+fn a_fire_claimed_ahead_is_got_ready_as_it_will_start_and_a_late_one_is_not() {
+    let ready = |world: &World| {
+        let ready = |action: &Action| match action {
+            Action::Prepare { open, command, .. } => Some((open.run_id.clone(), command.clone())),
+            _ => None,
+        };
+        world.actions.iter().filter_map(ready).collect::<Vec<_>>()
+    };
+    let mut world = World::new();
+    world.saved("a", "*/10 * * * * *");
+    world.run_to(9_990);
+    let got_ready = ready(&world);
+    assert_eq!((got_ready.len(), world.starts().len()), (1, 0));
+    world.run_to(10_000);
+    let started = world.actions.iter().find_map(|action| match action {
+        Action::Start { open, command, .. } => Some((open.run_id.clone(), command.clone())),
+        _ => None,
+    });
+    assert_eq!((ready(&world), started), (got_ready.clone(), got_ready.into_iter().next()));
+
+    let (mut world, claim) = World::claiming();
+    world.feed(answer(&claim, ClaimAnswer::Won(77)));
+    assert_eq!((world.starts().len(), ready(&world).len()), (1, 0));
+}

@@ -976,7 +976,7 @@ impl World {
                 self.hosts[worker].shell.witness.accuse(era, why);
                 return self.look_whether_it_went_back(worker);
             }
-            Action::Report(_) => return,
+            Action::Prepare { .. } | Action::Report(_) => return,
         };
         self.spawn_soon(worker, era, job);
     }

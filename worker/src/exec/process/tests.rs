@@ -6,7 +6,7 @@ use common::domain::job::JobName;
 use common::domain::run::{RunId, Trigger};
 use common::domain::worker::Sid;
 
-fn open() -> OpenRun {
+pub(in crate::exec) fn open() -> OpenRun {
     OpenRun {
         run_id: RunId::new(Sid(0xabc), 7),
         job: JobName::parse("test").unwrap(),
@@ -88,7 +88,7 @@ async fn output_of_background_processes_still_counts() {
 }
 
 /// Waits until a process is gone, or a zombie that nobody of ours can reap (its parent is dead, and pid 1 of a container may be lazy).
-async fn assert_gone(pid: &str) {
+pub(in crate::exec) async fn assert_gone(pid: &str) {
     let stat = format!("/proc/{pid}/stat");
     for _ in 0..200 {
         match std::fs::read_to_string(&stat) {
