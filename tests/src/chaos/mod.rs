@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// All jobs run, so long after their workers were started or the last fault ended.
 const WELL_LIMIT: Duration = Duration::from_secs(90);
 /// What a dead worker has left is swept once a minute; and records may wait for a store that is slow.
-const SWEPT_LIMIT: Duration = Duration::from_secs(240);
+const SWEPT_LIMIT: Duration = Duration::from_secs(600);
 /// Commands that outlive a killed worker end within this.
 const COMMANDS_LIMIT: Duration = Duration::from_secs(20);
 /// Changes that wait for the editor; more than a plan asks for while the API is away.
