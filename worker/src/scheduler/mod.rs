@@ -1115,8 +1115,10 @@ impl Scheduler {
         let name = claim.open.job.clone();
         let due = claim.open.plan_time;
         let Some(state) = self.jobs.get_mut(&name) else { return };
-        if state.definition.is_none() {
-            // Deleted since, but an earlier sending may have committed before that: the identical request tells.
+        let is_of_claim = |definition: &Arc<Definition>| definition.mod_revision == claim.job_revision;
+        if !state.definition.as_ref().is_some_and(is_of_claim) {
+            // Edited or deleted since: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
+            // skip under the new definition would pass over fires that only that one has.
             if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
                 (*ambiguous, *resend_at) = (true, Some(now.plus_ms(RETRY_MS)));
             }

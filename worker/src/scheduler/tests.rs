@@ -624,6 +624,25 @@ fn a_lock_held_at_the_fires_time_makes_it_a_skip() {
     assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Overlap)]);
 }
 
+/// Found by the simulation: the skip went out under the new definition, and its mark passed over fires that only that one has.
+#[test]
+fn a_claim_that_is_refused_for_its_lock_after_an_edit_is_asked_about_and_not_given_up() {
+    let (mut world, claim) = World::claiming();
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.run_to(10_000);
+    world.take_actions();
+    let edited = world.seen("a", "*/7 * * * * *", "true");
+    world.feed(Event::JobPut(edited));
+    world.feed(refused);
+    assert_eq!(world.claims(), []);
+    world.run_to(10_300);
+    assert_eq!(
+        world.claims(),
+        [claim],
+        "the identical request tells whether an earlier sending has committed"
+    );
+}
+
 /// Found by chaos on real parts: an owner's range went from 292 s to 310 s and counted 9 fires, and another worker had run the tenth.
 #[test]
 fn a_range_of_skips_ends_where_another_worker_has_claimed_a_fire() {

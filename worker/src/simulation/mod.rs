@@ -30,8 +30,9 @@ const SEEDS_FOR_A_MUTANT: u64 = 2_000;
 
 /// Seeds that have found something in what the simulation drives, each with what it was: run every time. A world that draws otherwise makes
 /// other runs of them.
-const FOUND: [(u64, &str); 2] = [
+const FOUND: [(u64, &str); 3] = [
     (536, "a rescue whose first sending came late put the lock of a run that had ended"),
+    (622, "a claim that was refused for its lock was given up under a definition that had come meanwhile"),
     (
         2252,
         "a range of skips was forgotten with its job, while a skip that was not applied waited to be sent again",
