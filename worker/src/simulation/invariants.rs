@@ -134,7 +134,11 @@ impl Invariants {
             self.violated(format!("another run is still open under the key {}", change.pair.key));
         }
         for open in runs {
-            self.without_lock.remove(&open.run_id);
+            // A rescue goes on without the lock when it is another's.
+            let lock = store.get(keys::lock(&open.job)).map(|pair| LockHolder::decode(&pair.value).unwrap());
+            if lock.flatten().is_some_and(|holder| holder.run_id == open.run_id) {
+                self.without_lock.remove(&open.run_id);
+            }
             self.session_of.insert(open.run_id, sid);
         }
     }
