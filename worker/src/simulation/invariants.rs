@@ -235,7 +235,10 @@ impl Invariants {
     /// A command begins. `certain`: its worker cannot but know how its session and the store are.
     pub(super) fn begins(&mut self, store: &Store, by: Incarnation, open: &OpenRun, certain: bool) {
         let (job, at, run_id) = (&open.job, open.plan_time, &open.run_id);
-        let known = self.claimed.contains_key(run_id) || self.claimed_before.contains_key(run_id);
+        // Who heard nothing while the store went back, and has not noticed, may start what it has claimed since: once, all the same.
+        let known = self.claimed.contains_key(run_id)
+            || self.claimed_before.contains_key(run_id)
+            || self.unnoticed.contains(run_id);
         let Some(sid) = self.session_of.get(run_id).copied().filter(|_| known) else {
             return self.violated(format!("{run_id} started without a claim"));
         };
