@@ -174,6 +174,7 @@ async fn store_all(
 ) {
     let (preparing, settling) =
         (Retries::new("record store not prepared (indexes)"), Retries::new("open runs not settled"));
+    let storing = Retries::new("records not stored");
     let mut prepared = false;
     let mut unsettled: Vec<(Sid, u64)> = Vec::new();
     loop {
@@ -199,7 +200,7 @@ async fn store_all(
                 Err(why) => preparing.failed(&why), // again with the next batch
             }
         }
-        store(run_log.as_ref(), &batch).await;
+        store(run_log.as_ref(), &batch, &storing).await;
         // If this process dies here, a survivor inserts `lost` for the open runs, which the stored records refuse, and settles them.
         unsettled.extend(batch.iter().filter_map(|entry| entry.settles));
         settle_all(kv.as_ref(), &mut unsettled, &waiting, &settling).await;
@@ -227,43 +228,46 @@ async fn gather(first: Entry, queue: &Queue, settings: BatchSettings) -> Vec<Ent
 }
 
 /// Stores a batch, trying until it is stored.
-async fn store(run_log: &dyn RunLog, batch: &[Entry]) {
+async fn store(run_log: &dyn RunLog, batch: &[Entry], retries: &Retries) {
     let records: Vec<Record> = batch.iter().map(|entry| (*entry.record).clone()).collect();
-    let Err(why) = append(run_log, &records).await else { return };
+    let Err(why) = append(run_log, &records, retries).await else { return };
     // The store refuses one of them, whatever is done: the others must not wait for it.
     tracing::error!(%why, "the record store refuses a record; storing them one by one");
     for mut record in records {
-        let Err(why) = append(run_log, std::slice::from_ref(&record)).await else { continue };
+        let Err(why) = append(run_log, std::slice::from_ref(&record), retries).await else { continue };
         tracing::error!(record = %record.id, %why, "record refused: stored without its output and command");
         record.err = format!("{} (the record store refused output and command: {why})", record.err);
         (record.output, record.command, record.output_truncated) = (String::new(), String::new(), true);
-        if let Err(why) = append(run_log, std::slice::from_ref(&record)).await {
+        if let Err(why) = append(run_log, std::slice::from_ref(&record), retries).await {
             tracing::error!(record = %record.id, %why, "record refused even so: it is lost");
         }
     }
 }
 
-/// Sends a batch until the store answers; the error is that it refuses the batch as such.
-async fn append(run_log: &dyn RunLog, records: &[Record]) -> Result<(), run_log::Error> {
-    let retries = Retries::new(format!("{} records not stored", records.len()));
-    let mut failures = 0;
-    loop {
-        match run_log.append(records).await {
+/// Sends records until all are stored; the error is that the store refuses some as such. A store that is too slow for as many at once is sent
+/// fewer, down to one: the same number again would be as slow again, for ever.
+async fn append(run_log: &dyn RunLog, records: &[Record], retries: &Retries) -> Result<(), run_log::Error> {
+    let (mut left, mut size, mut failures) = (records, records.len(), 0);
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(size.min(left.len()));
+        match run_log.append(some).await {
             Ok(appended) => {
                 for conflict in &appended.conflicts {
                     tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
                 }
                 retries.worked();
-                return Ok(());
+                (left, size, failures) = (rest, some.len() * 2, 0);
             }
             Err(why @ run_log::Error::Invalid(_)) => return Err(why),
             Err(why) => {
                 failures += 1;
+                size = (some.len() / 2).max(1);
                 retries.failed(&why);
                 clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
             }
         }
     }
+    Ok(())
 }
 
 /// Settles open runs whose records are stored; what fails stays in the list. Should this process die first, they are swept with

@@ -29,6 +29,7 @@ use crate::follow::{News, follow};
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
+use crate::sink::{BatchSettings, Entry, Sink};
 use crate::{audit, claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
@@ -625,6 +626,25 @@ async fn a_sweep_gets_done_on_a_store_that_is_slow() {
     }
     assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new()).await.unwrap(), 250);
     assert_eq!(records(&run_log, "a").await.len(), 250);
+}
+
+#[tokio::test]
+async fn records_reach_a_store_that_is_slow() {
+    let (kv, run_log) = (Arc::new(store()), Arc::new(SlowLog(EmbeddedRunLog::in_memory().unwrap())));
+    let batch = BatchSettings { size: 100, timeout: Duration::from_millis(10) };
+    let mut sink = Sink::start(kv, Arc::clone(&run_log) as Arc<dyn RunLog>, batch);
+    for second in 0..60 {
+        let open = open_run(Sid(5), 1, T.plus_ms(second * 1000));
+        let record = Box::new(Record::left_behind(&open, T));
+        sink.put(Entry { record, settles: None });
+    }
+    let stored = async {
+        while sink.waiting().records() > 0 {
+            sink.stored_some().await;
+        }
+    };
+    clock::timeout(DEADLINE, stored).await.unwrap();
+    assert_eq!(records(run_log.as_ref(), "a").await.len(), 60);
 }
 
 #[tokio::test]

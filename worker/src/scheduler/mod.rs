@@ -167,7 +167,7 @@ impl Scheduler {
             Event::SessionGained(sid, id) => self.on_session_gained(now, sid, id, &mut out),
             Event::Renamed(id) => {
                 self.worker_id = id;
-                self.rank_all(now);
+                self.rank_all(now, &mut out);
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
@@ -274,7 +274,7 @@ impl Scheduler {
         self.session = Some(sid);
         self.next_seq = 0;
         self.worker_id = id;
-        self.rank_all(now);
+        self.rank_all(now, out);
         // Runs that outlived their session: they go on if nobody has closed them (P10).
         let orphans: Vec<RunId> =
             self.runs.iter().filter(|(_, run)| run.sid != sid).map(|(id, _)| id.clone()).collect();
@@ -335,12 +335,12 @@ impl Scheduler {
         let moved = members.ours != self.members.ours;
         self.members = members;
         if moved {
-            self.rank_all(now);
+            self.rank_all(now, out);
         }
     }
 
     /// Takes this worker's places among the workers that there are now, and has the jobs looked at in which its place is another.
-    fn rank_all(&mut self, now: Timestamp) {
+    fn rank_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.ranks = Ranks::of(&self.worker_id, &self.members.ours);
         let mut moved = Vec::new();
         for (name, state) in &mut self.jobs {
@@ -355,6 +355,8 @@ impl Scheduler {
             }
         }
         for name in moved {
+            // Its skips are another's to count from here on.
+            self.end_streak(&name, out);
             self.set_timer(&name, Some(now));
         }
     }

@@ -624,6 +624,22 @@ fn a_lock_held_at_the_fires_time_makes_it_a_skip() {
     assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Overlap)]);
 }
 
+#[test]
+fn a_range_of_skips_is_settled_when_its_job_gets_another_owner() {
+    let (mut world, claim) = World::claiming();
+    let refused = world.refusal(&claim, |refusal| refusal.lock = LockSeen::Held);
+    world.feed(refused);
+    let skip = world.last_claim();
+    let revision = world.put_mark(&name("a"), skip.mark.clone());
+    world.feed(answer(&skip, ClaimAnswer::Won(revision)));
+    world.take_actions();
+    let others: Vec<String> = (0..20).map(|number| format!("other{number}")).collect();
+    let all: Vec<&str> = others.iter().map(String::as_str).chain(["me"]).collect();
+    world.fleet(&all);
+    assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Overlap)]);
+    assert!(world.records().iter().all(|(_, settles)| settles.is_some()), "{:?}", world.records());
+}
+
 /// Found by the simulation: the skip went out under the new definition, and its mark passed over fires that only that one has.
 #[test]
 fn a_claim_that_is_refused_for_its_lock_after_an_edit_is_asked_about_and_not_given_up() {
