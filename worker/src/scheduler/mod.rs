@@ -108,6 +108,9 @@ pub struct Scheduler {
     starts: BTreeSet<(Timestamp, RunId)>,
     /// Fires whose time to be claimed by this worker as their owner has come, until they are.
     unclaimed: BTreeSet<(Timestamp, JobName)>,
+    /// Jobs that were seen, and whether the store went back, while this worker's clock was not trusted: when that was is not known.
+    seen_in_doubt: BTreeSet<JobName>,
+    went_back_in_doubt: bool,
     /// Jobs whose claim of a run is in flight: each will need room.
     claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
@@ -148,6 +151,8 @@ impl Scheduler {
             timers: BTreeSet::new(),
             starts: BTreeSet::new(),
             unclaimed: BTreeSet::new(),
+            seen_in_doubt: BTreeSet::new(),
+            went_back_in_doubt: false,
             claiming: BTreeSet::new(),
             waiting_for_room: BTreeSet::new(),
             behind: BTreeSet::new(),
@@ -199,10 +204,7 @@ impl Scheduler {
             Event::KillAsked(job, run_ids, revision) => {
                 self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
             }
-            Event::ClockTrusted(trusted) => {
-                let before = std::mem::replace(&mut self.clock_trusted, trusted);
-                self.look_at_all_if(before != trusted, now);
-            }
+            Event::ClockTrusted(trusted) => self.on_clock_trusted(now, trusted),
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
                 self.look_at_all_if(before != full, now);
@@ -406,6 +408,9 @@ impl Scheduler {
         state.take_place(self.ranks.place(slot, definition.selector.as_ref()));
         state.definition = Some(definition);
         state.stale_until = None; // this is what was waited for
+        if !self.clock_trusted {
+            self.seen_in_doubt.insert(name.clone());
+        }
         if state.pending == Pending::None {
             state.mark = MarkView::Unknown; // the save may have written it too
         }

@@ -21,7 +21,8 @@ const NOTICED_APART_MS: i64 = 30_000;
 impl Scheduler {
     /// Forgets what the store said. Marks went back with it, so that old fires look unclaimed: nothing from before now is caught up.
     pub(super) fn on_store_went_back(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        self.floor = self.floor.max(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
+        self.raise_floor(now);
+        self.went_back_in_doubt |= !self.clock_trusted;
         for state in self.jobs.values_mut() {
             state.pending = Pending::None;
         }
@@ -47,6 +48,10 @@ impl Scheduler {
         }
         self.jobs_listed = false;
         (self.paused, self.base) = (false, Timestamp::ZERO);
+    }
+
+    pub(super) fn raise_floor(&mut self, now: Timestamp) {
+        self.floor = self.floor.max(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
     }
 
     /// Time goes on from the moment of noticing: a floor that is further ahead was set by a clock that has been put back since.

@@ -1229,6 +1229,27 @@ fn a_range_of_skips_is_closed_by_a_drain_and_by_a_delete_even_with_a_skip_in_fli
     }
 }
 
+#[test]
+fn what_happened_while_the_clock_was_not_trusted_counts_from_when_it_is_again() {
+    let mut world = World::new();
+    let year = 365 * 24 * 3_600_000;
+    let job = world.save("a", "*/10 * * * * *");
+    world.list(std::slice::from_ref(&job));
+    world.run_to(5_000);
+    // Put back by a year, the store goes back, and a job is put by other hands; then the clock is mended.
+    world.now -= year;
+    world.feed(Event::ClockTrusted(false));
+    world.feed(Event::StoreWentBack);
+    let by_hand = world.seen("b", "*/10 * * * * *", "true");
+    world.list(&[job, by_hand]);
+    world.gain(2);
+    world.now += year + 30_000;
+    world.feed(Event::ClockTrusted(true));
+    world.run_to(45_000);
+    assert_eq!(world.start_times(), [40_000, 40_000], "the next fire of each, and none before");
+    assert_eq!(world.skips(), []);
+}
+
 // --- many jobs -----------------------------------------------------------------------------------------------------------
 
 #[test]

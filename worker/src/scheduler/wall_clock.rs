@@ -41,6 +41,24 @@ impl Scheduler {
         self.look_at_all(now);
     }
 
+    /// What happened while the clock was not trusted happened at no time that can be relied upon: a clock that was behind would have fires of
+    /// long ago caught up on, of a job that has just been put or of before a store went back. It counts as of now.
+    pub(super) fn on_clock_trusted(&mut self, now: Timestamp, trusted: bool) {
+        let before = std::mem::replace(&mut self.clock_trusted, trusted);
+        if trusted && !before {
+            for name in std::mem::take(&mut self.seen_in_doubt) {
+                let state = self.jobs.get_mut(&name);
+                if let Some(definition) = state.and_then(|state| state.definition.as_mut()) {
+                    Arc::make_mut(definition).seen_at = now;
+                }
+            }
+            if std::mem::take(&mut self.went_back_in_doubt) {
+                self.raise_floor(now);
+            }
+        }
+        self.look_at_all_if(before != trusted, now);
+    }
+
     /// Says once of each job that its mark is far ahead. Everything up to it has its record, as run or as skipped, so that nothing is lost
     /// silently; but until then the job does nothing.
     pub(super) fn note_mark(&mut self, name: &JobName, mark: &Mark, now: Timestamp, out: &mut Vec<Action>) {

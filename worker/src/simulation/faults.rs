@@ -30,6 +30,9 @@ pub(super) enum Fault {
     SessionGivenUp,
     /// A wall clock is stepped.
     ClockSteps,
+    /// A wall clock is stepped further than others believe (design P8), as far as a year; put back by [`Fault::ClockMended`].
+    ClockFarOff,
+    ClockMended,
     /// Its line to the records' store is cut for a while.
     RecordsAway,
     RecordsBack,
@@ -50,7 +53,7 @@ pub(super) enum Fault {
 }
 
 /// Those that are drawn, the worse the rarer.
-const DRAWN: [Fault; 22] = [
+const DRAWN: [Fault; 23] = [
     Fault::Dies,
     Fault::Dies,
     Fault::Rolls,
@@ -61,6 +64,7 @@ const DRAWN: [Fault; 22] = [
     Fault::SessionEnds,
     Fault::SessionGivenUp,
     Fault::ClockSteps,
+    Fault::ClockFarOff,
     Fault::ClockSteps,
     Fault::RecordsAway,
     Fault::NoSpace,
@@ -78,8 +82,12 @@ const DRAWN: [Fault; 22] = [
 /// A worker that hears nothing for a while may find the restored store ahead of all that it has seen, and not notice, unless so many
 /// revisions were lost (or the cluster has another id).
 const LOST_REVISIONS_MIN: i64 = 150;
-/// Clocks differ by no more than this, in ms: beyond, a worker stops claiming (design P8).
+/// Clocks differ by no more than this, in ms, but for those that are far off.
 const SKEW_MS_MAX: i64 = 950;
+/// How far, in ms: from where it is noticed for certain to a year.
+const FAR_OFF_MS: [i64; 5] = [-31_536_000_000, -10_000, 4_000, 60_000, 31_536_000_000];
+/// Others answer a worker that asks for their clocks after so long, in ms.
+const CLOCKS_TOLD_MS: i64 = 1_000;
 
 impl World {
     pub(super) fn draw_faults(&mut self) {
@@ -155,6 +163,15 @@ impl World {
                 let to = self.dice.between(-SKEW_MS_MAX, SKEW_MS_MAX);
                 self.hosts[worker].skew = to;
             }
+            Fault::ClockFarOff => {
+                let others = self.hosts.iter().enumerate();
+                // Who is alone goes by its clock, whatever that says.
+                if others.filter(|(other, host)| *other != worker && host.is_near()).count() > 0 {
+                    self.hosts[worker].skew = *self.dice.one_of(&FAR_OFF_MS);
+                    self.push(until, Item::Fault(Fault::ClockMended, worker));
+                }
+            }
+            Fault::ClockMended => self.mend_clock(worker),
             Fault::RecordsAway => {
                 self.hosts[worker].log.set_away(true);
                 self.push(until, Item::Fault(Fault::RecordsBack, worker));
@@ -244,8 +261,9 @@ impl World {
             let host = &mut self.hosts[worker];
             host.frozen_until = self.now;
             host.log.set_away(false);
-            host.skew = host.skew.clamp(-150, 150);
-            if !host.alive {
+            let alive = host.alive;
+            self.mend_clock(worker);
+            if !alive {
                 self.start_worker(worker);
             }
         }
@@ -255,6 +273,12 @@ impl World {
                 self.put_by_hand(&name);
             }
         }
+    }
+
+    fn mend_clock(&mut self, worker: usize) {
+        let host = &mut self.hosts[worker];
+        host.skew = host.skew.clamp(-150, 150);
+        host.doubted_until = self.now + CLOCKS_TOLD_MS;
     }
 
     fn definition(&mut self, name: &JobName) -> Vec<u8> {

@@ -15,7 +15,9 @@ use common::schedule::Schedule;
 
 use super::log::Stored;
 use super::store::Store;
+use super::world::{OFFSET_MS_MAX, START_MS};
 use crate::claims;
+use crate::scheduler::LEAD_MAX_MS;
 
 /// A command that is going.
 pub(super) struct Process {
@@ -169,6 +171,9 @@ impl Invariants {
             self.violated(format!("{job} at {to} claimed again"));
         }
         self.claimed_up_to.insert(job.clone(), to);
+        if to.ms_since(Timestamp::from_ms(START_MS + self.now)) > LEAD_MAX_MS + OFFSET_MS_MAX {
+            self.violated(format!("{job} at {to} was claimed long before its time"));
+        }
         let (Some(run_id), Some(sid)) = (mark.run_id.clone(), mark.sid) else {
             return self.violated(format!("{job} at {to} claimed by nobody"));
         };

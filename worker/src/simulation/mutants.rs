@@ -41,12 +41,15 @@ pub(super) enum Mutant {
     SweepsSessionsFirst,
     /// A store that went back is nothing special.
     NoFloor,
+    /// A worker claims by its clock, however far off that is.
+    TrustsAnyClock,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 14] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 15] = [
         (Self::NoJobCompare, &["no fire of", "without a job"]),
+        (Self::TrustsAnyClock, &["long before its time"]),
         (Self::NoMarkCompare, &["claimed where", "went back", "claimed again", "started twice"]),
         (Self::NoLockCompare, &["takes the lock of another"]),
         (Self::NoSessionCompare, &["session that is over"]),

@@ -269,6 +269,7 @@ impl World {
         let host = &mut self.hosts[worker];
         host.incarnation += 1;
         (host.alive, host.frozen_until, host.floor) = (true, now, Timestamp::ZERO);
+        host.trusts_clock = true; // until the first step
         host.shell = Shell::new();
         host.shell.restores_before = self.restores;
         for watched in Watched::ALL {
@@ -933,7 +934,15 @@ impl World {
         if !matches!(event, Event::Woke) {
             self.note(|| format!("w{worker} is told {event:?}"));
         }
-        for action in self.hosts[worker].shell.scheduler.step(now, event) {
+        let world_now = self.now;
+        let host = &mut self.hosts[worker];
+        let news = host.news_of_clock(world_now).map(Event::ClockTrusted);
+        let news = news.filter(|_| self.mutant != Mutant::TrustsAnyClock);
+        let mut actions = Vec::new();
+        for event in news.into_iter().chain([event]) {
+            actions.extend(host.shell.scheduler.step(now, event));
+        }
+        for action in actions {
             self.perform(worker, action);
         }
         let woken = self.hosts[worker].shell.scheduler.wake_at();

@@ -102,9 +102,29 @@ pub(super) struct Host {
     pub(super) half_cut: bool,
     /// Its wall clock is so far ahead.
     pub(super) skew: i64,
+    /// Its scheduler takes its clock to be right.
+    pub(super) trusts_clock: bool,
+    /// Until then it has not heard that its clock is right again.
+    pub(super) doubted_until: i64,
     /// What it takes for the last fire that may have run before the store went back.
     pub(super) floor: Timestamp,
     pub(super) log: Log,
+}
+
+/// What clocks.rs allows, in ms (design P8).
+pub(super) const OFFSET_MS_MAX: i64 = 2_000;
+
+impl Host {
+    /// It lives, and its clock is one by which others judge.
+    pub(super) fn is_near(&self) -> bool {
+        self.alive && self.skew.abs() <= OFFSET_MS_MAX
+    }
+
+    /// What the driver finds before each step: its clock was stepped, or others have said that it is right again. `None` = nothing new.
+    pub(super) fn news_of_clock(&mut self, now: i64) -> Option<bool> {
+        let trusts = self.skew.abs() <= OFFSET_MS_MAX && (self.trusts_clock || now >= self.doubted_until);
+        (std::mem::replace(&mut self.trusts_clock, trusts) != trusts).then_some(trusts)
+    }
 }
 
 pub(super) struct World {
@@ -148,6 +168,8 @@ impl World {
             cut_until: 0,
             half_cut: false,
             skew: 0,
+            trusts_clock: true,
+            doubted_until: 0,
             floor: Timestamp::ZERO,
             log: log.beside(),
         };
