@@ -152,8 +152,12 @@ impl Scheduler {
         }
         out.push(Action::Record { record: Box::new(record), settles: Some((run.sid, run.seq)) });
         // If this process dies here, the record may be lost with it, but the open run is still in the store: the fire ends as `lost`.
-        let hold =
-            if self.members.seeds.is_empty() { now } else { run.open.plan_time.plus_ms(SEED_LOCK_HOLD_MS) };
+        // It ends after its time, so that no more than the whole hold is left; a clock that was put back says otherwise.
+        let hold = if self.members.seeds.is_empty() {
+            now
+        } else {
+            run.open.plan_time.plus_ms(SEED_LOCK_HOLD_MS).min(now.plus_ms(SEED_LOCK_HOLD_MS))
+        };
         match run.lock_revision.take() {
             Some(lock_revision) if self.session == Some(run.sid) => {
                 run.kept_lock = (hold > now).then_some(lock_revision);

@@ -30,12 +30,13 @@ const SEEDS_FOR_A_MUTANT: u64 = 2_000;
 
 /// Seeds that have found something in what the simulation drives, each with what it was: run every time. A world that draws otherwise makes
 /// other runs of them.
-const FOUND: [(u64, &str); 4] = [
+const FOUND: [(u64, &str); 5] = [
     (536, "a rescue whose first sending came late put the lock of a run that had ended"),
     (
         1670,
         "a store went back while a clock was a year behind, and fires of before were caught up on once it was mended",
     ),
+    (2607, "a lock was kept from seed workers for as long as the clock was put back"),
     (622, "a claim that was refused for its lock was given up under a definition that had come meanwhile"),
     (
         2252,

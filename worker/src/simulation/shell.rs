@@ -938,6 +938,9 @@ impl World {
         let host = &mut self.hosts[worker];
         let news = host.news_of_clock(world_now).map(Event::ClockTrusted);
         let news = news.filter(|_| self.mutant != Mutant::TrustsAnyClock);
+        if matches!(news, Some(Event::ClockTrusted(true))) && host.floor > Timestamp::ZERO {
+            host.floor = host.floor.max(now.plus_ms(crate::scheduler::CLAIMED_AHEAD_MAX_MS)); // it may have noticed meanwhile
+        }
         let mut actions = Vec::new();
         for event in news.into_iter().chain([event]) {
             actions.extend(host.shell.scheduler.step(now, event));
