@@ -128,6 +128,13 @@ fn what_a_seed_has_found_stays_found() {
 }
 
 #[test]
+#[ignore = "open: revisions repeat in a restored store, so that a lock of before, freed late, may be another's of now; to be compared by its value as well"]
+fn a_lock_of_before_a_restore_is_not_taken_for_one_of_a_seed_worker() {
+    let violations = simulate(2687, Mutant::SeedBesideRestore, false).violations;
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[test]
 fn the_simulation_notices_what_is_broken() {
     for (mutant, words) in Mutant::ALL {
         let noticed = |outcome: &Outcome| {

@@ -18,6 +18,8 @@ use crate::{claims, sweep};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mutant {
     None,
+    /// Nothing is broken, but a seed worker may live where the store is put back: an open question, see the ignored test.
+    SeedBesideRestore,
     NoJobCompare,
     NoMarkCompare,
     NoLockCompare,
