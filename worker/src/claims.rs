@@ -217,16 +217,26 @@ pub(crate) async fn retire_mark(
     Ok(())
 }
 
-/// A lock to be freed: the job's, if it was last put at this revision.
-pub(crate) type HeldLock = (JobName, Revision);
+/// A lock to be freed: the job's, if it was last put at this revision, for this run. The revision alone would do but for a store that was put
+/// back: revisions repeat there, and a request of before that comes late would free another's lock.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldLock {
+    pub(crate) job: JobName,
+    pub(crate) revision: Revision,
+    pub(crate) holder: LockHolder,
+}
 
 /// Deletes locks, each if it is still the one that its run's claim put (design P9); at most [`RELEASES_MAX`]. `Ok` = none is held by its run
 /// (any more).
 pub(crate) async fn release_all(kv: &dyn Kv, locks: &[HeldLock]) -> Result<(), kv::Error> {
-    let mut each = locks.iter().map(|(job, revision)| Txn {
-        when: vec![Compare::unchanged(keys::lock(job), *revision)],
-        then: vec![Op::delete(keys::lock(job))],
-        otherwise: Vec::new(),
+    let mut each = locks.iter().map(|lock| {
+        let key = keys::lock(&lock.job);
+        let value = Compare::Value(key.as_str().into(), lock.holder.encode());
+        Txn {
+            when: vec![Compare::unchanged(key.as_str(), lock.revision), value],
+            then: vec![Op::delete(key)],
+            otherwise: Vec::new(),
+        }
     });
     let txn = match (locks.len(), each.next()) {
         (_, None) => return Ok(()),

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use common::clock::{self, Clock, Stopwatch, Timestamp};
 use common::config::Settings;
+use common::domain::job::JobName;
 use common::domain::record::{Ending, Status as Outcome};
-use common::domain::run::{OpenRun, OpenRuns, RunId};
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, RENEWED_SECONDS, Sid};
 use common::ids::{backoff, random_below};
 use common::keys;
@@ -180,13 +181,20 @@ pub(crate) struct Release {
     pub(crate) lock: HeldLock,
 }
 
+impl Release {
+    pub(crate) fn new(run_id: RunId, job: JobName, sid: Sid, revision: kv::Revision) -> Self {
+        let holder = LockHolder::new(sid, run_id.clone());
+        Self { run_id, lock: HeldLock { job, revision, holder } }
+    }
+}
+
 impl Batched for Release {
     fn is_alone(&self) -> bool {
         false
     }
 
     fn goes_with(&self, other: &Self) -> bool {
-        self.lock.0 != other.lock.0
+        self.lock.job != other.lock.job
     }
 }
 
@@ -948,8 +956,8 @@ impl Driver {
                     }
                 });
             }
-            Action::Release { run_id, job, lock_revision, not_before } => {
-                let release = Release { run_id, lock: (job, lock_revision) };
+            Action::Release { run_id, job, sid, lock_revision, not_before } => {
+                let release = Release::new(run_id, job, sid, lock_revision);
                 let wait_ms = not_before.ms_since(self.ports.clock.now());
                 if wait_ms <= 0 {
                     return self.releases.put(release);

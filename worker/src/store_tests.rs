@@ -24,6 +24,7 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use crate::audit::{Suspects, Unknown};
+use crate::claims::HeldLock;
 use crate::driver::{Options, Ports, Worker};
 use crate::follow::{News, follow};
 use crate::scheduler::{
@@ -127,6 +128,12 @@ async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
     assert_eq!((refusal.shows(&next), refusal.shows(&claim)), (None, Some(revision)));
 }
 
+/// The lock that a claim has put at this revision.
+fn held(claim: &Claim, revision: kv::Revision) -> HeldLock {
+    let holder = LockHolder::new(claim.sid, claim.open.run_id.clone());
+    HeldLock { job: claim.open.job.clone(), revision, holder }
+}
+
 /// Jobs `a` to `c` with their marks, and the claims of their fires at `T`.
 async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
     let sid = open_session(kv).await;
@@ -169,7 +176,7 @@ async fn claims_of_a_batch_are_made_by_one_write_and_found_each_by_itself() {
         // Sent again alone, as after a lost answer, it finds itself.
         let ClaimAnswer::Refused(refusal) = claims::claim(&kv, claim).await else { panic!("refused") };
         assert_eq!(refusal.shows(claim), Some(revision));
-        let locks = [(claim.open.job.clone(), revision)];
+        let locks = [held(claim, revision)];
         claims::release_all(&kv, &locks).await.unwrap();
     }
     // A sending of the whole batch that comes late changes nothing any more.
@@ -211,7 +218,6 @@ async fn the_largest_batches_are_within_the_stores_limits() {
     let kv = store();
     let (sid, claims) = three_claimable(&kv).await;
     let mut many = Vec::new();
-    let mut locks = Vec::new();
     for number in 1..=claims::CLAIMS_MAX.max(claims::RELEASES_MAX) {
         let job = JobName::parse(&format!("job{number}")).unwrap();
         let job_revision = put(&kv, keys::job(&job), "{}").await;
@@ -219,11 +225,10 @@ async fn the_largest_batches_are_within_the_stores_limits() {
         let open = OpenRun { job: job.clone(), ..open_run(sid, seq, T) };
         let mark = claims[0].mark.clone();
         many.push(Claim { seq, open, job_revision, mark_revision: 0, mark, ..claims[0].clone() });
-        locks.push(job);
     }
     let answers = claims::claim_all(&kv, &many[..claims::CLAIMS_MAX]).await;
     let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
-    let locks: Vec<_> = locks.into_iter().map(|job| (job, revision)).collect();
+    let locks: Vec<_> = many.iter().map(|claim| held(claim, revision)).collect();
     claims::release_all(&kv, &locks[..claims::RELEASES_MAX]).await.unwrap();
     claims::release_all(&kv, &[]).await.unwrap();
     let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs.len();
@@ -237,7 +242,7 @@ async fn of_many_locks_only_those_of_the_claims_are_freed() {
     let answers = claims::claim_all(&kv, &claims).await;
     let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
     let taken_since = put(&kv, keys::lock(&claims[1].open.job), "another's").await;
-    let locks: Vec<_> = claims.iter().map(|claim| (claim.open.job.clone(), revision)).collect();
+    let locks: Vec<_> = claims.iter().map(|claim| held(claim, revision)).collect();
     claims::release_all(&kv, &locks).await.unwrap();
     let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs;
     assert_eq!(left.iter().map(|pair| pair.mod_revision).collect::<Vec<_>>(), [taken_since]);
@@ -328,12 +333,18 @@ async fn many_marks_are_adopted_at_once_and_one_that_has_changed_costs_the_other
 #[tokio::test]
 async fn only_the_runs_own_lock_is_released() {
     let kv = store();
-    let revision = put(&kv, keys::lock(&job()), "").await;
-    claims::release_all(&kv, &[(job(), revision - 1)]).await.unwrap();
-    assert!(get(&kv, keys::lock(&job())).await.is_some());
-    claims::release_all(&kv, &[(job(), revision)]).await.unwrap();
-    assert_eq!(get(&kv, keys::lock(&job())).await, None);
-    claims::release_all(&kv, &[(job(), revision)]).await.unwrap();
+    let (_, claim) = claimable(&kv).await;
+    let ClaimAnswer::Won(revision) = claims::claim(&kv, &claim).await else { panic!("won") };
+    let other = Claim { open: open_run(claim.sid, 2, T), ..claim.clone() };
+    // Of another revision; of another run (in a store that was put back revisions repeat).
+    for not_it in [held(&claim, revision - 1), held(&other, revision)] {
+        claims::release_all(&kv, &[not_it]).await.unwrap();
+        assert!(get(&kv, keys::lock(&job())).await.is_some());
+    }
+    for _ in 0..2 {
+        claims::release_all(&kv, &[held(&claim, revision)]).await.unwrap();
+        assert_eq!(get(&kv, keys::lock(&job())).await, None);
+    }
 }
 
 #[tokio::test]
@@ -443,7 +454,8 @@ async fn a_rescue_that_comes_late_puts_no_lock_of_a_run_that_is_over() {
     let Ok(MoveAnswer::Done(lock)) = rescue().await else { panic!("the second sending commits") };
     // The run ends.
     claims::settle(&kv, &[(new, 1)]).await.unwrap();
-    claims::release_all(&kv, &[(job(), lock)]).await.unwrap();
+    let holder = LockHolder::new(new, open.run_id.clone());
+    claims::release_all(&kv, &[HeldLock { job: job(), revision: lock, holder }]).await.unwrap();
     let late = kv.held_back.lock().unwrap().take().unwrap();
     assert!(!kv.inner.txn(late).await.unwrap().succeeded);
     assert_eq!(get(&kv, keys::lock(&job())).await, None);

@@ -299,6 +299,8 @@ pub enum Action {
         run_id: RunId,
         /// The job.
         job: JobName,
+        /// The session that holds it.
+        sid: Sid,
         /// Revision of the put of the lock.
         lock_revision: Revision,
         /// Not earlier than this: seed workers may still try to lock for the same fire.

@@ -164,6 +164,7 @@ impl Scheduler {
                 out.push(Action::Release {
                     run_id: run_id.clone(),
                     job: run.open.job.clone(),
+                    sid: run.sid,
                     lock_revision,
                     not_before: hold,
                 });

@@ -96,8 +96,7 @@ impl World {
             let fault = *self.dice.one_of(&DRAWN);
             self.push(at, Item::Fault(fault, worker));
         }
-        let restores = self.dice.percent(25);
-        if restores {
+        if self.dice.percent(25) {
             let backup = self.dice.between(500, HEALED_MS - 4000);
             let restore = self.dice.between(backup + 1, HEALED_MS - 2000);
             self.push(backup, Item::Fault(Fault::Backup, 0));
@@ -106,9 +105,7 @@ impl World {
         if self.dice.percent(15) {
             let comes = self.dice.between(0, HEALED_MS / 2);
             let goes = self.dice.between(comes + 2000, HEALED_MS);
-            if !restores || self.mutant == Mutant::SeedBesideRestore {
-                self.push(comes, Item::Seed(SeedStep::Comes { until: goes }));
-            }
+            self.push(comes, Item::Seed(SeedStep::Comes { until: goes }));
         }
     }
 

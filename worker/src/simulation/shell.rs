@@ -966,8 +966,8 @@ impl World {
             }
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
             Action::RetireMark { job, revision, mark } => Job::Retire { job, revision, mark },
-            Action::Release { run_id, job, lock_revision, not_before } => {
-                let job = Job::Release(Release { run_id, lock: (job, lock_revision) });
+            Action::Release { run_id, job, sid, lock_revision, not_before } => {
+                let job = Job::Release(Release::new(run_id, job, sid, lock_revision));
                 let wait = not_before.ms_since(self.time_of(worker)).max(0);
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
