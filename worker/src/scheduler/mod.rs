@@ -164,6 +164,8 @@ impl Scheduler {
     /// Takes one event and returns what to do, in order.
     pub fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
+        // News of the clock come before the event that they were noticed at, and that may be the end of the session: nothing starts in between.
+        let starts = !matches!(event, Event::ClockTrusted(_));
         self.keep_floor_in_bounds(now);
         self.notice_step_back(now);
         match event {
@@ -220,7 +222,9 @@ impl Scheduler {
                 }
             }
         }
-        self.start_due(now, &mut out);
+        if starts {
+            self.start_due(now, &mut out);
+        }
         self.look_at_due(now, &mut out);
         self.offer_room(now, &mut out);
         self.catch_up(now, &mut out);

@@ -30,7 +30,7 @@ const SEEDS_FOR_A_MUTANT: u64 = 2_000;
 
 /// Seeds that have found something in what the simulation drives, each with what it was: run every time. A world that draws otherwise makes
 /// other runs of them.
-const FOUND: [(u64, &str); 7] = [
+const FOUND: [(u64, &str); 8] = [
     (536, "a rescue whose first sending came late put the lock of a run that had ended"),
     (
         1670,
@@ -39,6 +39,10 @@ const FOUND: [(u64, &str); 7] = [
     (2607, "a lock was kept from seed workers for as long as the clock was put back"),
     (2687, "a lock of before a restore was freed late, and was a seed worker's by then: revisions repeat"),
     (4367, "the same, and it was another run's"),
+    (
+        5341,
+        "a worker that was frozen beyond its session, and whose clock was stepped meanwhile, started what it had claimed",
+    ),
     (622, "a claim that was refused for its lock was given up under a definition that had come meanwhile"),
     (
         2252,
