@@ -713,6 +713,7 @@ impl World {
             let (era, sent) = (shell.era, self.now);
             self.spawn(worker, era, Job::KeepAlive { sid, sent });
         }
+        self.feed(worker, Event::Woke); // whatever the loop turns for, it looks at its clock
     }
 
     /// A session that was not renewed in time is taken for lost before anything else is done.
