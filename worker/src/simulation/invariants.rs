@@ -158,9 +158,6 @@ impl Invariants {
         let before = change.previous.as_ref().map(|pair| Mark::decode(&pair.value).unwrap());
         let to = mark.plan_time;
         let marked = before.as_ref().map_or(Timestamp::ZERO, |mark| mark.plan_time);
-        if to < marked && !noticed {
-            return; // open (ARCHITECTURE, P16): seed 13687
-        }
         if to < marked {
             return self.violated(format!("the mark of {job} went back to {to}"));
         }

@@ -134,6 +134,13 @@ fn what_a_seed_has_found_stays_found() {
 }
 
 #[test]
+#[ignore = "open: in a store that was put back revisions repeat; a claim of a worker that was cut off meanwhile may find its mark's revision by chance, and the mark goes back. To be compared by its value as well, as locks are"]
+fn a_claim_of_before_a_restore_does_not_take_a_mark_of_now_for_the_one_it_knows() {
+    let violations = simulate(13_687, Mutant::None, false).violations;
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[test]
 fn the_simulation_notices_what_is_broken() {
     for (mutant, words) in Mutant::ALL {
         let noticed = |outcome: &Outcome| {
