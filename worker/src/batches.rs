@@ -9,7 +9,9 @@ use common::clock::Stopwatch;
 /// Something that is sent together with others of its kind.
 pub(crate) trait Batched {
     /// It goes by itself: it may well be refused for a reason of its own, and with it all that it was sent with.
-    fn is_alone(&self) -> bool;
+    fn is_alone(&self) -> bool {
+        false
+    }
     /// It may go in one request with `other`.
     fn goes_with(&self, other: &Self) -> bool;
 }

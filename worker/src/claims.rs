@@ -7,12 +7,13 @@ use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
-use common::domain::run::{LockHolder, OpenRun, OpenRuns};
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Span, Txn, TxnReply};
 use futures::future::join_all;
 
+use crate::batches::{Batched, Bounds};
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
@@ -25,6 +26,12 @@ pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
 pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 1) / 2;
 /// Most locks that are freed by one transaction: a nested one each.
 pub(crate) const RELEASES_MAX: usize = 64;
+/// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
+pub(crate) const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: CLAIMS_MAX, batches: 2, alone: 32 };
+/// Adoptions in flight: many only when many jobs were put by other hands.
+pub(crate) const ADOPTIONS_IN_FLIGHT: Bounds = Bounds { members: ADOPTIONS_MAX, batches: 2, alone: 1 };
+/// Locks being freed in flight.
+pub(crate) const RELEASES_IN_FLIGHT: Bounds = Bounds { members: RELEASES_MAX, batches: 2, alone: 1 };
 /// Ranges are read in pages of this many.
 pub(crate) const PAGE: usize = 1000;
 /// A range that is compacted while it is read is read anew so often: whoever compacts does it minutes apart, and a range is read in less.
@@ -42,6 +49,16 @@ const MARK: usize = 3;
 const LOCK: usize = 4;
 /// And from here on open runs.
 const OPEN: usize = 5;
+
+impl Batched for Claim {
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn goes_with(&self, other: &Self) -> bool {
+        self.sid == other.sid && self.open.job != other.open.job
+    }
+}
 
 /// The transaction of a claim that goes by itself (design P1, P3). Every put is fenced by the session's own key.
 fn claim_txn(claim: &Claim) -> Txn {
@@ -174,6 +191,12 @@ pub(crate) struct Adoption {
     pub(crate) mark: Mark,
 }
 
+impl Batched for Adoption {
+    fn goes_with(&self, other: &Self) -> bool {
+        self.sid == other.sid && self.job != other.job
+    }
+}
+
 /// Puts the marks of jobs that other hands have put (design P7), of one session, at most [`ADOPTIONS_MAX`] at a time: all in one transaction;
 /// when that is refused, each by itself. One answer for each, in order.
 pub(crate) async fn adopt_all(kv: &dyn Kv, adoptions: &[Adoption]) -> Vec<AdoptAnswer> {
@@ -224,6 +247,19 @@ pub(crate) struct HeldLock {
     pub(crate) job: JobName,
     pub(crate) revision: Revision,
     pub(crate) holder: LockHolder,
+}
+
+impl HeldLock {
+    /// The lock that a run of this session holds.
+    pub(crate) fn new(job: JobName, revision: Revision, sid: Sid, run_id: RunId) -> Self {
+        Self { job, revision, holder: LockHolder::new(sid, run_id) }
+    }
+}
+
+impl Batched for HeldLock {
+    fn goes_with(&self, other: &Self) -> bool {
+        self.job != other.job
+    }
 }
 
 /// Deletes locks, each if it is still the one that its run's claim put (design P9); at most [`RELEASES_MAX`]. `Ok` = none is held by its run

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use common::clock::{self, Clock, Stopwatch, Timestamp};
 use common::config::Settings;
-use common::domain::job::JobName;
 use common::domain::record::{Ending, Status as Outcome};
-use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
+use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, RENEWED_SECONDS, Sid};
 use common::ids::{backoff, random_below};
 use common::keys;
@@ -20,8 +19,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::audit::{self, Reading, Suspects, Unknown};
-use crate::batches::{Answered, Batched, Batches, Bounds};
-use crate::claims::{Adoption, HeldLock};
+use crate::batches::{Answered, Batches};
+use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::clocks::{Clocks, Moment};
 use crate::data_dir::{self, DataDir};
 use crate::exec::gate::{GateFile, Gates, Starts};
@@ -43,13 +42,6 @@ const INPUTS: usize = 4096;
 const INPUTS_PER_TURN: usize = 256;
 /// Single requests in flight to the store: more add latency, not throughput.
 const REQUESTS_IN_FLIGHT: usize = 64;
-/// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
-pub(crate) const CLAIMS_IN_FLIGHT: Bounds = Bounds { members: claims::CLAIMS_MAX, batches: 2, alone: 32 };
-/// Adoptions in flight: many only when many jobs were put by other hands.
-pub(crate) const ADOPTIONS_IN_FLIGHT: Bounds =
-    Bounds { members: claims::ADOPTIONS_MAX, batches: 2, alone: 1 };
-/// Locks being freed in flight.
-pub(crate) const RELEASES_IN_FLIGHT: Bounds = Bounds { members: claims::RELEASES_MAX, batches: 2, alone: 1 };
 /// The lease is renewed so many times within its life.
 const RENEWALS_PER_TTL: u32 = 3;
 /// The loop turns at least this often, so that a step of the wall clock is noticed although nothing is due.
@@ -174,50 +166,6 @@ impl Worker {
     }
 }
 
-/// A lock to be freed, and the run that is over with it.
-#[derive(Debug)]
-pub(crate) struct Release {
-    pub(crate) run_id: RunId,
-    pub(crate) lock: HeldLock,
-}
-
-impl Release {
-    pub(crate) fn new(run_id: RunId, job: JobName, sid: Sid, revision: kv::Revision) -> Self {
-        let holder = LockHolder::new(sid, run_id.clone());
-        Self { run_id, lock: HeldLock { job, revision, holder } }
-    }
-}
-
-impl Batched for Release {
-    fn is_alone(&self) -> bool {
-        false
-    }
-
-    fn goes_with(&self, other: &Self) -> bool {
-        self.lock.job != other.lock.job
-    }
-}
-
-impl Batched for Adoption {
-    fn is_alone(&self) -> bool {
-        false
-    }
-
-    fn goes_with(&self, other: &Self) -> bool {
-        self.sid == other.sid && self.job != other.job
-    }
-}
-
-impl Batched for Claim {
-    fn is_alone(&self) -> bool {
-        self.alone
-    }
-
-    fn goes_with(&self, other: &Self) -> bool {
-        self.sid == other.sid && self.open.job != other.open.job
-    }
-}
-
 /// When this worker's registration is put again.
 #[derive(Debug)]
 struct Renewal {
@@ -284,7 +232,7 @@ struct Driver {
     /// What the present step has told to start.
     starts: Starts,
     adoptions: Batches<Adoption>,
-    releases: Batches<Release>,
+    releases: Batches<HeldLock>,
     session: Option<Session>,
     /// What looks for one.
     seeking: Option<JoinHandle<()>>,
@@ -957,18 +905,18 @@ impl Driver {
                 });
             }
             Action::Release { run_id, job, sid, lock_revision, not_before } => {
-                let release = Release::new(run_id, job, sid, lock_revision);
+                let lock = HeldLock::new(job, lock_revision, sid, run_id);
                 let wait_ms = not_before.ms_since(self.ports.clock.now());
                 if wait_ms <= 0 {
-                    return self.releases.put(release);
+                    return self.releases.put(lock);
                 }
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 // A length of time, not a time: a clock that is put back must not hold the lock for as long.
                 let pause = Duration::from_millis(wait_ms.unsigned_abs());
                 self.answer(pause, async move {
-                    let lock = std::slice::from_ref(&release.lock);
-                    until_answered(&retries.locks, || claims::release_all(kv.as_ref(), lock)).await;
-                    Some(Event::Released(release.run_id))
+                    let only = std::slice::from_ref(&lock);
+                    until_answered(&retries.locks, || claims::release_all(kv.as_ref(), only)).await;
+                    Some(Event::Released(lock.holder.run_id))
                 });
             }
             Action::Move { open, from, to, rescue } => {
@@ -1050,9 +998,9 @@ impl Driver {
                 (Arc::clone(&self.ports.kv), self.inputs.clone(), Arc::clone(&self.retries));
             tokio::spawn(async move {
                 let ticket = batch.ticket();
-                let (run_ids, locks): (Vec<RunId>, Vec<HeldLock>) =
-                    batch.members.into_iter().map(|release| (release.run_id, release.lock)).unzip();
-                until_answered(&retries.locks, || claims::release_all(kv.as_ref(), &locks)).await;
+                let freeing = || claims::release_all(kv.as_ref(), &batch.members);
+                until_answered(&retries.locks, freeing).await;
+                let run_ids = batch.members.iter().map(|lock| lock.holder.run_id.clone()).collect();
                 let _gone = inputs.send(Input::LocksFreed(ticket, run_ids)).await;
             });
         }

@@ -130,8 +130,7 @@ async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
 
 /// The lock that a claim has put at this revision.
 fn held(claim: &Claim, revision: kv::Revision) -> HeldLock {
-    let holder = LockHolder::new(claim.sid, claim.open.run_id.clone());
-    HeldLock { job: claim.open.job.clone(), revision, holder }
+    HeldLock::new(claim.open.job.clone(), revision, claim.sid, claim.open.run_id.clone())
 }
 
 /// Jobs `a` to `c` with their marks, and the claims of their fires at `T`.
@@ -454,8 +453,8 @@ async fn a_rescue_that_comes_late_puts_no_lock_of_a_run_that_is_over() {
     let Ok(MoveAnswer::Done(lock)) = rescue().await else { panic!("the second sending commits") };
     // The run ends.
     claims::settle(&kv, &[(new, 1)]).await.unwrap();
-    let holder = LockHolder::new(new, open.run_id.clone());
-    claims::release_all(&kv, &[HeldLock { job: job(), revision: lock, holder }]).await.unwrap();
+    let lock = HeldLock::new(job(), lock, new, open.run_id.clone());
+    claims::release_all(&kv, &[lock]).await.unwrap();
     let late = kv.held_back.lock().unwrap().take().unwrap();
     assert!(!kv.inner.txn(late).await.unwrap().succeeded);
     assert_eq!(get(&kv, keys::lock(&job())).await, None);

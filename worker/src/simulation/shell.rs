@@ -23,8 +23,7 @@ use super::mutants::{self, Mutant};
 use super::network::{CallId, Line, Reply};
 use super::world::{What, World};
 use crate::batches::{Answered, Batch, Batches};
-use crate::claims::{Adoption, HeldLock};
-use crate::driver::{ADOPTIONS_IN_FLIGHT, CLAIMS_IN_FLIGHT, RELEASES_IN_FLIGHT, Release};
+use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::follow::News;
 use crate::scheduler::{
     Action, AdoptAnswer, Claim, ClaimAnswer, Event, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
@@ -101,9 +100,9 @@ pub(super) enum Job {
     AskRevision(Sid),
     Claims(Batch<Claim>),
     Adoptions(Batch<Adoption>),
-    Releases(Batch<Release>),
+    Releases(Batch<HeldLock>),
     /// The lock of a run may be freed now.
-    Release(Release),
+    Release(HeldLock),
     ReadMarks {
         slots: Slots,
         serializable: bool,
@@ -176,7 +175,7 @@ pub(super) struct Shell {
     callers: BTreeMap<CallId, TaskId>,
     claims: Batches<Claim>,
     adoptions: Batches<Adoption>,
-    releases: Batches<Release>,
+    releases: Batches<HeldLock>,
     session: Option<Own>,
     seeking: Option<TaskId>,
     watches: BTreeMap<Watched, Watch>,
@@ -385,7 +384,7 @@ impl World {
                 async move { Done::Adopted(claims::adopt_all(kv.as_ref(), &adoptions).await) }.boxed()
             }
             Job::Releases(batch) => {
-                let locks: Vec<HeldLock> = batch.members.iter().map(|release| release.lock.clone()).collect();
+                let locks: Vec<HeldLock> = batch.members.clone();
                 async move {
                     match claims::release_all(kv.as_ref(), &locks).await {
                         Ok(()) | Err(kv::Error::LeaseGone) => Done::Freed,
@@ -531,7 +530,7 @@ impl World {
             (Job::Releases(batch), Done::Freed) if is_present => {
                 self.hosts[worker].shell.releases.answered(batch.ticket());
                 for release in batch.members {
-                    self.feed(worker, Event::Released(release.run_id));
+                    self.feed(worker, Event::Released(release.holder.run_id));
                 }
             }
             (Job::Release(release), _) => {
@@ -968,7 +967,7 @@ impl World {
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
             Action::RetireMark { job, revision, mark } => Job::Retire { job, revision, mark },
             Action::Release { run_id, job, sid, lock_revision, not_before } => {
-                let job = Job::Release(Release::new(run_id, job, sid, lock_revision));
+                let job = Job::Release(HeldLock::new(job, lock_revision, sid, run_id));
                 let wait = not_before.ms_since(self.time_of(worker)).max(0);
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
