@@ -24,7 +24,9 @@ use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, R
 use crate::clocks::{Clocks, Moment};
 use crate::data_dir::{self, DataDir};
 use crate::exec::gate::{GateFile, Gates, Starts};
-use crate::exec::process;
+use crate::exec::output::Captured;
+use crate::exec::process::{self, Running};
+use crate::exec::work::Work;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
@@ -249,7 +251,7 @@ struct Driver {
     all_marks_read: Stopwatch,
     audited: Stopwatch,
     suspects: Arc<tokio::sync::Mutex<Suspects>>,
-    kills: BTreeMap<RunId, oneshot::Sender<()>>,
+    running: BTreeMap<RunId, Running>,
     sweeper: Arc<Notify>,
     /// Sessions whose open runs are this worker's to close.
     own_sids: Arc<Mutex<BTreeSet<Sid>>>,
@@ -299,7 +301,7 @@ impl Driver {
             all_marks_read: Stopwatch::start(),
             audited: Stopwatch::start(),
             suspects: Arc::default(),
-            kills: BTreeMap::new(),
+            running: BTreeMap::new(),
             sweeper: Arc::new(Notify::new()),
             own_sids: Arc::default(),
             first: Arc::default(),
@@ -406,7 +408,7 @@ impl Driver {
                 // An event that waited behind others may come after the session's end: that goes first.
                 self.look_after_session().await;
                 if let Event::RunEnded(run_id, _) = &event {
-                    self.kills.remove(run_id);
+                    self.running.remove(run_id);
                 }
                 self.step(event).await;
             }
@@ -862,16 +864,16 @@ impl Driver {
     async fn perform(&mut self, action: Action) {
         match action {
             Action::Claim(claim) => self.claims.put(*claim),
-            Action::Prepare { open, command, due } => {
-                let shells = self.gates.prepare(open, command, due, Arc::clone(&self.ports.clock));
+            Action::Prepare { open, work, due } => {
+                let shells = self.gates.prepare(open, work, due, Arc::clone(&self.ports.clock));
                 self.lead.note_shells(shells);
             }
             // All that starts at one time is told by one step, and shells that wait for it are let go together.
-            Action::Start { open, command, due } => {
-                self.starts.insert(open.run_id.clone(), (open, command, due));
+            Action::Start { open, work, due } => {
+                self.starts.insert(open.run_id.clone(), (open, work, due));
             }
             Action::Kill(run_id) => {
-                if let Some(kill) = self.kills.remove(&run_id) {
+                if let Some(kill) = self.running.get_mut(&run_id).and_then(|running| running.kill.take()) {
                     let _ended_meanwhile = kill.send(());
                 }
             }
@@ -1050,42 +1052,44 @@ impl Driver {
         let begun = self.gates.open_due(now, self.ports.clock.as_ref(), &mut starts);
         for run in begun {
             self.status.count_start(run.start_time.ms_since(run.due));
-            self.kills.insert(run.run_id.clone(), run.kill);
-            self.tell_of_end(run.run_id, run.command, run.start_time, run.running);
+            self.running.insert(run.run_id.clone(), run.running);
+            self.tell_of_end(run.run_id, run.work, run.start_time, run.ending);
         }
-        for (open, command, due) in starts.into_values() {
-            self.start_run(open, command, due);
+        for (open, work, due) in starts.into_values() {
+            self.start_run(open, work, due);
         }
     }
 
-    fn start_run(&mut self, open: OpenRun, command: String, due: Timestamp) {
+    fn start_run(&mut self, open: OpenRun, work: Work, due: Timestamp) {
         let now = self.ports.clock.now();
         self.status.count_start(now.ms_since(due));
         let (kill, killed) = oneshot::channel();
         let run_id = open.run_id.clone();
-        self.kills.insert(run_id.clone(), kill);
+        let captured = Captured::default();
+        self.running.insert(run_id.clone(), Running { kill: Some(kill), captured: captured.clone() });
         let clock = Arc::clone(&self.ports.clock);
-        let text = command.clone();
+        let of = work.clone();
         // A task of its own, so that a panic in it is this run's failure and nobody else's.
-        let running =
-            tokio::spawn(async move { Some(process::run(&open, command, clock.as_ref(), killed).await) });
-        self.tell_of_end(run_id, text, now, running);
+        let ending = tokio::spawn(async move {
+            Some(process::run(&open, &work, &captured, clock.as_ref(), killed).await)
+        });
+        self.tell_of_end(run_id, of, now, ending);
     }
 
     /// Waits for a run's end in the background, and takes it as an event.
     fn tell_of_end(
         &self,
         run_id: RunId,
-        command: String,
+        work: Work,
         start_time: Timestamp,
-        running: JoinHandle<Option<Ending>>,
+        ending: JoinHandle<Option<Ending>>,
     ) {
         let (clock, inputs) = (Arc::clone(&self.ports.clock), self.inputs.clone());
         tokio::spawn(async move {
-            let ending = match running.await {
+            let ending = match ending.await {
                 Ok(Some(ending)) => ending,
-                Ok(None) => broken(command, start_time, clock.now(), "its gate was closed"),
-                Err(why) => broken(command, start_time, clock.now(), &why.to_string()),
+                Ok(None) => broken(&work, start_time, clock.now(), "its gate was closed"),
+                Err(why) => broken(&work, start_time, clock.now(), &why.to_string()),
             };
             let _gone = inputs.send(Input::Event(Event::RunEnded(run_id, ending))).await;
         });
@@ -1115,12 +1119,12 @@ fn answered(claim: Claim, answer: ClaimAnswer) -> Event {
     Event::ClaimAnswered(claim.open.run_id, claim.mark.plan_time, claim.open.job, answer)
 }
 
-fn broken(command: String, start_time: Timestamp, end_time: Timestamp, why: &str) -> Ending {
+fn broken(work: &Work, start_time: Timestamp, end_time: Timestamp, why: &str) -> Ending {
     tracing::error!(why, "running a command broke");
     Ending {
         status: Outcome::Failed,
         err: format!("fleetcron: {why}"),
-        command,
+        command: work.command.to_string(),
         output: String::new(),
         output_truncated: false,
         start_time,

@@ -24,6 +24,7 @@ mod watches;
 mod witness;
 
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
+pub use exec::work::Work;
 
 #[cfg(test)]
 mod gate_tests;

@@ -21,7 +21,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use super::process;
+use super::output::Captured;
+use super::process::{self, Running};
+use super::work::Work;
 
 /// Names the file that bash sources first.
 pub(super) const VARIABLE: &str = "BASH_ENV";
@@ -117,23 +119,23 @@ pub(crate) struct Begun {
     pub(crate) run_id: RunId,
     /// When it should.
     pub(crate) due: Timestamp,
-    /// The whole command.
-    pub(crate) command: String,
+    /// What it executes.
+    pub(crate) work: Work,
     /// When it was let go.
     pub(crate) start_time: Timestamp,
-    /// Kills it.
-    pub(crate) kill: oneshot::Sender<()>,
-    /// Its ending; never `None`, since it was let go.
-    pub(crate) running: JoinHandle<Option<Ending>>,
+    /// What the worker has of it.
+    pub(crate) running: Running,
+    /// Never `None`, since it was let go.
+    pub(crate) ending: JoinHandle<Option<Ending>>,
 }
 
 /// A shell that waits.
 #[derive(Debug)]
 struct Waiting {
-    command: String,
+    work: Work,
     opened: oneshot::Sender<Timestamp>,
-    kill: oneshot::Sender<()>,
-    running: JoinHandle<Option<Ending>>,
+    running: Running,
+    ending: JoinHandle<Option<Ending>>,
 }
 
 /// Shells of one moment.
@@ -157,8 +159,8 @@ impl Gate {
     }
 }
 
-/// What is to be started, by run: each with its whole command.
-pub(crate) type Starts = BTreeMap<RunId, (OpenRun, String, Timestamp)>;
+/// What is to be started, by run.
+pub(crate) type Starts = BTreeMap<RunId, (OpenRun, Work, Timestamp)>;
 
 /// All shells that wait. Dropped, none of their commands begins.
 #[derive(Debug)]
@@ -187,7 +189,7 @@ impl Gates {
     pub(crate) fn prepare(
         &mut self,
         open: OpenRun,
-        command: String,
+        work: Work,
         due: Timestamp,
         clock: Arc<dyn Clock>,
     ) -> usize {
@@ -197,7 +199,7 @@ impl Gates {
             if !file.is_whole() {
                 tracing::error!(file = %file.0.display(), "changed or gone: shells are started at their time from now on");
                 self.file = None;
-            } else if let Err(why) = self.start(open, command, due, clock) {
+            } else if let Err(why) = self.start(open, work, due, clock) {
                 tracing::warn!(%why, "no shell ahead of its time");
             }
         }
@@ -207,7 +209,7 @@ impl Gates {
     fn start(
         &mut self,
         open: OpenRun,
-        command: String,
+        work: Work,
         due: Timestamp,
         clock: Arc<dyn Clock>,
     ) -> io::Result<()> {
@@ -224,18 +226,18 @@ impl Gates {
             turns: Arc::clone(&self.turns),
             opened: is_opened,
         };
-        let (run_id, text) = (open.run_id.clone(), command.clone());
-        let running =
-            tokio::spawn(
-                async move { process::run_at_gate(place, &open, text, clock.as_ref(), killed).await },
-            );
-        gate.shells.insert(run_id, Waiting { command, opened, kill, running });
+        let (run_id, of, captured) = (open.run_id.clone(), work.clone(), Captured::default());
+        let running = Running { kill: Some(kill), captured: captured.clone() };
+        let ending = tokio::spawn(async move {
+            process::run_at_gate(place, &open, &of, &captured, clock.as_ref(), killed).await
+        });
+        gate.shells.insert(run_id, Waiting { work, opened, running, ending });
         self.shells += 1;
         Ok(())
     }
 
     /// Takes what is started at `now`, and takes from it what begins by this. A gate is opened as a whole or not at all: all its shells
-    /// read one pipe. So if one of them is not to begin, or not with the very command that it has (a kill, an edit, a lost session in the
+    /// read one pipe. So if one of them is not to begin, or not with the very work that it has (a kill, an edit, a lost session in the
     /// lead), all are let go unused, and the others' runs are left to be started as without a gate.
     pub(crate) fn open_due(&mut self, now: Timestamp, clock: &dyn Clock, starts: &mut Starts) -> Vec<Begun> {
         let mut begun = Vec::new();
@@ -243,7 +245,7 @@ impl Gates {
             let (due, mut gate) = gate.remove_entry();
             self.shells -= gate.shells.len();
             let is_meant = |(run_id, shell): (&RunId, &Waiting)| {
-                starts.get(run_id).is_some_and(|(_, command, _)| *command == shell.command)
+                starts.get(run_id).is_some_and(|(_, work, _)| *work == shell.work)
             };
             if !gate.shells.iter().all(is_meant) {
                 continue;
@@ -253,10 +255,10 @@ impl Gates {
                 tracing::warn!(%why, "shells cannot be let go, others are started");
                 continue;
             }
-            for (run_id, Waiting { command, opened, kill, running }) in std::mem::take(&mut gate.shells) {
+            for (run_id, Waiting { work, opened, running, ending }) in std::mem::take(&mut gate.shells) {
                 starts.remove(&run_id);
                 let _broken = opened.send(start_time);
-                begun.push(Begun { run_id, due, command, start_time, kill, running });
+                begun.push(Begun { run_id, due, work, start_time, running, ending });
             }
         }
         begun

@@ -3,3 +3,4 @@
 pub(crate) mod gate;
 pub(crate) mod output;
 pub(crate) mod process;
+pub mod work;

@@ -1,5 +1,7 @@
 //! What a command prints, up to a limit.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Most bytes of output that a record keeps; the rest is read and thrown away, so that the command never blocks.
@@ -16,15 +18,19 @@ pub(crate) struct Output {
     truncated: bool,
 }
 
-impl Output {
+/// What a command has printed so far, shared between who reads it and who looks at it meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Captured(Arc<Mutex<Output>>);
+
+impl Captured {
     /// Reads until the end of the stream. Cancel safe: what was read is kept.
-    pub(crate) async fn read_all(&mut self, mut from: impl AsyncRead + Unpin) {
+    pub(crate) async fn read_all(&self, mut from: impl AsyncRead + Unpin) {
         let mut piece = vec![0; FIRST_READ_BYTES];
         loop {
             match from.read(&mut piece).await {
                 Ok(0) => return,
                 Ok(n) => {
-                    self.take(&piece[..n]);
+                    self.output().take(&piece[..n]);
                     if n == piece.len() {
                         piece.resize(READ_BYTES, 0);
                     }
@@ -37,6 +43,17 @@ impl Output {
         }
     }
 
+    /// The text (what is not UTF-8 is replaced) and whether anything was cut.
+    pub(crate) fn text(&self) -> (String, bool) {
+        self.output().text()
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Output {
     fn take(&mut self, piece: &[u8]) {
         let room = OUTPUT_BYTES_MAX - self.kept.len();
         let kept = piece.len().min(room);
@@ -44,16 +61,16 @@ impl Output {
         self.truncated |= kept < piece.len();
     }
 
-    /// The text (what is not UTF-8 is replaced) and whether anything was cut.
-    pub(crate) fn into_text(mut self) -> (String, bool) {
+    fn text(&self) -> (String, bool) {
+        let mut kept = self.kept.as_slice();
         if self.truncated {
             // Do not keep half a character.
-            let whole = self.kept.utf8_chunks().last().map_or(0, |last| last.invalid().len());
-            if whole < 4 {
-                self.kept.truncate(self.kept.len() - whole);
+            let half = kept.utf8_chunks().last().map_or(0, |last| last.invalid().len());
+            if half < 4 {
+                kept = &kept[..kept.len() - half];
             }
         }
-        (String::from_utf8_lossy(&self.kept).into_owned(), self.truncated)
+        (String::from_utf8_lossy(kept).into_owned(), self.truncated)
     }
 }
 
@@ -66,7 +83,7 @@ mod tests {
         for piece in pieces {
             output.take(piece);
         }
-        output.into_text()
+        output.text()
     }
 
     #[test]

@@ -15,7 +15,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use super::gate::{self, Place};
-use super::output::Output;
+use super::output::Captured;
+use super::work::Work;
 
 /// The seed's shell.
 const SHELL: &str = "/bin/bash";
@@ -24,37 +25,50 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Output that is in the pipe when the group is killed is read for so long: a process that left the group may hold the pipe for ever.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
+/// What the worker has of a command that is going.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Kills it; used at most once.
+    pub(crate) kill: Option<oneshot::Sender<()>>,
+    /// What it has printed so far.
+    pub(crate) captured: Captured,
+}
+
 /// Runs a command to its end, or until `kill` is fired. Never fails: what goes wrong is in the ending.
 pub(crate) async fn run(
     open: &OpenRun,
-    command: String,
+    work: &Work,
+    captured: &Captured,
     clock: &dyn Clock,
     kill: oneshot::Receiver<()>,
 ) -> Ending {
     let start_time = clock.now();
-    let shell = start(open, &command, None);
-    to_its_end(shell, command, start_time, clock, kill).await
+    let shell = start(open, work, None);
+    to_its_end(shell, work, captured, start_time, clock, kill).await
 }
 
 /// As [`run`], by a shell that is started now and waits for its gate. `None` when that is closed: the command has not begun and never will.
 pub(crate) async fn run_at_gate(
     place: Place,
     open: &OpenRun,
-    command: String,
+    work: &Work,
+    captured: &Captured,
     clock: &dyn Clock,
     kill: oneshot::Receiver<()>,
 ) -> Option<Ending> {
     let shell = {
         // Not by the threads that the worker's loop needs at that time: whoever starts a process stands still until it has been scheduled.
         let _turn = place.turns.acquire().await;
-        let (open, command) = (open.clone(), command.clone());
-        let start = move || start(&open, &command, Some((place.file, place.stdin)));
+        let (open, work) = (open.clone(), work.clone());
+        let start = move || start(&open, &work, Some((place.file, place.stdin)));
         tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(io::Error::other(why)))
     };
     match (place.opened.await, shell) {
-        (Ok(start_time), Ok(shell)) => Some(to_its_end(Ok(shell), command, start_time, clock, kill).await),
+        (Ok(start_time), Ok(shell)) => {
+            Some(to_its_end(Ok(shell), work, captured, start_time, clock, kill).await)
+        }
         // No process could be had then; perhaps now.
-        (Ok(_), Err(_)) => Some(run(open, command, clock, kill).await),
+        (Ok(_), Err(_)) => Some(run(open, work, captured, clock, kill).await),
         (Err(_closed), Ok((mut child, _))) => {
             // It ends by itself, but a process that somebody has stopped does not.
             if let Err(why) = child.kill().await {
@@ -68,17 +82,17 @@ pub(crate) async fn run_at_gate(
 
 async fn to_its_end(
     shell: io::Result<(Child, pipe::Receiver)>,
-    command: String,
+    work: &Work,
+    captured: &Captured,
     start_time: Timestamp,
     clock: &dyn Clock,
     kill: oneshot::Receiver<()>,
 ) -> Ending {
-    let mut output = Output::default();
     let outcome = match shell {
-        Ok((mut child, stream)) => wait(&mut child, stream, &mut output, kill).await,
+        Ok((mut child, stream)) => wait(&mut child, stream, captured, kill).await,
         Err(why) => Err(why),
     };
-    let (output, output_truncated) = output.into_text();
+    let (output, output_truncated) = captured.text();
     let (status, err, exit_code, signal) = match outcome {
         Ok(exit) => words(exit),
         Err(why) => (Status::Failed, format!("fork/exec {SHELL}: {why}"), None, None),
@@ -86,7 +100,7 @@ async fn to_its_end(
     Ending {
         status,
         err,
-        command,
+        command: work.command.to_string(),
         output,
         output_truncated,
         start_time,
@@ -110,11 +124,11 @@ pub(super) fn shell(command: &str) -> Command {
 /// one is given by its file and its pipe.
 fn start(
     open: &OpenRun,
-    command: &str,
+    work: &Work,
     gate: Option<(PathBuf, PipeReader)>,
 ) -> io::Result<(Child, pipe::Receiver)> {
     let (reader, writer) = io::pipe()?;
-    let mut shell = shell(command);
+    let mut shell = shell(&work.command);
     if let Some((file, stdin)) = gate {
         shell.env(gate::VARIABLE, file).stdin(stdin);
     }
@@ -134,11 +148,11 @@ fn start(
 async fn wait(
     child: &mut Child,
     stream: pipe::Receiver,
-    output: &mut Output,
+    captured: &Captured,
     kill: oneshot::Receiver<()>,
 ) -> io::Result<ExitStatus> {
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let mut reading = Box::pin(output.read_all(stream));
+    let mut reading = Box::pin(captured.read_all(stream));
     let exited = exit_unreaped(group);
     tokio::pin!(exited);
     let mut kill = std::pin::pin!(async {

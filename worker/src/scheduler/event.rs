@@ -13,6 +13,8 @@ use common::domain::stored;
 use common::domain::worker::Sid;
 use common::kv::Revision;
 
+use crate::exec::work::Work;
+
 /// A job's key as it was read or watched.
 #[derive(Clone, Debug)]
 pub struct JobSeen {
@@ -277,8 +279,8 @@ pub enum Action {
     Prepare {
         /// The run.
         open: OpenRun,
-        /// The whole command, as it is now.
-        command: String,
+        /// What is executed, as it is now.
+        work: Work,
         /// When it should start: its plan time and the job's jitter.
         due: Timestamp,
     },
@@ -286,8 +288,8 @@ pub enum Action {
     Start {
         /// The run.
         open: OpenRun,
-        /// The whole command.
-        command: String,
+        /// What is executed.
+        work: Work,
         /// When it should have started: its plan time and the job's jitter.
         due: Timestamp,
     },

@@ -12,6 +12,8 @@ use common::domain::worker::Sid;
 use common::kv::Revision;
 use common::schedule::Schedule;
 
+use crate::exec::work::Work;
+
 use super::event::{Action, Claim, JobSeen, MarkSeen};
 use super::misfire::Rule;
 use super::ownership::Place;
@@ -23,7 +25,7 @@ use super::{LOCKED_RETRY_MS, look_after_ms};
 pub(super) struct Definition {
     /// Its schedule, or why it cannot be run.
     pub(super) runnable: Result<Arc<Schedule>, String>,
-    pub(super) command: Arc<str>,
+    pub(super) work: Work,
     pub(super) hash: ScheduleHash,
     /// What becomes of fires that are missed.
     pub(super) rule: Rule,
@@ -43,7 +45,7 @@ impl Definition {
         let name = seen.name;
         let of = |runnable, command: &str, hash, options: &JobOptions| Self {
             runnable,
-            command: command.into(),
+            work: Work { command: command.into() },
             hash,
             rule: Rule::of(options),
             jitter_ms: options.jitter_ms(&name),
@@ -85,7 +87,7 @@ impl Definition {
             attempt: 1,
             schedule_time: now,
             worker,
-            command: OpenRun::cut_command(&self.command),
+            command: OpenRun::cut_command(&self.work.command),
             trigger: Trigger::Schedule,
             skipped: None,
         }

@@ -94,8 +94,8 @@ impl Scheduler {
             && run.stage == Stage::Claimed
             && let Ok(definition) = self.definition_of(run)
         {
-            let (open, command) = (run.open.clone(), definition.command.to_string());
-            out.push(Action::Prepare { open, command, due: run.start_at });
+            let (open, work) = (run.open.clone(), definition.work.clone());
+            out.push(Action::Prepare { open, work, due: run.start_at });
         }
     }
 
@@ -110,11 +110,11 @@ impl Scheduler {
                 self.let_go(now, run_id, SkipReason::Misfire, out);
             }
             Ok(definition) => {
-                let command = definition.command.to_string();
+                let work = definition.work.clone();
                 run.stage = Stage::Running;
                 run.started_at = Some(now);
-                run.open.command = OpenRun::cut_command(&command);
-                out.push(Action::Start { open: run.open.clone(), command, due: run.start_at });
+                run.open.command = OpenRun::cut_command(&work.command);
+                out.push(Action::Start { open: run.open.clone(), work, due: run.start_at });
             }
             Err(reason) => self.let_go(now, run_id, reason, out),
         }

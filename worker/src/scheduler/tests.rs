@@ -1389,7 +1389,7 @@ fn a_mark_or_a_job_of_an_earlier_revision_shows_that_the_store_went_back() {
 fn a_fire_claimed_ahead_is_got_ready_as_it_will_start_and_a_late_one_is_not() {
     let ready = |world: &World| {
         let ready = |action: &Action| match action {
-            Action::Prepare { open, command, .. } => Some((open.run_id.clone(), command.clone())),
+            Action::Prepare { open, work, .. } => Some((open.run_id.clone(), work.clone())),
             _ => None,
         };
         world.actions.iter().filter_map(ready).collect::<Vec<_>>()
@@ -1401,7 +1401,7 @@ fn a_fire_claimed_ahead_is_got_ready_as_it_will_start_and_a_late_one_is_not() {
     assert_eq!((got_ready.len(), world.starts().len()), (1, 0));
     world.run_to(10_000);
     let started = world.actions.iter().find_map(|action| match action {
-        Action::Start { open, command, .. } => Some((open.run_id.clone(), command.clone())),
+        Action::Start { open, work, .. } => Some((open.run_id.clone(), work.clone())),
         _ => None,
     });
     assert_eq!((ready(&world), started), (got_ready.clone(), got_ready.into_iter().next()));

@@ -1,7 +1,7 @@
 //! Shells really wait here.
 
 use super::*;
-use crate::exec::process::tests::{assert_gone, open};
+use crate::exec::process::tests::{assert_gone, open, work};
 use common::clock::SystemClock;
 use common::domain::record::Status;
 
@@ -19,20 +19,20 @@ fn run(name: &str, time: Timestamp) -> OpenRun {
 
 /// Of the runs with these commands.
 fn starts(of: &[(&str, &str)]) -> Starts {
-    of.iter().map(|(id, command)| (RunId::from_text(id), (run(id, T), (*command).to_owned(), T))).collect()
+    of.iter().map(|(id, command)| (RunId::from_text(id), (run(id, T), work(command), T))).collect()
 }
 
 fn prepare(gates: &mut Gates, of: &[(&str, &str)]) -> usize {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let waiting = of
         .iter()
-        .map(|(id, command)| gates.prepare(run(id, T), (*command).to_owned(), T, Arc::clone(&clock)));
+        .map(|(id, command)| gates.prepare(run(id, T), work(command), T, Arc::clone(&clock)));
     waiting.last().unwrap()
 }
 
 async fn end_of(command: &str) -> Ending {
     let (_kill, killed) = oneshot::channel();
-    process::run(&run("1", T), command.to_owned(), &SystemClock, killed).await
+    process::run(&run("1", T), &work(command), &Captured::default(), &SystemClock, killed).await
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_command_cannot_tell_whether_its_shell_has_waited() {
         prepare(&mut gates, &[("1", command)]);
         let mut starts = starts(&[("1", command)]);
         let mut begun = gates.open_due(T, &SystemClock, &mut starts);
-        let waited = begun.pop().unwrap().running.await.unwrap().unwrap();
+        let waited = begun.pop().unwrap().ending.await.unwrap().unwrap();
         let same = |end: &Ending| Ending { start_time: T, end_time: T, ..end.clone() };
         assert_eq!(same(&waited), same(&usual), "{command}");
         assert!(starts.is_empty());
@@ -100,7 +100,7 @@ async fn a_gate_is_opened_for_all_at_once() {
     assert_eq!(more.into_keys().collect::<Vec<_>>(), [RunId::from_text("4")], "this one has no shell yet");
     assert_eq!(begun.len(), 3);
     for run in begun {
-        let ending = run.running.await.unwrap().unwrap();
+        let ending = run.ending.await.unwrap().unwrap();
         assert_eq!((ending.status, ending.start_time), (Status::Succeeded, run.start_time));
         assert!(ending.start_time >= before, "let go, not made ready, is started");
     }
@@ -119,7 +119,7 @@ async fn a_gate_with_one_that_is_not_meant_is_opened_for_none() {
         // What becomes of the shells is told by other means here: the gate forgets them.
         let told = running
             .into_iter()
-            .map(|(_, shell)| std::mem::replace(&mut shell.running, tokio::spawn(async { None })));
+            .map(|(_, shell)| std::mem::replace(&mut shell.ending, tokio::spawn(async { None })));
         let told: Vec<_> = told.collect();
         let meant: Vec<_> = meant
             .iter()
@@ -149,7 +149,7 @@ async fn a_shell_whose_worker_is_gone_ends_without_its_command() {
     let shell = gates.by_time.pop_first().unwrap().1.shells.pop_first().unwrap().1;
     drop(gates);
     drop(shell.opened);
-    assert_eq!((shell.running.await.unwrap(), left(dir.path())), (None, 0));
+    assert_eq!((shell.ending.await.unwrap(), left(dir.path())), (None, 0));
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_kill_ends_the_group_of_a_command_whose_shell_has_waited() {
     let begun = gates.open_due(T, &SystemClock, &mut starts(&[("1", command)])).pop().unwrap();
     clock::sleep(Duration::from_millis(300)).await;
     begun.kill.send(()).unwrap();
-    let end = begun.running.await.unwrap().unwrap();
+    let end = begun.ending.await.unwrap().unwrap();
     assert_eq!((end.err.as_str(), end.signal), ("signal: killed", Some(9)));
     assert_gone(end.output.trim()).await;
 }
