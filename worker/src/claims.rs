@@ -86,7 +86,7 @@ fn batch_txn(claims: &[Claim]) -> Txn {
     let mut then = Vec::new();
     for claim in claims {
         let name = &claim.open.job;
-        when.extend(unchanged(name, claim.job_revision, claim.mark_revision));
+        when.extend(unchanged(name, claim.job_revision, (claim.mark_revision, claim.mark_value.as_ref())));
         then.push(Op::put(keys::fired(name), claim.mark.encode()));
         if claim.kind != ClaimKind::SeedRan {
             then.push(put_open(&claim.open, (claim.sid, claim.seq)));
@@ -114,8 +114,17 @@ fn put_lock(open: &OpenRun, sid: Sid) -> Op {
 }
 
 /// What every write of a mark compares beside the session that writes (P3): the job and its mark are those that it was decided from.
-fn unchanged(job: &JobName, job_revision: Revision, mark_revision: Revision) -> [Compare; 2] {
-    [Compare::unchanged(keys::job(job), job_revision), Compare::unchanged(keys::fired(job), mark_revision)]
+fn unchanged(job: &JobName, job_revision: Revision, mark: (Revision, Option<&Vec<u8>>)) -> [Compare; 2] {
+    [Compare::unchanged(keys::job(job), job_revision), same_mark(job, mark)]
+}
+
+/// The mark is the one that was read. By its value where that is known: no two claims put the same one, while revisions repeat in a store
+/// that was put back, and a worker that was cut off meanwhile would move a mark back whose revision it knows by chance.
+fn same_mark(job: &JobName, (revision, value): (Revision, Option<&Vec<u8>>)) -> Compare {
+    match value {
+        Some(value) => Compare::Value(keys::fired(job).into(), value.clone()),
+        None => Compare::unchanged(keys::fired(job), revision),
+    }
 }
 
 /// Claims of one session in one transaction, at most [`CLAIMS_MAX`]; when that is refused, each by itself. One answer for each, in order.
@@ -187,6 +196,7 @@ pub(crate) struct Adoption {
     pub(crate) job_revision: Revision,
     /// 0 = the mark is absent.
     pub(crate) mark_revision: Revision,
+    pub(crate) mark_value: Option<Vec<u8>>,
     pub(crate) sid: Sid,
     pub(crate) mark: Mark,
 }
@@ -203,7 +213,8 @@ pub(crate) async fn adopt_all(kv: &dyn Kv, adoptions: &[Adoption]) -> Vec<AdoptA
     let Some(first) = adoptions.first() else { return Vec::new() };
     let mut txn = Txn { when: vec![Compare::exists(keys::session(first.sid))], ..Txn::default() };
     for adoption in adoptions {
-        txn.when.extend(unchanged(&adoption.job, adoption.job_revision, adoption.mark_revision));
+        let mark = (adoption.mark_revision, adoption.mark_value.as_ref());
+        txn.when.extend(unchanged(&adoption.job, adoption.job_revision, mark));
         txn.then.push(Op::put(keys::fired(&adoption.job), adoption.mark.encode()));
     }
     match kv.txn(txn).await {
@@ -230,7 +241,7 @@ pub(crate) async fn retire_mark(
     let lease = kv.grant(RETIRED_MARK_TTL).await?;
     // If this process dies here, the lease ends in a day without any key.
     let txn = Txn {
-        when: vec![Compare::absent(keys::job(job)), Compare::unchanged(keys::fired(job), revision)],
+        when: vec![Compare::absent(keys::job(job)), same_mark(job, (revision, mark.stored_value().as_ref()))],
         then: vec![Op::put_leased(keys::fired(job), mark.encode(), lease)],
         otherwise: Vec::new(),
     };

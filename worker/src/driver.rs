@@ -883,8 +883,8 @@ impl Driver {
                 }
                 self.sink.put(Entry { record, settles });
             }
-            Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                self.adoptions.put(Adoption { job, job_revision, mark_revision, sid, mark });
+            Action::Adopt { job, job_revision, mark_revision, mark_value, sid, mark } => {
+                self.adoptions.put(Adoption { job, job_revision, mark_revision, mark_value, sid, mark });
             }
             Action::ReadMarks { slots, serializable } => {
                 let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
@@ -1070,9 +1070,10 @@ impl Driver {
         let clock = Arc::clone(&self.ports.clock);
         let of = work.clone();
         // A task of its own, so that a panic in it is this run's failure and nobody else's.
-        let ending = tokio::spawn(async move {
-            Some(process::run(&open, &work, &captured, clock.as_ref(), killed).await)
-        });
+        let ending =
+            tokio::spawn(
+                async move { Some(process::run(&open, &work, &captured, clock.as_ref(), killed).await) },
+            );
         self.tell_of_end(run_id, of, now, ending);
     }
 

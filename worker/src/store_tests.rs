@@ -94,6 +94,7 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
             open,
             job_revision,
             mark_revision,
+            mark_value: based.stored_value(),
             mark,
             over_lock: None,
             replaces: None,
@@ -103,6 +104,17 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
 }
 
 // --- claims ------------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_mark_of_the_same_revision_and_another_value_is_another_one() {
+    let kv = store();
+    let (_, claim) = claimable(&kv).await;
+    // As in a store that was put back, where revisions repeat.
+    let other = Mark::based(None, T, ScheduleHash::default()).stored_value();
+    let refused = claims::claim(&kv, &Claim { mark_value: other, ..claim.clone() }).await;
+    assert!(matches!(refused, ClaimAnswer::Refused(_)), "{refused:?}");
+    assert!(matches!(claims::claim(&kv, &claim).await, ClaimAnswer::Won(_)));
+}
 
 #[tokio::test]
 async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
@@ -153,6 +165,7 @@ async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
             open,
             job_revision,
             mark_revision,
+            mark_value: based.stored_value(),
             mark,
             over_lock,
             replaces,
@@ -223,7 +236,8 @@ async fn the_largest_batches_are_within_the_stores_limits() {
         let seq = 100 + u64::try_from(number).unwrap();
         let open = OpenRun { job: job.clone(), ..open_run(sid, seq, T) };
         let mark = claims[0].mark.clone();
-        many.push(Claim { seq, open, job_revision, mark_revision: 0, mark, ..claims[0].clone() });
+        let (mark_revision, mark_value) = (0, None);
+        many.push(Claim { seq, open, job_revision, mark_revision, mark_value, mark, ..claims[0].clone() });
     }
     let answers = claims::claim_all(&kv, &many[..claims::CLAIMS_MAX]).await;
     let ClaimAnswer::Won(revision) = answers[0] else { panic!("{answers:?}") };
@@ -297,7 +311,7 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
     let (kv, claim) = (&kv, &claim);
     let adopt = async |job_revision, mark_revision, sid| {
         let (job, mark) = (claim.open.job.clone(), claim.mark.clone());
-        let adoption = claims::Adoption { job, job_revision, mark_revision, sid, mark };
+        let adoption = claims::Adoption { job, job_revision, mark_revision, mark_value: None, sid, mark };
         claims::adopt_all(kv, &[adoption]).await.remove(0)
     };
     assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
@@ -315,7 +329,7 @@ async fn many_marks_are_adopted_at_once_and_one_that_has_changed_costs_the_other
     let (sid, claims) = three_claimable(&kv).await;
     let adoption = |claim: &Claim, mark_revision| {
         let (job, job_revision, mark) = (claim.open.job.clone(), claim.job_revision, claim.mark.clone());
-        claims::Adoption { job, job_revision, mark_revision, sid, mark }
+        claims::Adoption { job, job_revision, mark_revision, mark_value: None, sid, mark }
     };
     let all: Vec<_> = claims.iter().map(|claim| adoption(claim, claim.mark_revision)).collect();
     let answers = claims::adopt_all(&kv, &all).await;
@@ -515,14 +529,15 @@ async fn marks_are_read_by_slot_or_all_in_pages() {
 async fn the_mark_of_a_deleted_job_is_retired_and_that_of_a_living_one_is_not() {
     let kv = store();
     let (_, claim) = claimable(&kv).await;
-    claims::retire_mark(&kv, &job(), claim.mark_revision, &claim.mark).await.unwrap();
+    let stored = Mark::decode(&get(&kv, keys::fired(&job())).await.unwrap().value).unwrap();
+    claims::retire_mark(&kv, &job(), claim.mark_revision, &stored).await.unwrap();
     assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().lease, None);
     delete(&kv, keys::job(&job())).await;
-    claims::retire_mark(&kv, &job(), claim.mark_revision - 1, &claim.mark).await.unwrap();
-    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().lease, None);
     claims::retire_mark(&kv, &job(), claim.mark_revision, &claim.mark).await.unwrap();
+    assert_eq!(get(&kv, keys::fired(&job())).await.unwrap().lease, None, "it is another mark");
+    claims::retire_mark(&kv, &job(), claim.mark_revision, &stored).await.unwrap();
     let retired = get(&kv, keys::fired(&job())).await.unwrap();
-    assert_eq!(Mark::decode(&retired.value), Ok(claim.mark));
+    assert_eq!(Mark::decode(&retired.value), Ok(stored));
     assert!(retired.lease.is_some());
 }
 

@@ -29,6 +29,9 @@ pub struct Mark {
     pub base: Timestamp,
     /// [`crate::domain::job::Job::schedule_hash`] of the definition that `base` belongs to.
     pub hash: ScheduleHash,
+    /// This version writes for it the very value that was read.
+    #[serde(skip)]
+    is_whole: bool,
 }
 
 impl Mark {
@@ -37,14 +40,15 @@ impl Mark {
     pub fn based(previous: Option<&Self>, base: Timestamp, hash: ScheduleHash) -> Self {
         let (plan_time, run_id, sid) =
             previous.map_or((Timestamp::ZERO, None, None), |m| (m.plan_time, m.run_id.clone(), m.sid));
-        Self { v: VERSION, plan_time, run_id, sid, base, hash }
+        Self { v: VERSION, plan_time, run_id, sid, base, hash, is_whole: true }
     }
 
     /// The mark moved to `plan_time` by a claim.
     #[must_use]
     pub fn claimed(&self, plan_time: Timestamp, run_id: RunId, sid: Sid) -> Self {
         debug_assert!(plan_time > self.plan_time, "a mark only moves forward");
-        Self { v: VERSION, plan_time, run_id: Some(run_id), sid: Some(sid), base: self.base, hash: self.hash }
+        let (base, hash) = (self.base, self.hash);
+        Self { v: VERSION, plan_time, run_id: Some(run_id), sid: Some(sid), base, hash, is_whole: true }
     }
 
     /// Reads a stored mark.
@@ -52,12 +56,37 @@ impl Mark {
     /// # Errors
     /// See [`stored::decode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, stored::Error> {
-        stored::decode(bytes, VERSION)
+        let mark: Self = stored::decode(bytes, VERSION)?;
+        let is_whole = mark.encode() == bytes;
+        Ok(Self { is_whole, ..mark })
+    }
+
+    /// The value that is stored for it now; `None` when other hands or another version have put it there with more than this one knows.
+    #[must_use]
+    pub fn stored_value(&self) -> Option<Vec<u8>> {
+        self.is_whole.then(|| self.encode())
     }
 
     /// The value to store.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         stored::encode(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_with_more_than_is_known_is_read_and_not_taken_for_what_is_written() {
+        let mark = Mark::based(None, Timestamp::from_ms(5), ScheduleHash::default());
+        let value = mark.encode();
+        assert_eq!(Mark::decode(&value).unwrap().stored_value(), Some(value.clone()));
+        let claimed = mark.claimed(Timestamp::from_ms(9), RunId::from_text("a-1"), Sid(10));
+        let value = claimed.encode();
+        assert_eq!((Mark::decode(&value).unwrap(), claimed.stored_value()), (claimed, Some(value.clone())));
+        let newer = String::from_utf8(value).unwrap().replacen('{', "{\"backlog\":3,", 1);
+        assert_eq!(Mark::decode(newer.as_bytes()).unwrap().stored_value(), None);
     }
 }

@@ -206,13 +206,7 @@ impl Gates {
         self.by_time.get(&due).map_or(0, |gate| gate.shells.len())
     }
 
-    fn start(
-        &mut self,
-        open: OpenRun,
-        work: Work,
-        due: Timestamp,
-        clock: Arc<dyn Clock>,
-    ) -> io::Result<()> {
+    fn start(&mut self, open: OpenRun, work: Work, due: Timestamp, clock: Arc<dyn Clock>) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let gate = match self.by_time.entry(due) {
             Entry::Occupied(gate) => gate.into_mut(),

@@ -3,4 +3,4 @@
 pub(crate) mod gate;
 pub(crate) mod output;
 pub(crate) mod process;
-pub mod work;
+pub(crate) mod work;

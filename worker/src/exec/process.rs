@@ -31,6 +31,7 @@ pub(crate) struct Running {
     /// Kills it; used at most once.
     pub(crate) kill: Option<oneshot::Sender<()>>,
     /// What it has printed so far.
+    #[expect(dead_code, reason = "nobody looks yet")]
     pub(crate) captured: Captured,
 }
 

@@ -92,8 +92,10 @@ pub struct Claim {
     pub open: OpenRun,
     /// The definition it was decided from, compared.
     pub job_revision: Revision,
-    /// The mark it was decided from, compared; 0 = absent.
+    /// The mark it was decided from; 0 = absent. Compared, unless its value is.
     pub mark_revision: Revision,
+    /// The value of the mark it was decided from, compared: it is never put again, while revisions repeat in a store that was put back.
+    pub mark_value: Option<Vec<u8>>,
     /// The mark to put.
     pub mark: Mark,
     /// The lock that this one takes over, compared: the worker's own, of the run before, kept from seed workers. `None` = it must be free.
@@ -251,8 +253,10 @@ pub enum Action {
         job: JobName,
         /// Its definition, compared.
         job_revision: Revision,
-        /// Its mark, compared; 0 = absent.
+        /// Its mark; 0 = absent. Compared, unless its value is.
         mark_revision: Revision,
+        /// Its mark's value, compared.
+        mark_value: Option<Vec<u8>>,
         /// The session, compared.
         sid: Sid,
         /// The mark to put.

@@ -723,10 +723,11 @@ impl Scheduler {
                 return None;
             }
             let base = definition.seen_at.max(self.floor);
+            let mark_value = mark.as_ref().and_then(Mark::stored_value);
             let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
             state.pending = Pending::Adopting;
-            out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, sid, mark });
+            out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, mark_value, sid, mark });
             return None;
         };
         self.note_mark(name, &mark, now, out);
@@ -863,6 +864,7 @@ impl Scheduler {
             open,
             job_revision: definition.mod_revision,
             mark_revision,
+            mark_value: mark.stored_value(),
             mark: mark.claimed(due, run_id, sid),
             over_lock,
             replaces: None,
@@ -920,6 +922,7 @@ impl Scheduler {
             seq,
             job_revision: definition.mod_revision,
             mark_revision,
+            mark_value: mark.stored_value(),
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
             open,
             over_lock: None,
@@ -1057,7 +1060,7 @@ impl Scheduler {
         let name = claim.open.job.clone();
         let Some(state) = self.jobs.get_mut(&name) else { return };
         let mark_revision = refusal.mark.as_ref().map_or(0, |seen| seen.revision);
-        if let Some(why) = gone_back(&claim, mark_revision, refusal.job_revision) {
+        if let Some(why) = gone_back(&claim, refusal.mark.as_ref(), refusal.job_revision) {
             return out.push(Action::GiveUpStore(why));
         }
         if mark_revision != claim.mark_revision {

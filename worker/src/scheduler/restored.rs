@@ -6,7 +6,7 @@ use common::domain::mark::Mark;
 use common::domain::record::Record;
 use common::kv::Revision;
 
-use super::event::{Action, Claim};
+use super::event::{Action, Claim, MarkSeen};
 use super::job_state::{MarkView, Pending};
 use super::runs::Stage;
 use super::{LEAD_MAX_MS, Scheduler};
@@ -68,11 +68,16 @@ pub(super) fn is_from_before(mark: &Mark, floor: Timestamp, rank: u8) -> bool {
 }
 
 /// Why a refusal shows that the store went back: revisions of one key only grow, so that the claim was decided from what is not (yet) there.
-/// It shows also when the store's own revision is higher than ever (a backup that was restored with raised revisions).
-pub(super) fn gone_back(claim: &Claim, mark: Revision, job: Revision) -> Option<String> {
+/// It shows also when the store's own revision is higher than ever (a backup that was restored with raised revisions). And one revision has one
+/// value.
+pub(super) fn gone_back(claim: &Claim, seen: Option<&MarkSeen>, job: Revision) -> Option<String> {
     let name = &claim.open.job;
+    let mark = seen.map_or(0, |seen| seen.revision);
+    let value = seen.and_then(|seen| seen.mark.as_ref().ok()).and_then(Mark::stored_value);
     if (1..claim.mark_revision).contains(&mark) {
         Some(format!("the mark of {name} is of revision {mark}, and was of {}", claim.mark_revision))
+    } else if mark == claim.mark_revision && value != claim.mark_value {
+        Some(format!("the mark of {name} has another value than before under its revision {mark}"))
     } else if (1..claim.job_revision).contains(&job) {
         Some(format!("job {name} is of revision {job}, and was of {}", claim.job_revision))
     } else {

@@ -960,8 +960,8 @@ impl World {
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         let job = match action {
             Action::Claim(claim) => return self.hosts[worker].shell.claims.put(*claim),
-            Action::Adopt { job, job_revision, mark_revision, sid, mark } => {
-                let adoption = Adoption { job, job_revision, mark_revision, sid, mark };
+            Action::Adopt { job, job_revision, mark_revision, mark_value, sid, mark } => {
+                let adoption = Adoption { job, job_revision, mark_revision, mark_value, sid, mark };
                 return self.hosts[worker].shell.adoptions.put(adoption);
             }
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },

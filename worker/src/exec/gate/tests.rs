@@ -24,9 +24,8 @@ fn starts(of: &[(&str, &str)]) -> Starts {
 
 fn prepare(gates: &mut Gates, of: &[(&str, &str)]) -> usize {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let waiting = of
-        .iter()
-        .map(|(id, command)| gates.prepare(run(id, T), work(command), T, Arc::clone(&clock)));
+    let waiting =
+        of.iter().map(|(id, command)| gates.prepare(run(id, T), work(command), T, Arc::clone(&clock)));
     waiting.last().unwrap()
 }
 
@@ -160,7 +159,7 @@ async fn a_kill_ends_the_group_of_a_command_whose_shell_has_waited() {
     prepare(&mut gates, &[("1", command)]);
     let begun = gates.open_due(T, &SystemClock, &mut starts(&[("1", command)])).pop().unwrap();
     clock::sleep(Duration::from_millis(300)).await;
-    begun.kill.send(()).unwrap();
+    begun.running.kill.unwrap().send(()).unwrap();
     let end = begun.ending.await.unwrap().unwrap();
     assert_eq!((end.err.as_str(), end.signal), ("signal: killed", Some(9)));
     assert_gone(end.output.trim()).await;

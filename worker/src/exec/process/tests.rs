@@ -70,7 +70,9 @@ async fn a_command_gets_its_idempotency_key_and_no_standard_input() {
 async fn a_kill_ends_the_whole_group() {
     let (kill, killed) = oneshot::channel();
     let command = "sleep 1000 & echo $!; sleep 1000".to_owned();
-    let running = tokio::spawn(async move { run(&open(), &work(&command), &Captured::default(), &SystemClock, killed).await });
+    let running = tokio::spawn(async move {
+        run(&open(), &work(&command), &Captured::default(), &SystemClock, killed).await
+    });
     clock::sleep(Duration::from_millis(300)).await;
     kill.send(()).unwrap();
     let end = running.await.unwrap();
