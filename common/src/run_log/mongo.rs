@@ -1,12 +1,12 @@
 //! Records in MongoDB: database `cron`, collection `log`, as in the seed.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, IntoFuture as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, Utf8Lossy, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
@@ -372,19 +372,24 @@ async fn insert<'a>(
     Ok(taken)
 }
 
-/// Reads what is stored under the entries' ids: all that [`duplicate`] looks at, and not the output.
+/// Reads what is stored under the entries' ids: all that [`duplicate`] looks at, and not the output. One id at a time: FerretDB answers `$in`
+/// by reading the whole collection, so that a batch sent twice would take longer than a call may, and be sent again for ever.
 async fn stored_counterparts(
     collection: &Collection<RawDocumentBuf>,
     entries: &[Entry<'_>],
 ) -> Result<HashMap<String, Stored>, mongodb::error::Error> {
-    let ids: Vec<&str> = entries.iter().map(|entry| entry.record.id.as_str()).collect();
-    let cursor = collection
-        .find(doc! { "_id": { "$in": ids } })
-        .projection(doc! { "jobName": 1, "claim": 1, "status": 1, "skipped": 1 })
-        // A secondary may not have it yet.
-        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-        .await?;
-    let found: Vec<RawDocumentBuf> = cursor.try_collect().await?;
+    let ids: Vec<String> = entries.iter().map(|entry| entry.record.id.as_str().to_owned()).collect();
+    let finds = ids.into_iter().map(|id| {
+        let find = collection
+            .find_one(doc! { "_id": id })
+            .projection(doc! { "jobName": 1, "claim": 1, "status": 1, "skipped": 1 })
+            // A secondary may not have it yet.
+            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        find.into_future()
+    });
+    let found: Vec<Option<RawDocumentBuf>> =
+        futures::stream::iter(finds).buffer_unordered(CONNECTIONS_MAX as usize).try_collect().await?;
+    let found: Vec<RawDocumentBuf> = found.into_iter().flatten().collect();
     let stored = found.iter().filter_map(|raw| {
         let document = lossy(raw).ok()?;
         let id = document.get_str("_id").ok()?.to_owned();
