@@ -1,4 +1,4 @@
-//! What a worker's process has and its commands are not to get: descriptors that it was started with, its environment, its memory.
+//! What a worker's process has and its commands are not to get: descriptors that it was started with, its environment, its memory, rights.
 
 use std::fs;
 use std::io;
@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::clear_ambient_capability_set;
 
 /// The descriptors of this process, one name each.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -17,6 +18,10 @@ const FIRST: RawFd = 3;
 pub fn keep() {
     if let Err(why) = close_on_exec() {
         tracing::warn!(%why, "commands may inherit descriptors that this process was started with");
+    }
+    // A worker that is not root may have been given the right to become the users of CRON_USERS: it keeps that, its commands do not get it.
+    if let Err(why) = clear_ambient_capability_set() {
+        tracing::warn!(%why, "commands may inherit this process's capabilities");
     }
     // Whoever may dump its core may read its environment and its memory: all processes of its user, and among them are the commands.
     if let Err(why) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
@@ -50,10 +55,12 @@ mod tests {
     use std::fs::File;
     use std::process::Command;
 
+    use rustix::process::dumpable_behavior;
+
     use super::*;
 
     #[test]
-    fn what_was_open_before_is_not_inherited() {
+    fn what_was_open_before_is_not_inherited_and_nobody_reads_this_processs_memory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("open");
         let file = File::create(&path).unwrap();
@@ -63,7 +70,8 @@ mod tests {
             String::from_utf8(listed.stdout).unwrap().contains(path.to_str().unwrap())
         };
         assert!(inherited());
-        close_on_exec().unwrap();
+        keep();
         assert!(!inherited());
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
     }
 }

@@ -11,9 +11,7 @@ use common::config;
 use common::domain::execution::{Environment, Execution, Limits};
 use common::domain::run::OpenRun;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
-use rustix::thread::{
-    clear_ambient_capability_set, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::process::Command;
 
 use super::account::Account;
@@ -161,8 +159,6 @@ fn prepare(shell: &mut Command, account: Option<Account>, limits: Vec<(Resource,
             set_thread_groups(&account.groups)?;
             set_thread_res_gid(account.gid, account.gid, account.gid)?;
             set_thread_res_uid(account.uid, account.uid, account.uid)?;
-            // What root could do ends with that; what a worker of another user was given for it would stay.
-            let _unknown_to_old_kernels = clear_ambient_capability_set();
         }
         Ok(())
     };
