@@ -1,13 +1,14 @@
 //! The only module that reads the environment and the command line.
 #![expect(clippy::disallowed_methods, reason = "this is the module that may")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::domain::execution::is_user;
 use crate::secrets::{Reference, Referring, Values};
 
 /// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
@@ -26,10 +27,24 @@ struct Secret {
     like: &'static str,
 }
 
+/// The seed's shell.
+pub const SHELL_DEFAULT: &str = "/bin/bash";
+/// By these AWS knows the worker.
+const CREDENTIALS: [&str; 8] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+];
+
 /// Variables that workers hand to jobs: no settings, and no mistake when a job starts one of our programs.
 const HANDED_TO_JOBS: [&str; 4] = ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT"];
 
-const VARIABLES: [Variable; 18] = [
+const VARIABLES: [Variable; 20] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -138,6 +153,30 @@ const VARIABLES: [Variable; 18] = [
         set: |s, v| {
             s.max_runs = Some(usize::try_from(within(v, 1, 1_000_000)?).unwrap_or(usize::MAX));
             Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_SHELL",
+        help: "the shell that runs commands, by its absolute path; it is given -c and the command (default /bin/bash)",
+        set: |s, v| {
+            if !v.starts_with('/') {
+                return Err(format!("{v:?} is not an absolute path like {SHELL_DEFAULT}"));
+            }
+            s.shell = PathBuf::from(v);
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_USERS",
+        help: "users that jobs may name to run as, comma-separated (default none); the worker must have the right to become them",
+        set: |s, v| {
+            s.users = v.split(',').map(|user| user.trim().to_owned()).collect();
+            match s.users.iter().find(|user| !is_user(user)) {
+                Some(bad) => Err(format!("{bad:?} is no name of a user")),
+                None => Ok(()),
+            }
         },
         secret: None,
     },
@@ -298,6 +337,10 @@ pub struct Settings {
     pub drain_limit: Option<Duration>,
     /// `None` = not set.
     pub max_runs: Option<usize>,
+    /// See `CRON_SHELL`.
+    pub shell: PathBuf,
+    /// See `CRON_USERS`.
+    pub users: BTreeSet<String>,
     /// See `CRON_LOG_BATCH_SIZE`.
     pub log_batch_size: usize,
     /// See `CRON_LOG_COMMIT_TIMEOUT_MS`.
@@ -324,6 +367,8 @@ impl Default for Settings {
             session_ttl: Duration::from_secs(10), // the seed's registration lease
             drain_limit: None,
             max_runs: None,
+            shell: PathBuf::from(SHELL_DEFAULT),
+            users: BTreeSet::new(),
             log_batch_size: 100,                              // the seed's jobLogBatchSize
             log_commit_timeout: Duration::from_millis(1000),  // the seed's jobLogCommitTimeout
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
@@ -493,9 +538,14 @@ pub fn lambda_log() -> LambdaLog {
     LambdaLog { json: asked || set("AWS_LAMBDA_FUNCTION_NAME").is_some(), level: set("AWS_LAMBDA_LOG_LEVEL") }
 }
 
-/// The environment variables of this process that a job must not inherit: our settings, among them passwords.
+/// The environment variables of this process that a job must not inherit: our settings, among them passwords, and what AWS knows this
+/// process by.
 pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
-    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("CRON_"))
+    std::env::vars_os().map(|(name, _)| name).filter(|name| is_private(&name.to_string_lossy()))
+}
+
+fn is_private(name: &str) -> bool {
+    name.starts_with("CRON_") || CREDENTIALS.contains(&name)
 }
 
 /// Where this user's programs keep state: `$XDG_STATE_HOME`, or `~/.local/state`.
@@ -670,6 +720,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_secret_is_not_for_jobs() {
+        let private = ["CRON_MONGODB_URI", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "PATH"].map(is_private);
+        assert_eq!(private, [true, true, false, false]);
+    }
+
+    #[test]
     fn an_empty_variable_is_not_set() {
         assert_eq!(settings(&[("CRON_ETCD_ENDPOINTS", "")], &[]), Settings::default());
     }
@@ -735,10 +791,23 @@ mod tests {
     #[test]
     fn every_bad_value_is_named_at_once() {
         let said = faults(
-            &[("CRON_SESSION_TTL_SECONDS", "1"), ("CRON_LISTEN", "here"), ("CRON_ETCD_CERT", "c.pem")],
+            &[
+                ("CRON_SESSION_TTL_SECONDS", "1"),
+                ("CRON_LISTEN", "here"),
+                ("CRON_ETCD_CERT", "c.pem"),
+                ("CRON_SHELL", "sh"),
+                ("CRON_USERS", "deploy, a:b"),
+            ],
             &[],
         );
-        for part in ["CRON_SESSION_TTL_SECONDS", "from 2 to 600", "CRON_LISTEN", "CRON_ETCD_KEY"] {
+        for part in [
+            "CRON_SESSION_TTL_SECONDS",
+            "from 2 to 600",
+            "CRON_LISTEN",
+            "CRON_ETCD_KEY",
+            "CRON_SHELL: \"sh\" is not an absolute path",
+            "CRON_USERS: \"a:b\"",
+        ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
     }

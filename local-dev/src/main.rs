@@ -18,7 +18,7 @@ use local_dev::stop::Stop;
 use local_dev::{api_server, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
-use worker::{Options, Worker, identity};
+use worker::{Options, Worker, identity, private};
 
 /// Runs get so long to end by themselves after Ctrl-C; then they are killed.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     common::logging::init();
+    private::keep();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     exit(runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings))))
 }

@@ -216,7 +216,7 @@ async fn a_kill_takes_the_grandchild_too() {
 
     wait_for("the end of the whole group", SOON, async || (sleeping() == [0, 0]).then_some(())).await;
     let record = fleet.record("family", |record| status(record) == "killed").await;
-    assert_eq!(record.get_str("err").unwrap(), "signal: killed");
+    assert_eq!(record.get_str("err").unwrap(), "signal: terminated");
     assert_eq!(record.get_str("output").unwrap(), "started\n");
     // Nobody starts it again, and nothing stays locked.
     wait_for("no lock", SOON, async || fleet.get("/cron/lock/family").await.is_none().then_some(())).await;
@@ -311,7 +311,7 @@ async fn what_the_seed_writes_into_etcd_is_understood() {
     fleet.kv().await.delete("/cron/jobs/long", None).await.unwrap();
     fleet.put_leased("/cron/killer/long", "", 1).await;
     let record = fleet.record("long", |record| status(record) == "killed").await;
-    assert_eq!(record.get_str("err").unwrap(), "signal: killed");
+    assert_eq!(record.get_str("err").unwrap(), "signal: terminated");
     wait_for("the end of the run", SOON, async || processes_of(&["sleep", &time]).is_empty().then_some(()))
         .await;
 

@@ -207,7 +207,7 @@ async fn a_seed_master_serves_our_workers() {
     post(&url, "/job/delete", &[("name", "long")]).await;
     assert_eq!(post(&url, "/job/kill", &[("name", "long")]).await, Value::Null);
     wait_for("its end", SOON, async || (sleeping() == [0, 0]).then_some(())).await;
-    log_with(&url, "long", has_err("signal: killed")).await;
+    log_with(&url, "long", has_err("signal: terminated")).await;
 
     for record in log_with(&url, "hi", |_| true).await {
         assert!(

@@ -15,7 +15,7 @@ use common::ids::{backoff, random_below};
 use common::keys;
 use common::kv::{self, Kv, Pair, Range};
 use common::run_log::RunLog;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::audit::{self, Reading, Suspects, Unknown};
@@ -24,8 +24,8 @@ use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, R
 use crate::clocks::{Clocks, Moment};
 use crate::data_dir::{self, DataDir};
 use crate::exec::gate::{GateFile, Gates, Starts};
-use crate::exec::output::Captured;
 use crate::exec::process::{self, Running};
+use crate::exec::shell::Shell;
 use crate::exec::work::Work;
 use crate::lead::Lead;
 use crate::retries::{LoopRetries, Retries};
@@ -96,6 +96,8 @@ pub struct Options {
     /// Where it keeps its state. Without one, every shell is started at its time, and a worker that starts again notices no store that was
     /// put back while no process of it lived.
     pub data_dir: Option<PathBuf>,
+    /// What commands are run with.
+    pub shell: Arc<Shell>,
 }
 
 impl Options {
@@ -109,6 +111,7 @@ impl Options {
             log_batch_size: settings.log_batch_size,
             log_commit_timeout: settings.log_commit_timeout,
             data_dir: Some(data_dir.path.clone()),
+            shell: Arc::new(Shell::new(&settings.shell, &settings.users)),
         }
     }
 }
@@ -268,6 +271,7 @@ impl Driver {
         let witness = Arc::new(Witness::new(ports.kv, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
+        let gates = Gates::new(Arc::clone(&options.shell));
         let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch);
         Self {
             scheduler: Scheduler::new(options.identity.max_runs),
@@ -285,7 +289,7 @@ impl Driver {
             requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
             claims: Batches::new(CLAIMS_IN_FLIGHT),
             lead: Lead::new(),
-            gates: Gates::new(),
+            gates,
             starts: Starts::new(),
             adoptions: Batches::new(ADOPTIONS_IN_FLIGHT),
             releases: Batches::new(RELEASES_IN_FLIGHT),
@@ -872,9 +876,9 @@ impl Driver {
             Action::Start { open, work, due } => {
                 self.starts.insert(open.run_id.clone(), (open, work, due));
             }
-            Action::Kill(run_id) => {
-                if let Some(kill) = self.running.get_mut(&run_id).and_then(|running| running.kill.take()) {
-                    let _ended_meanwhile = kill.send(());
+            Action::Kill(run_id, how) => {
+                if let Some(running) = self.running.get(&run_id) {
+                    running.kill(how);
                 }
             }
             Action::Record { record, settles } => {
@@ -1035,9 +1039,10 @@ impl Driver {
     /// Tries in the background whether shells can be started ahead of their time; the answer is [`Input::GateHolds`], or none.
     fn make_gate(&self) {
         let (inputs, data_dir) = (self.inputs.clone(), self.options.data_dir.clone());
+        let shell = Arc::clone(&self.options.shell);
         tokio::spawn(async move {
-            let Some(data_dir) = data_dir else { return };
-            match GateFile::make(&data_dir).await {
+            let Some(data_dir) = data_dir.filter(|_| shell.is_bash()) else { return };
+            match GateFile::make(&data_dir, &shell).await {
                 Ok(file) => {
                     let _gone = inputs.send(Input::GateHolds(file)).await;
                 }
@@ -1063,17 +1068,14 @@ impl Driver {
     fn start_run(&mut self, open: OpenRun, work: Work, due: Timestamp) {
         let now = self.ports.clock.now();
         self.status.count_start(now.ms_since(due));
-        let (kill, killed) = oneshot::channel();
-        let run_id = open.run_id.clone();
-        let captured = Captured::default();
-        self.running.insert(run_id.clone(), Running { kill: Some(kill), captured: captured.clone() });
-        let clock = Arc::clone(&self.ports.clock);
-        let of = work.clone();
+        let (running, asked) = Running::new(&work);
+        let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
+        self.running.insert(run_id.clone(), running);
+        let (clock, shell) = (Arc::clone(&self.ports.clock), Arc::clone(&self.options.shell));
         // A task of its own, so that a panic in it is this run's failure and nobody else's.
-        let ending =
-            tokio::spawn(
-                async move { Some(process::run(&open, &work, &captured, clock.as_ref(), killed).await) },
-            );
+        let ending = tokio::spawn(async move {
+            Some(process::run(&shell, &open, &work, &captured, clock.as_ref(), asked).await)
+        });
         self.tell_of_end(run_id, of, now, ending);
     }
 
@@ -1128,6 +1130,7 @@ fn broken(work: &Work, start_time: Timestamp, end_time: Timestamp, why: &str) ->
         command: work.command.to_string(),
         output: String::new(),
         output_truncated: false,
+        output_bytes: 0,
         start_time,
         end_time,
         exit_code: None,

@@ -12,6 +12,7 @@ mod follow;
 pub mod health;
 pub mod identity;
 mod lead;
+pub mod private;
 mod retries;
 pub mod scheduler;
 mod seen;
@@ -24,7 +25,8 @@ mod watches;
 mod witness;
 
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
-pub use exec::work::Work;
+pub use exec::shell::Shell;
+pub use exec::work::{Kill, Work};
 
 #[cfg(test)]
 mod gate_tests;

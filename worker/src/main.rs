@@ -11,7 +11,7 @@ use common::stores;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::data_dir::DataDir;
-use worker::{Ports, Worker, health, identity};
+use worker::{Ports, Worker, health, identity, private};
 
 /// A call to a store is given up after this; it is tried again where that is safe.
 const CALL_LIMIT: Duration = Duration::from_secs(3);
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     common::logging::init();
+    private::keep();
     match run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

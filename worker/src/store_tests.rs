@@ -829,6 +829,7 @@ pub(super) fn options() -> Options {
         log_batch_size: 100,
         log_commit_timeout: Duration::from_millis(50),
         data_dir: None,
+        shell: Arc::default(),
     }
 }
 
@@ -980,7 +981,7 @@ async fn a_kill_request_ends_the_run_that_it_names() {
         records.into_iter().find(|record| record.claim.as_ref() == Some(&open.run_id))
     })
     .await;
-    assert_eq!((killed.status, killed.err.as_str()), (Some(Status::Killed), "signal: killed"));
+    assert_eq!((killed.status, killed.err.as_str()), (Some(Status::Killed), "signal: terminated"));
     assert_eq!(killed.output, "began\n");
     worker.drain().await;
     clock::timeout(DEADLINE, worker.left()).await.unwrap().unwrap();

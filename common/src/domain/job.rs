@@ -147,25 +147,20 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: [&str; 19] = [
+const PLANNED_OPTIONS: [&str; 14] = [
     "enabled",
     "description",
     "labels",
     "timezone",
     "dialect",
     "dst",
-    "timeoutSeconds",
     "retry",
     "concurrency",
     "startAt",
     "endAt",
-    "env",
-    "workingDir",
     "mode",
-    "user",
     "http",
     "after",
-    "outputLimitBytes",
     "notify",
 ];
 

@@ -5,6 +5,10 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::execution::{
+    Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
+    OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
+};
 use super::job::{Fault, JobName};
 
 /// Labels of a worker: `CRON_WORKER_LABELS`.
@@ -104,6 +108,8 @@ pub struct JobOptions {
     pub jitter_seconds: Option<u32>,
     /// Which workers may run it.
     pub selector: Option<Selector>,
+    /// How its command is run.
+    pub execution: Execution,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -114,7 +120,7 @@ struct Field {
 }
 
 /// Every option, in the order in which they are written.
-const FIELDS: [Field; 4] = [
+const FIELDS: [Field; 11] = [
     Field {
         name: "misfire",
         read: |options, value| {
@@ -160,18 +166,79 @@ const FIELDS: [Field; 4] = [
             )
         },
     },
+    Field {
+        name: "env",
+        read: |options, value| {
+            options.execution.env = Some(Environment::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.execution.env.as_ref().map(Environment::to_value),
+    },
+    Field {
+        name: "workingDir",
+        read: |options, value| {
+            options.execution.working_dir = Some(working_dir(value)?);
+            Ok(())
+        },
+        write: |options| options.execution.working_dir.as_deref().map(Value::from),
+    },
+    Field {
+        name: "user",
+        read: |options, value| {
+            options.execution.user = Some(user(value)?);
+            Ok(())
+        },
+        write: |options| options.execution.user.as_deref().map(Value::from),
+    },
+    Field {
+        name: "limits",
+        read: |options, value| {
+            options.execution.limits = Some(Limits::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.execution.limits.as_ref().map(Limits::to_value),
+    },
+    Field {
+        name: "outputLimitBytes",
+        read: |options, value| {
+            let default = OUTPUT_LIMIT_BYTES_DEFAULT.to_string();
+            let bytes = whole_number(value, "bytes", 0, OUTPUT_LIMIT_BYTES_MAX, &default)?;
+            options.execution.output_limit_bytes = Some(bytes);
+            Ok(())
+        },
+        write: |options| options.execution.output_limit_bytes.map(Value::from),
+    },
+    Field {
+        name: "timeoutSeconds",
+        read: |options, value| {
+            let seconds = whole_number(value, "seconds", 1, TIMEOUT_SECONDS_MAX, "no time limit")?;
+            options.execution.timeout_seconds = Some(seconds);
+            Ok(())
+        },
+        write: |options| options.execution.timeout_seconds.map(Value::from),
+    },
+    Field {
+        name: "killGraceSeconds",
+        read: |options, value| {
+            let default = KILL_GRACE_SECONDS_DEFAULT.to_string();
+            options.execution.kill_grace_seconds = Some(seconds(value, KILL_GRACE_SECONDS_MAX, &default)?);
+            Ok(())
+        },
+        write: |options| options.execution.kill_grace_seconds.map(Value::from),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
-    value
-        .as_u64()
-        .and_then(|seconds| u32::try_from(seconds).ok())
-        .filter(|seconds| *seconds <= max)
-        .ok_or_else(|| {
-            format!(
-                "is not a whole number of seconds from 0 to {max}: write one, or leave it out for {left_out}"
-            )
-        })
+    whole_number(value, "seconds", 0, max, left_out)
+}
+
+fn whole_number(value: &Value, of: &str, min: u32, max: u32, left_out: &str) -> Result<u32, String> {
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {
+        format!(
+            "is not a whole number of {of} from {min} to {max}: write one, or leave it out for {left_out}"
+        )
+    })
 }
 
 impl JobOptions {
@@ -244,6 +311,9 @@ mod tests {
             json!({"misfire": "once", "startDeadlineSeconds": 0, "jitterSeconds": 0, "selector": {}}),
             json!({"misfire": "all", "startDeadlineSeconds": 604_800, "jitterSeconds": 3600}),
             json!({"selector": {"gpu": "", "zone": "a=b"}}),
+            json!({"env": {"A": "", "_b1": "x y\n$A"}, "workingDir": "/", "user": "deploy", "limits": {}}),
+            json!({"limits": {"cpuSeconds": 1, "memoryBytes": 2, "openFiles": 3, "fileBytes": 0, "processes": 5}}),
+            json!({"outputLimitBytes": 0, "timeoutSeconds": 1, "killGraceSeconds": 0}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -276,6 +346,28 @@ mod tests {
             ("selector", json!({"a=b": "a"}), "fits no worker"),
             ("selector", json!({"zone": "a,b"}), "fits no worker"),
             ("selector", json!({"zone": " a"}), "fits no worker"),
+            ("env", json!(["A=b"]), "{\"NAME\":\"value\"}"),
+            ("env", json!({"A": 1}), "\"A\" is not a string"),
+            ("env", json!({"": "x"}), "no name of a variable"),
+            ("env", json!({"1A": "x"}), "no digit first"),
+            ("env", json!({"A=B": "x"}), "no name of a variable"),
+            ("env", json!({"A": "x\0"}), "NUL"),
+            ("env", json!({"CRON_RUN_ID": "x"}), "Fleetcron's own"),
+            ("env", json!({"BASH_ENV": "x"}), "source the file"),
+            ("env", json!({"A": "x".repeat(8192)}), "8193 bytes"),
+            ("workingDir", json!("srv"), "absolute"),
+            ("workingDir", json!("/a\0"), "absolute"),
+            ("workingDir", json!(format!("/{}", "x".repeat(4095))), "4096 bytes"),
+            ("user", json!(0), "CRON_USERS"),
+            ("user", json!("a:b"), "CRON_USERS"),
+            ("user", json!("-x"), "CRON_USERS"),
+            ("limits", json!(5), "{\"cpuSeconds\":60}"),
+            ("limits", json!({"memory": 5}), "there are cpuSeconds, memoryBytes"),
+            ("limits", json!({"openFiles": 0}), "openFiles is not a whole number from 1"),
+            ("limits", json!({"fileBytes": "5k"}), "fileBytes is not"),
+            ("outputLimitBytes", json!(8 * 1024 * 1024 + 1), "0 to 8388608"),
+            ("timeoutSeconds", json!(0), "1 to 31622400"),
+            ("killGraceSeconds", json!(3601), "for 5"),
             ("selector", Value::from_iter((0..17).map(|n| (n.to_string(), "x"))), "17 labels"),
         ] {
             let given = json!({name: value});

@@ -53,6 +53,8 @@ pub enum Status {
     Failed,
     /// Killed on request.
     Killed,
+    /// It took longer than its job's `timeoutSeconds`.
+    TimedOut,
     /// Claimed, and its worker's session died before a record was written.
     Lost,
     /// One or more fires that were let go, with the reason.
@@ -61,7 +63,8 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::Killed, Self::Lost, Self::Skipped];
+    pub const ALL: [Self; 6] =
+        [Self::Succeeded, Self::Failed, Self::Killed, Self::TimedOut, Self::Lost, Self::Skipped];
 
     /// The status as it is stored.
     #[must_use]
@@ -70,6 +73,7 @@ impl Status {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Killed => "killed",
+            Self::TimedOut => "timedOut",
             Self::Lost => "lost",
             Self::Skipped => "skipped",
         }
@@ -204,6 +208,9 @@ pub struct Record {
     /// There was more output than the limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output_truncated: bool,
+    /// Bytes printed in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_bytes: Option<u64>,
     /// The fires let go, for status `skipped`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Skipped>,
@@ -231,6 +238,7 @@ impl Record {
             attempt: Some(open.attempt),
             trigger: Some(open.trigger),
             output_truncated: false,
+            output_bytes: None,
             skipped: None,
         }
     }
@@ -247,6 +255,7 @@ impl Record {
             exit_code: ending.exit_code,
             signal: ending.signal,
             output_truncated: ending.output_truncated,
+            output_bytes: Some(ending.output_bytes),
             ..Self::of(open, ending.status, ending.end_time)
         }
     }
@@ -311,6 +320,8 @@ pub struct Ending {
     pub output: String,
     /// See [`Record::output_truncated`].
     pub output_truncated: bool,
+    /// See [`Record::output_bytes`].
+    pub output_bytes: u64,
     /// See [`Record::start_time`].
     pub start_time: Timestamp,
     /// See [`Record::end_time`].

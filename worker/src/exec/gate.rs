@@ -21,8 +21,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use super::output::Captured;
 use super::process::{self, Running};
+use super::shell::Shell;
 use super::work::Work;
 
 /// Names the file that bash sources first.
@@ -38,7 +38,7 @@ TMOUT=0 builtin read -r _ || exit 125
 exec </dev/null
 unset -v BASH_ENV
 SECONDS=0
-: /bin/bash
+: \"$BASH\"
 ";
 /// Shells that wait at a time: each has about 0.6 MB for itself. Runs beyond are started at their time. More than these would not have got
 /// past their own start within the longest lead, on two processors.
@@ -59,15 +59,15 @@ impl GateFile {
     ///
     /// # Errors
     /// It cannot be written, or does not hold shells: do without.
-    pub(crate) async fn make(data_dir: &Path) -> io::Result<Self> {
+    pub(crate) async fn make(data_dir: &Path, shell: &Shell) -> io::Result<Self> {
         let path = std::path::absolute(data_dir)?.join(FILE);
         let new = path.with_extension("new");
         std::fs::write(&new, TEXT)?;
         std::fs::rename(&new, &path)?;
         let file = Self(path);
-        let usual = probe(None).await?;
-        let passed = probe(Some((&file.0, b"\n"))).await?;
-        let refused = probe(Some((&file.0, b""))).await?;
+        let usual = probe(shell, None).await?;
+        let passed = probe(shell, Some((&file.0, b"\n"))).await?;
+        let refused = probe(shell, Some((&file.0, b""))).await?;
         let said_nothing = refused.stdout.is_empty() && refused.stderr.is_empty();
         if passed == usual && refused.status.code() == Some(125) && said_nothing {
             Ok(file)
@@ -83,8 +83,8 @@ impl GateFile {
     }
 }
 
-async fn probe(gate: Option<(&Path, &[u8])>) -> io::Result<Output> {
-    let mut shell = process::shell(PROBE);
+async fn probe(shell: &Shell, gate: Option<(&Path, &[u8])>) -> io::Result<Output> {
+    let mut shell = shell.of(PROBE);
     shell.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     if let Some((file, _)) = gate {
         shell.env(VARIABLE, file).stdin(Stdio::piped());
@@ -102,6 +102,8 @@ async fn probe(gate: Option<(&Path, &[u8])>) -> io::Result<Output> {
 /// Where one shell waits.
 #[derive(Debug)]
 pub(crate) struct Place {
+    /// What is started.
+    pub(super) shell: Arc<Shell>,
     /// The file that makes it wait.
     pub(super) file: PathBuf,
     /// What it waits for.
@@ -165,6 +167,7 @@ pub(crate) type Starts = BTreeMap<RunId, (OpenRun, Work, Timestamp)>;
 /// All shells that wait. Dropped, none of their commands begins.
 #[derive(Debug)]
 pub(crate) struct Gates {
+    shell: Arc<Shell>,
     file: Option<GateFile>,
     by_time: BTreeMap<Timestamp, Gate>,
     shells: usize,
@@ -174,10 +177,10 @@ pub(crate) struct Gates {
 
 impl Gates {
     /// None waits, and without a file none will.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(shell: Arc<Shell>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let turns = Arc::new(Semaphore::new(processors));
-        Self { file: None, by_time: BTreeMap::new(), shells: 0, turns }
+        Self { shell, file: None, by_time: BTreeMap::new(), shells: 0, turns }
     }
 
     /// From now on shells wait at this file.
@@ -194,6 +197,7 @@ impl Gates {
         clock: Arc<dyn Clock>,
     ) -> usize {
         if self.shells < SHELLS_MAX
+            && self.shell.can_wait_for(&work)
             && let Some(file) = &self.file
         {
             if !file.is_whole() {
@@ -213,17 +217,17 @@ impl Gates {
             Entry::Vacant(none) => none.insert(Gate::new()?),
         };
         let (opened, is_opened) = oneshot::channel();
-        let (kill, killed) = oneshot::channel();
+        let (running, asked) = Running::new(&work);
         let place = Place {
+            shell: Arc::clone(&self.shell),
             file: file.0.clone(),
             stdin: gate.reader.try_clone()?,
             turns: Arc::clone(&self.turns),
             opened: is_opened,
         };
-        let (run_id, of, captured) = (open.run_id.clone(), work.clone(), Captured::default());
-        let running = Running { kill: Some(kill), captured: captured.clone() };
+        let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
         let ending = tokio::spawn(async move {
-            process::run_at_gate(place, &open, &of, &captured, clock.as_ref(), killed).await
+            process::run_at_gate(place, &open, &of, &captured, clock.as_ref(), asked).await
         });
         gate.shells.insert(run_id, Waiting { work, opened, running, ending });
         self.shells += 1;

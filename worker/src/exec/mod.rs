@@ -1,6 +1,8 @@
 //! Running commands.
 
+mod account;
 pub(crate) mod gate;
 pub(crate) mod output;
 pub(crate) mod process;
+pub(crate) mod shell;
 pub(crate) mod work;

@@ -1,51 +1,71 @@
-//! One run's command: `bash -c` in its own process group.
+//! One run's command: a shell in its own process group, from its start to the end of the group.
 
 use std::io::{self, PipeReader};
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::pin::pin;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use common::clock::{self, Clock, Timestamp};
-use common::config;
+use common::domain::execution::Execution;
 use common::domain::record::{Ending, Status};
 use common::domain::run::OpenRun;
-use rustix::process::{Pid, Signal, kill_process_group};
+use futures::FutureExt as _;
+use futures::future::FusedFuture;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::process::Child;
+use tokio::sync::watch;
 
 use super::gate::{self, Place};
-use super::output::Captured;
-use super::work::Work;
+use super::output::{Captured, Kept};
+use super::shell::Shell;
+use super::work::{Kill, Work};
 
-/// The seed's shell.
-const SHELL: &str = "/bin/bash";
 /// Background processes of a command that has exited may go on printing for so long; then their group is killed.
 const LINGER: Duration = Duration::from_secs(5);
 /// Output that is in the pipe when the group is killed is read for so long: a process that left the group may hold the pipe for ever.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// Whether a group that was asked to end is gone is looked at this often, once its first process has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the worker has of a command that is going.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// Kills it; used at most once.
-    pub(crate) kill: Option<oneshot::Sender<()>>,
+    kill: watch::Sender<Option<Kill>>,
     /// What it has printed so far.
     #[expect(dead_code, reason = "nobody looks yet")]
     pub(crate) captured: Captured,
 }
 
-/// Runs a command to its end, or until `kill` is fired. Never fails: what goes wrong is in the ending.
+/// What is asked of a command that is going.
+pub(crate) type Asked = watch::Receiver<Option<Kill>>;
+
+impl Running {
+    /// Of a command that is about to go. Dropped, it asks for nothing.
+    pub(crate) fn new(work: &Work) -> (Self, Asked) {
+        let (kill, asked) = watch::channel(None);
+        (Self { kill, captured: Captured::new(work.execution().output_limit()) }, asked)
+    }
+
+    /// Asks that it ends. What was asked before counts as long as it is more urgent.
+    pub(crate) fn kill(&self, how: Kill) {
+        self.kill.send_modify(|asked| *asked = (*asked).max(Some(how)));
+    }
+}
+
+/// Runs a command to its end, or until it is killed. Never fails: what goes wrong is in the ending.
 pub(crate) async fn run(
+    shell: &Shell,
     open: &OpenRun,
     work: &Work,
     captured: &Captured,
     clock: &dyn Clock,
-    kill: oneshot::Receiver<()>,
+    asked: Asked,
 ) -> Ending {
     let start_time = clock.now();
-    let shell = start(open, work, None);
-    to_its_end(shell, work, captured, start_time, clock, kill).await
+    let started = start(shell, open, work, None);
+    to_its_end(started, work, captured, start_time, clock, asked).await
 }
 
 /// As [`run`], by a shell that is started now and waits for its gate. `None` when that is closed: the command has not begun and never will.
@@ -55,21 +75,21 @@ pub(crate) async fn run_at_gate(
     work: &Work,
     captured: &Captured,
     clock: &dyn Clock,
-    kill: oneshot::Receiver<()>,
+    asked: Asked,
 ) -> Option<Ending> {
-    let shell = {
+    let started = {
         // Not by the threads that the worker's loop needs at that time: whoever starts a process stands still until it has been scheduled.
         let _turn = place.turns.acquire().await;
-        let (open, work) = (open.clone(), work.clone());
-        let start = move || start(&open, &work, Some((place.file, place.stdin)));
-        tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(io::Error::other(why)))
+        let (shell, open, work) = (place.shell.clone(), open.clone(), work.clone());
+        let start = move || start(&shell, &open, &work, Some((place.file, place.stdin)));
+        tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(why.to_string()))
     };
-    match (place.opened.await, shell) {
-        (Ok(start_time), Ok(shell)) => {
-            Some(to_its_end(Ok(shell), work, captured, start_time, clock, kill).await)
+    match (place.opened.await, started) {
+        (Ok(start_time), Ok(started)) => {
+            Some(to_its_end(Ok(started), work, captured, start_time, clock, asked).await)
         }
         // No process could be had then; perhaps now.
-        (Ok(_), Err(_)) => Some(run(open, work, captured, clock, kill).await),
+        (Ok(_), Err(_)) => Some(run(&place.shell, open, work, captured, clock, asked).await),
         (Err(_closed), Ok((mut child, _))) => {
             // It ends by itself, but a process that somebody has stopped does not.
             if let Err(why) = child.kill().await {
@@ -81,22 +101,29 @@ pub(crate) async fn run_at_gate(
     }
 }
 
+/// A command that was started and its output, or why it was not.
+type Started = Result<(Child, pipe::Receiver), String>;
+
 async fn to_its_end(
-    shell: io::Result<(Child, pipe::Receiver)>,
+    started: Started,
     work: &Work,
     captured: &Captured,
     start_time: Timestamp,
     clock: &dyn Clock,
-    kill: oneshot::Receiver<()>,
+    asked: Asked,
 ) -> Ending {
-    let outcome = match shell {
-        Ok((mut child, stream)) => wait(&mut child, stream, captured, kill).await,
+    let execution = work.execution();
+    let outcome = match started {
+        Ok((mut child, stream)) => {
+            let waited = wait(&mut child, stream, captured, execution, asked).await;
+            waited.map_err(|why| format!("wait: {why}"))
+        }
         Err(why) => Err(why),
     };
-    let (output, output_truncated) = captured.text();
+    let Kept { text: output, truncated: output_truncated, total: output_bytes } = captured.kept();
     let (status, err, exit_code, signal) = match outcome {
-        Ok(exit) => words(exit),
-        Err(why) => (Status::Failed, format!("fork/exec {SHELL}: {why}"), None, None),
+        Ok((exit, ended_by)) => words(exit, ended_by, execution),
+        Err(why) => (Status::Failed, why, None, None),
     };
     Ending {
         status,
@@ -104,6 +131,7 @@ async fn to_its_end(
         command: work.command.to_string(),
         output,
         output_truncated,
+        output_bytes,
         start_time,
         end_time: clock.now(),
         exit_code,
@@ -111,86 +139,141 @@ async fn to_its_end(
     }
 }
 
-/// A shell for a command, in a process group of its own and without this worker's settings.
-pub(super) fn shell(command: &str) -> Command {
-    let mut shell = Command::new(SHELL);
-    shell.arg("-c").arg(command).stdin(Stdio::null()).process_group(0);
-    for private in config::private_variables() {
-        shell.env_remove(private);
-    }
-    shell
-}
-
 /// Starts the command with stdout and stderr on one pipe, so that they stay in the order in which they were written; before a gate, if
 /// one is given by its file and its pipe.
-fn start(
-    open: &OpenRun,
-    work: &Work,
-    gate: Option<(PathBuf, PipeReader)>,
-) -> io::Result<(Child, pipe::Receiver)> {
-    let (reader, writer) = io::pipe()?;
-    let mut shell = shell(&work.command);
+fn start(shell: &Shell, open: &OpenRun, work: &Work, gate: Option<(PathBuf, PipeReader)>) -> Started {
+    let no_pipe = |why: io::Error| format!("pipe: {why}");
+    let (reader, writer) = io::pipe().map_err(no_pipe)?;
+    let mut command = shell.of_run(open, work)?;
     if let Some((file, stdin)) = gate {
-        shell.env(gate::VARIABLE, file).stdin(stdin);
+        command.env(gate::VARIABLE, file).stdin(stdin);
     }
-    shell
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .env("CRON_JOB_NAME", open.job.as_str())
-        .env("CRON_RUN_ID", open.run_id.as_str())
-        .env("CRON_PLAN_TIME", open.plan_time.ms().to_string())
-        .env("CRON_ATTEMPT", open.attempt.to_string());
-    let child = shell.spawn()?;
-    // `shell` holds the writing ends; it goes here, so that the pipe ends with the last process that has it.
-    drop(shell);
-    Ok((child, pipe::Receiver::from_owned_fd(reader.into())?))
+    command.stdout(writer.try_clone().map_err(no_pipe)?).stderr(writer);
+    let child = command.spawn().map_err(|why| shell.not_started(work, &why))?;
+    // `command` holds the writing ends; it goes here, so that the pipe ends with the last process that has it.
+    drop(command);
+    Ok((child, pipe::Receiver::from_owned_fd(reader.into()).map_err(no_pipe)?))
+}
+
+/// What made a command end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum EndedBy {
+    Itself,
+    Kill,
+    Timeout,
 }
 
 async fn wait(
     child: &mut Child,
     stream: pipe::Receiver,
     captured: &Captured,
-    kill: oneshot::Receiver<()>,
-) -> io::Result<ExitStatus> {
+    execution: &Execution,
+    mut asked: Asked,
+) -> io::Result<(ExitStatus, EndedBy)> {
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let mut reading = Box::pin(captured.read_all(stream));
-    let exited = exit_unreaped(group);
-    tokio::pin!(exited);
-    let mut kill = std::pin::pin!(async {
-        // A sender that is dropped asks for nothing.
-        if kill.await.is_err() {
-            std::future::pending::<()>().await;
+    let mut reading = Box::pin(captured.read_all(stream)).fuse();
+    let mut exited = pin!(exit_unreaped(group));
+    let mut overtime = pin!(async {
+        match execution.timeout() {
+            Some(limit) => clock::sleep(limit).await,
+            None => std::future::pending().await,
         }
     });
-    let mut read_to_end = false;
-    let killed = loop {
+    let ended = async {
         tokio::select! {
-            () = &mut reading, if !read_to_end => read_to_end = true,
-            () = &mut exited => break false,
-            () = &mut kill => break true,
+            biased;
+            () = &mut exited => EndedBy::Itself,
+            () = is_asked(&mut asked, Kill::Gracefully) => EndedBy::Kill,
+            () = &mut overtime => EndedBy::Timeout,
         }
     };
-    if !killed && !read_to_end {
+    let ended_by = while_reading(&mut reading, ended).await;
+    let mut is_gone = false;
+    if ended_by != EndedBy::Itself {
+        is_gone =
+            end_gracefully(child, group, execution.kill_grace(), &mut reading, exited, &mut asked).await;
+    } else if !reading.is_terminated() {
         // Exited, while something that it started still has the pipe: as in the seed, the run goes on, but not for ever.
         tokio::select! {
-            () = &mut reading => read_to_end = true,
+            () = &mut reading => {}
             () = clock::sleep(LINGER) => {}
-            () = &mut kill => {}
+            () = is_asked(&mut asked, Kill::Gracefully) => {}
+            () = &mut overtime => {}
         }
     }
-    // The leader is not reaped yet, so that its number cannot name another group. Nothing that the run started outlives it,
-    // unless it left the group on purpose.
-    if let Some(group) = group {
-        match kill_process_group(group, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(why) => tracing::warn!(%why, "process group cannot be killed"),
-        }
+    // The leader is not reaped yet, so that its number cannot name another group; but for a group that was asked to end, which see. Nothing
+    // that the run started outlives it, unless it left the group on purpose.
+    if !is_gone {
+        signal_group(group, Signal::KILL);
     }
     let status = child.wait().await?;
-    if !read_to_end {
+    if !reading.is_terminated() {
         let _cut_off = clock::timeout(LAST_OUTPUT, &mut reading).await;
     }
-    Ok(status)
+    Ok((status, ended_by))
+}
+
+/// Asks the group to end, and gives it its time. Returns whether nothing of it is left.
+async fn end_gracefully(
+    child: &mut Child,
+    group: Option<Pid>,
+    grace: Duration,
+    reading: impl FusedFuture<Output = ()> + Unpin,
+    leader_exited: impl Future<Output = ()>,
+    asked: &mut Asked,
+) -> bool {
+    if grace.is_zero() || *asked.borrow() >= Some(Kill::AtOnce) {
+        return false;
+    }
+    signal_group(group, Signal::TERM);
+    signal_group(group, Signal::CONT); // one that is stopped could not heed it
+    let all_gone = async {
+        leader_exited.await;
+        // While the leader is not reaped it counts as one of the group, so it is. Its number stays taken as long as the group has others,
+        // and numbers are given out in turn: in the moment between two looks none comes round again.
+        let _told_again_later = child.wait().await;
+        while group.is_some_and(|group| test_kill_process_group(group).is_ok()) {
+            clock::sleep(LOOK_EVERY).await;
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            () = all_gone => true,
+            () = clock::sleep(grace) => false,
+            () = is_asked(asked, Kill::AtOnce) => false,
+        }
+    };
+    while_reading(reading, ended).await
+}
+
+/// Waits for something, and meanwhile keeps the command from waiting for somebody to read what it prints.
+async fn while_reading<T>(
+    mut reading: impl FusedFuture<Output = ()> + Unpin,
+    other: impl Future<Output = T>,
+) -> T {
+    let mut other = pin!(other);
+    loop {
+        tokio::select! {
+            () = &mut reading, if !reading.is_terminated() => {}
+            value = &mut other => return value,
+        }
+    }
+}
+
+/// Returns when at least this is asked for.
+async fn is_asked(asked: &mut Asked, how: Kill) {
+    // A sender that is dropped asks for nothing.
+    if asked.wait_for(|asked| *asked >= Some(how)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn signal_group(group: Option<Pid>, signal: Signal) {
+    let Some(group) = group else { return };
+    match kill_process_group(group, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(why) => tracing::warn!(%why, ?signal, "process group cannot be signalled"),
+    }
 }
 
 /// Returns when the process has exited, without reaping it.
@@ -227,41 +310,73 @@ async fn poll_exit(process: Pid) {
     }
 }
 
-/// The ending in the seed's words, which are Go's.
-fn words(exit: ExitStatus) -> (Status, String, Option<i32>, Option<i32>) {
+/// The ending in the seed's words, which are Go's. What was killed or took too long never looks like a success.
+fn words(
+    exit: ExitStatus,
+    ended_by: EndedBy,
+    execution: &Execution,
+) -> (Status, String, Option<i32>, Option<i32>) {
     use std::os::unix::process::ExitStatusExt as _;
-    match (exit.code(), exit.signal()) {
-        (Some(0), _) => (Status::Succeeded, String::new(), Some(0), None),
-        (Some(code), _) => (Status::Failed, format!("exit status {code}"), Some(code), None),
+    let (code, signal) = (exit.code(), exit.signal());
+    let how = match (code, signal) {
+        (Some(code), _) => format!("exit status {code}"),
         (None, Some(signal)) => {
             let core = if exit.core_dumped() { " (core dumped)" } else { "" };
-            (Status::Failed, format!("signal: {}{core}", signal_words(signal)), None, Some(signal))
+            format!("signal: {}{core}", signal_words(signal))
         }
-        (None, None) => (Status::Failed, exit.to_string(), None, None),
-    }
+        (None, None) => exit.to_string(),
+    };
+    let (status, err) = match ended_by {
+        EndedBy::Itself if code == Some(0) => (Status::Succeeded, String::new()),
+        EndedBy::Itself => (Status::Failed, how),
+        EndedBy::Kill if signal.is_some() => (Status::Killed, how),
+        EndedBy::Kill => (Status::Killed, format!("{how} (killed)")),
+        EndedBy::Timeout => {
+            let seconds = execution.timeout_seconds.unwrap_or_default();
+            (Status::TimedOut, format!("{how} (timed out after {seconds} s)"))
+        }
+    };
+    (status, err, code, signal)
 }
 
-/// Go's names of signals on Linux (`syscall.Signal.String`).
+/// Go's names of signals on Linux (`syscall.Signal.String`), from the first.
+const SIGNALS: [&str; 31] = [
+    "hangup",
+    "interrupt",
+    "quit",
+    "illegal instruction",
+    "trace/breakpoint trap",
+    "aborted",
+    "bus error",
+    "floating point exception",
+    "killed",
+    "user defined signal 1",
+    "segmentation fault",
+    "user defined signal 2",
+    "broken pipe",
+    "alarm clock",
+    "terminated",
+    "stack fault",
+    "child exited",
+    "continued",
+    "stopped (signal)",
+    "stopped",
+    "stopped (tty input)",
+    "stopped (tty output)",
+    "urgent I/O condition",
+    "CPU time limit exceeded",
+    "file size limit exceeded",
+    "virtual timer expired",
+    "profiling timer expired",
+    "window changed",
+    "I/O possible",
+    "power failure",
+    "bad system call",
+];
+
 fn signal_words(signal: i32) -> String {
-    let name = match signal {
-        1 => "hangup",
-        2 => "interrupt",
-        3 => "quit",
-        4 => "illegal instruction",
-        5 => "trace/breakpoint trap",
-        6 => "aborted",
-        7 => "bus error",
-        8 => "floating point exception",
-        9 => "killed",
-        10 => "user defined signal 1",
-        11 => "segmentation fault",
-        12 => "user defined signal 2",
-        13 => "broken pipe",
-        14 => "alarm clock",
-        15 => "terminated",
-        other => return format!("signal {other}"),
-    };
-    name.to_owned()
+    let name = usize::try_from(signal).ok().and_then(|signal| SIGNALS.get(signal.checked_sub(1)?));
+    name.map_or_else(|| format!("signal {signal}"), |name| (*name).to_owned())
 }
 
 #[cfg(test)]

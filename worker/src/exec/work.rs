@@ -1,10 +1,49 @@
-//! What a run executes.
+//! What a run executes, and how it is ended before its time.
 
 use std::sync::Arc;
+
+use common::domain::execution::Execution;
 
 /// Of a job's definition, what the execution of a run depends on. Cheap to clone: every run has one, and every job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Work {
     /// The whole command.
     pub command: Arc<str>,
+    /// How it is run; `None` = as usual, as most are.
+    pub execution: Option<Arc<Execution>>,
+}
+
+/// What a job has that says nothing.
+static USUAL: Execution = Execution {
+    env: None,
+    working_dir: None,
+    user: None,
+    limits: None,
+    output_limit_bytes: None,
+    timeout_seconds: None,
+    kill_grace_seconds: None,
+};
+
+impl Work {
+    /// This command, run so.
+    #[must_use]
+    pub fn new(command: &str, execution: &Execution) -> Self {
+        let execution = (*execution != USUAL).then(|| Arc::new(execution.clone()));
+        Self { command: command.into(), execution }
+    }
+
+    /// How the command is run.
+    #[must_use]
+    pub fn execution(&self) -> &Execution {
+        self.execution.as_deref().unwrap_or(&USUAL)
+    }
+}
+
+/// How a run is ended before its time; the later the more urgent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kill {
+    /// SIGTERM to its process group, and SIGKILL to what is left of it after the job's `killGraceSeconds`.
+    Gracefully,
+    /// SIGKILL.
+    AtOnce,
 }

@@ -13,7 +13,7 @@ use common::domain::stored;
 use common::domain::worker::Sid;
 use common::kv::Revision;
 
-use crate::exec::work::Work;
+use crate::exec::work::{Kill, Work};
 
 /// A job's key as it was read or watched.
 #[derive(Clone, Debug)]
@@ -298,7 +298,7 @@ pub enum Action {
         due: Timestamp,
     },
     /// Kill the whole process group of a run.
-    Kill(RunId),
+    Kill(RunId, Kill),
     /// Free the lock of a run, if it is still the one of this revision; answer with [`Event::Released`].
     Release {
         /// The run.

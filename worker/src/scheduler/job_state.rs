@@ -45,7 +45,7 @@ impl Definition {
         let name = seen.name;
         let of = |runnable, command: &str, hash, options: &JobOptions| Self {
             runnable,
-            work: Work { command: command.into() },
+            work: Work::new(command, &options.execution),
             hash,
             rule: Rule::of(options),
             jitter_ms: options.jitter_ms(&name),

@@ -28,6 +28,8 @@ use common::keys;
 use common::kv::Revision;
 use common::schedule::Schedule;
 
+use crate::exec::work::Kill;
+
 pub use event::{
     Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, JobSeen, LockSeen, MarkSeen, Members,
     MoveAnswer, Refusal, Report, Slots,
@@ -218,7 +220,7 @@ impl Scheduler {
             Event::KillAllRequested => {
                 self.killing = true;
                 for run_id in self.runs.keys().cloned().collect::<Vec<_>>() {
-                    self.kill_run(now, &run_id, &mut out);
+                    self.kill_run(now, &run_id, Kill::AtOnce, &mut out);
                 }
             }
         }
@@ -1021,7 +1023,6 @@ impl Scheduler {
                     kept_lock: None,
                     stage: Stage::Claimed,
                     start_at,
-                    kill_asked: false,
                     moving: false,
                     rescue: false,
                     started_at: None,
@@ -1040,7 +1041,7 @@ impl Scheduler {
                     self.on_kill_asked(now, &name, run_ids.as_deref(), revision, out);
                 }
                 if self.killing {
-                    self.kill_run(now, &run_id, out);
+                    self.kill_run(now, &run_id, Kill::AtOnce, out);
                 }
                 self.start_due(now, out);
                 self.prepare(&run_id, out);

@@ -9,6 +9,8 @@ use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
 use common::kv::Revision;
 
+use crate::exec::work::Kill;
+
 use super::event::{Action, MoveAnswer, Report};
 use super::job_state::{Definition, Pending};
 use super::{SEED_LOCK_HOLD_MS, Scheduler};
@@ -41,7 +43,6 @@ pub(super) struct Run {
     pub(super) stage: Stage,
     /// When it should start: its fire's time and the job's jitter.
     pub(super) start_at: Timestamp,
-    pub(super) kill_asked: bool,
     /// When its command was started.
     pub(super) started_at: Option<Timestamp>,
     /// It is on its way to a new session.
@@ -132,13 +133,10 @@ impl Scheduler {
         &mut self,
         now: Timestamp,
         run_id: &RunId,
-        mut ending: Ending,
+        ending: Ending,
         out: &mut Vec<Action>,
     ) {
         let Some(run) = self.runs.get(run_id) else { return };
-        if run.kill_asked && ending.signal.is_some() {
-            ending.status = Status::Killed;
-        }
         let record = Record::ended(&run.open, ending);
         self.finish(now, run_id, record, out);
     }
@@ -213,10 +211,10 @@ impl Scheduler {
             }
             MoveAnswer::Refused => {
                 run.lock_revision = None;
-                run.kill_asked = true;
                 if run.stage == Stage::Running {
                     out.push(Action::Report(Report::ClosedAsLost(run_id.clone())));
-                    out.push(Action::Kill(run_id.clone()));
+                    // Without a grace: another run of the job may be going by now.
+                    out.push(Action::Kill(run_id.clone(), Kill::AtOnce));
                 }
             }
         }
@@ -256,18 +254,15 @@ impl Scheduler {
             .map(|(id, _)| id.clone())
             .collect();
         for run_id in targets {
-            self.kill_run(now, &run_id, out);
+            self.kill_run(now, &run_id, Kill::Gracefully, out);
         }
     }
 
-    pub(super) fn kill_run(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
+    pub(super) fn kill_run(&mut self, now: Timestamp, run_id: &RunId, how: Kill, out: &mut Vec<Action>) {
         let Some(run) = self.runs.get_mut(run_id) else { return };
         match run.stage {
             Stage::Ended => {}
-            Stage::Running => {
-                run.kill_asked = true;
-                out.push(Action::Kill(run_id.clone()));
-            }
+            Stage::Running => out.push(Action::Kill(run_id.clone(), how)),
             Stage::Claimed => {
                 self.starts.remove(&(run.start_at, run_id.clone()));
                 let ending = Ending {
@@ -276,6 +271,7 @@ impl Scheduler {
                     command: run.open.command.clone(),
                     output: String::new(),
                     output_truncated: false,
+                    output_bytes: 0,
                     start_time: now,
                     end_time: now,
                     exit_code: None,

@@ -285,6 +285,7 @@ fn ending(now: i64, status: Status) -> Ending {
         command: "true".to_owned(),
         output: String::new(),
         output_truncated: false,
+        output_bytes: 0,
         start_time: at(now),
         end_time: at(now),
         exit_code: Some(0),
@@ -968,7 +969,7 @@ fn a_run_that_moved_to_the_new_session_settles_there() {
 fn a_run_that_was_closed_as_lost_is_killed_and_its_job_fires_on() {
     let (mut world, open, seq) = moving();
     world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Refused));
-    assert!(world.has(&Action::Kill(open.run_id.clone())));
+    assert!(world.has(&Action::Kill(open.run_id.clone(), Kill::AtOnce)));
     world.end(&open, Status::Failed);
     world.run_to(20_000);
     assert_eq!(world.start_times(), [10_000, 20_000]);
@@ -996,7 +997,7 @@ fn a_move_to_a_session_that_is_over_says_nothing_about_the_run() {
     world.feed(Event::SessionLost);
     world.gain(3);
     world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Refused));
-    assert!(!world.has(&Action::Kill(open.run_id)));
+    assert!(!world.has(&Action::Kill(open.run_id, Kill::AtOnce)));
 }
 
 #[test]
@@ -1146,9 +1147,9 @@ fn a_kill_reaches_a_run_and_not_a_later_one() {
     let claimed = world.scheduler.runs.values().next().unwrap().claim_revision;
     world.feed(Event::KillAsked(name("a"), None, claimed - 1));
     world.feed(Event::KillAsked(name("a"), Some(vec![RunId::from_text("another")]), claimed + 1));
-    assert!(!world.has(&Action::Kill(open.run_id.clone())));
+    assert!(!world.has(&Action::Kill(open.run_id.clone(), Kill::Gracefully)));
     world.feed(Event::KillAsked(name("a"), None, claimed + 1));
-    assert!(world.has(&Action::Kill(open.run_id)));
+    assert!(world.has(&Action::Kill(open.run_id, Kill::Gracefully)));
 }
 
 #[test]
@@ -1156,7 +1157,7 @@ fn a_kill_from_before_a_move_still_reaches_the_run() {
     let (mut world, open, seq) = moving();
     world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Done(700)));
     world.feed(Event::KillAsked(name("a"), None, 650));
-    assert!(world.has(&Action::Kill(open.run_id)));
+    assert!(world.has(&Action::Kill(open.run_id, Kill::Gracefully)));
 }
 
 #[test]
@@ -1345,9 +1346,9 @@ fn a_run_goes_on_while_the_store_goes_back_and_settles_in_the_new_session() {
         world.feed(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer));
         // A kill request that was restored with the backup is older than the rescue; a later one is meant.
         world.feed(Event::KillAsked(open.job.clone(), None, 6));
-        assert!(!world.has(&Action::Kill(open.run_id.clone())));
+        assert!(!world.has(&Action::Kill(open.run_id.clone(), Kill::Gracefully)));
         world.feed(Event::KillAsked(open.job.clone(), None, 8));
-        assert!(world.has(&Action::Kill(open.run_id.clone())));
+        assert!(world.has(&Action::Kill(open.run_id.clone(), Kill::Gracefully)));
         world.end(&open, Status::Succeeded);
         assert_eq!(world.records().last().unwrap().1, Some(to));
         assert_eq!(world.scheduler.open_runs(), 0);

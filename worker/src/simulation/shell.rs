@@ -973,7 +973,7 @@ impl World {
             }
             Action::Move { open, from, to, rescue } => Job::Move { open, from, to, rescue },
             Action::Start { open, .. } => return self.start_command(worker, &open),
-            Action::Kill(run_id) => return self.push_to(now + 5, worker, What::ProcessEnds(run_id)),
+            Action::Kill(run_id, _) => return self.push_to(now + 5, worker, What::ProcessEnds(run_id)),
             Action::Record { record, settles } => {
                 self.hosts[worker].shell.sink.push(Entry { record, settles });
                 return self.flush_soon(worker);
@@ -1014,6 +1014,7 @@ impl World {
             command: String::new(),
             output: String::new(),
             output_truncated: false,
+            output_bytes: 0,
             start_time: at,
             end_time: at,
             exit_code: Some(0),

@@ -1,15 +1,17 @@
 //! Shells really wait here.
 
 use super::*;
-use crate::exec::process::tests::{assert_gone, open, work};
+use crate::exec::process::tests::{assert_gone, open, work, work_with};
+use crate::exec::work::Kill;
 use common::clock::SystemClock;
 use common::domain::record::Status;
+use serde_json::json;
 
 const T: Timestamp = Timestamp::from_ms(1_700_000_000_000);
 
 async fn gates(dir: &Path) -> Gates {
-    let mut gates = Gates::new();
-    gates.use_file(GateFile::make(dir).await.unwrap());
+    let mut gates = Gates::new(Arc::default());
+    gates.use_file(GateFile::make(dir, &Shell::default()).await.unwrap());
     gates
 }
 
@@ -30,8 +32,9 @@ fn prepare(gates: &mut Gates, of: &[(&str, &str)]) -> usize {
 }
 
 async fn end_of(command: &str) -> Ending {
-    let (_kill, killed) = oneshot::channel();
-    process::run(&run("1", T), &work(command), &Captured::default(), &SystemClock, killed).await
+    let (running, asked) = Running::new(&work(command));
+    process::run(&Shell::default(), &run("1", T), &work(command), &running.captured, &SystemClock, asked)
+        .await
 }
 
 #[tokio::test]
@@ -72,6 +75,33 @@ async fn a_command_cannot_tell_whether_its_shell_has_waited() {
         let same = |end: &Ending| Ending { start_time: T, end_time: T, ..end.clone() };
         assert_eq!(same(&waited), same(&usual), "{command}");
         assert!(starts.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_shell_waits_whatever_its_command_is_given_unless_it_might_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut gates = gates(dir.path()).await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let given =
+        json!({"env": {"A": "1 2", "HOME": "/", "IFS": "o", "PATH": "/usr/bin"}, "workingDir": "/usr/bin"});
+    let work = work_with("echo \"$A\" ~ $PATH ${BASH_ENV-none}; pwd; cat", given);
+    assert_eq!(gates.prepare(run("1", T), work.clone(), T, Arc::clone(&clock)), 1);
+    let mut starts = Starts::from([(RunId::from_text("1"), (run("1", T), work, T))]);
+    let begun = gates.open_due(T, &SystemClock, &mut starts).pop().unwrap();
+    assert_eq!(begun.ending.await.unwrap().unwrap().output, "1 2 / /usr/bin none\n/usr/bin\n");
+
+    for options in [
+        json!({"env": {"POSIXLY_CORRECT": "1"}}),
+        json!({"env": {"BASHOPTS": "x"}}),
+        json!({"env": {"SHELLOPTS": "xtrace"}}),
+        json!({"env": {"SSH_CLIENT": "x"}}),
+        json!({"env": {"LD_PRELOAD": "x"}}),
+        json!({"user": "root"}),
+        json!({"limits": {"openFiles": 100}}),
+    ] {
+        let waiting = gates.prepare(run("1", T), work_with("true", options.clone()), T, Arc::clone(&clock));
+        assert_eq!(waiting, 0, "{options}");
     }
 }
 
@@ -138,8 +168,9 @@ async fn a_gate_with_one_that_is_not_meant_is_opened_for_none() {
 #[tokio::test]
 async fn a_shell_whose_worker_is_gone_ends_without_its_command() {
     let dir = tempfile::tempdir().unwrap();
-    let file = GateFile::make(dir.path()).await.unwrap();
-    let refused = probe(Some((&file.0, b""))).await.unwrap();
+    let shell = Shell::default();
+    let file = GateFile::make(dir.path(), &shell).await.unwrap();
+    let refused = probe(&shell, Some((&file.0, b""))).await.unwrap();
     assert_eq!((refused.status.code(), refused.stdout, refused.stderr), (Some(125), vec![], vec![]));
     // Dropped as by the death of the process.
     let mut gates = gates(dir.path()).await;
@@ -159,9 +190,9 @@ async fn a_kill_ends_the_group_of_a_command_whose_shell_has_waited() {
     prepare(&mut gates, &[("1", command)]);
     let begun = gates.open_due(T, &SystemClock, &mut starts(&[("1", command)])).pop().unwrap();
     clock::sleep(Duration::from_millis(300)).await;
-    begun.running.kill.unwrap().send(()).unwrap();
+    begun.running.kill(Kill::Gracefully);
     let end = begun.ending.await.unwrap().unwrap();
-    assert_eq!((end.err.as_str(), end.signal), ("signal: killed", Some(9)));
+    assert_eq!((end.err.as_str(), end.signal), ("signal: terminated", Some(15)));
     assert_gone(end.output.trim()).await;
 }
 
@@ -171,7 +202,7 @@ async fn without_a_file_that_holds_nothing_waits() {
     // bash expands what BASH_ENV says, would find no file, and begin at once.
     let strange = dir.path().join("a$HOME");
     std::fs::create_dir(&strange).unwrap();
-    GateFile::make(&strange).await.unwrap_err();
+    GateFile::make(&strange, &Shell::default()).await.unwrap_err();
     for change in [|file: &Path| std::fs::remove_file(file), |file: &Path| std::fs::write(file, "true")] {
         let mut gates = gates(dir.path()).await;
         change(&dir.path().join(FILE)).unwrap();
