@@ -34,7 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct Running {
     kill: watch::Sender<Option<Kill>>,
     /// What it has printed so far.
-    #[expect(dead_code, reason = "nobody looks yet")]
     pub(crate) captured: Captured,
 }
 
