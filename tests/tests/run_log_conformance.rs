@@ -118,7 +118,7 @@ async fn mongodb_documents_have_the_seeds_fields() {
             "_id": format!("{job}/1000/1"), "jobName": &job, "command": "echo hello", "err": "", "output": "hello\n",
             "planTime": 1000_i64, "scheduleTime": 950_i64, "startTime": 1000_i64, "endTime": 1007_i64,
             "v": 1_i64, "claim": "2a-1", "status": "succeeded", "exitCode": 0, "worker": "10.0.0.1", "attempt": 1_i64,
-            "trigger": "schedule",
+            "trigger": "schedule", "outputBytes": 6_i64,
         }
     );
 }
