@@ -29,6 +29,13 @@ impl Timestamp {
         self.0
     }
 
+    /// Reads milliseconds since 1970, UTC, or RFC 3339 (`2026-11-21T08:00:00+01:00`).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let ms = text.parse().ok();
+        ms.or_else(|| Some(chrono::DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis())).map(Self)
+    }
+
     /// Later by `ms` milliseconds (earlier when negative); stops at the ends of the range.
     #[must_use]
     pub const fn plus_ms(self, ms: i64) -> Self {

@@ -44,7 +44,7 @@ const CREDENTIALS: [&str; 8] = [
 /// Variables that workers hand to jobs: no settings, and no mistake when a job starts one of our programs.
 const HANDED_TO_JOBS: [&str; 4] = ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT"];
 
-const VARIABLES: [Variable; 20] = [
+const VARIABLES: [Variable; 22] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -199,6 +199,24 @@ const VARIABLES: [Variable; 20] = [
         secret: None,
     },
     Variable {
+        name: "CRON_LOG_RETENTION_DAYS",
+        help: "records of runs that ended longer ago are removed, 0 to 36500 (default 90; 0 = never)",
+        set: |s, v| {
+            s.log_retention_days = u32::try_from(within(v, 0, 36_500)?).unwrap_or(u32::MAX);
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_LOG_MAX_PER_JOB",
+        help: "of each job so many records are kept, the newest and those of a day, 0 to 1000000000 (default 0: all)",
+        set: |s, v| {
+            s.log_max_per_job = within(v, 0, 1_000_000_000)?;
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
         name: "CRON_LISTEN",
         help: "where local-dev serves the API and the console (default 127.0.0.1:8070)",
         set: |s, v| parsed(&mut s.listen, v, "an address like 127.0.0.1:8070"),
@@ -345,6 +363,10 @@ pub struct Settings {
     pub log_batch_size: usize,
     /// See `CRON_LOG_COMMIT_TIMEOUT_MS`.
     pub log_commit_timeout: Duration,
+    /// See `CRON_LOG_RETENTION_DAYS`.
+    pub log_retention_days: u32,
+    /// See `CRON_LOG_MAX_PER_JOB`.
+    pub log_max_per_job: u64,
     /// See `CRON_LISTEN`.
     pub listen: SocketAddr,
     /// See `CRON_WORKERS`.
@@ -369,8 +391,10 @@ impl Default for Settings {
             max_runs: None,
             shell: PathBuf::from(SHELL_DEFAULT),
             users: BTreeSet::new(),
-            log_batch_size: 100,                              // the seed's jobLogBatchSize
-            log_commit_timeout: Duration::from_millis(1000),  // the seed's jobLogCommitTimeout
+            log_batch_size: 100,                             // the seed's jobLogBatchSize
+            log_commit_timeout: Duration::from_millis(1000), // the seed's jobLogCommitTimeout
+            log_retention_days: 90,
+            log_max_per_job: 0,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
             workers: 1,
             words: Vec::new(),

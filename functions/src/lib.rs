@@ -20,7 +20,7 @@ use common::kv::Kv;
 use common::run_log::RunLog;
 use lambda_http::Request;
 
-use crate::endpoints::{console, delete, kill, list, log, save, workers};
+use crate::endpoints::{console, delete, get, kill, list, log, output, running, save, workers};
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
 
@@ -50,7 +50,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 8] = [
+pub static ROUTES: [Route; 11] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -82,6 +82,28 @@ pub static ROUTES: [Route; 8] = [
         methods: log::METHODS,
         function: "log",
         handler: |ports, request| Box::pin(async move { log::handle(&*ports.run_log, request).await }),
+    },
+    Route {
+        path: "/job/running",
+        methods: running::METHODS,
+        function: "running",
+        handler: |ports, request| Box::pin(async move { running::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/run/get",
+        methods: get::METHODS,
+        function: "get",
+        handler: |ports, request| {
+            Box::pin(async move { get::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
+    },
+    Route {
+        path: "/run/output",
+        methods: output::METHODS,
+        function: "output",
+        handler: |ports, request| {
+            Box::pin(async move { output::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
     },
     Route {
         path: "/worker/list",

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use common::api::errno::Kind;
 use common::clock::{self, Stopwatch};
+use common::domain::output::Chunk;
 use common::domain::record::Record;
+use common::domain::run::RunId;
 use common::ids::backoff;
 use common::kv::{self, Kv, Range, RangeReply, Txn, TxnReply};
-use common::run_log::{self, RecordQuery, RunLog};
+use common::run_log::{self, Place, RecordQuery, RunLog};
 
 use crate::http::{Refusal, again};
 
@@ -101,10 +103,27 @@ pub(crate) async fn grant(kv: &dyn Kv, ttl: Duration) -> Result<kv::LeaseId, Ref
 
 /// Lists records.
 pub(crate) async fn list(run_log: &dyn RunLog, query: &RecordQuery) -> Result<Vec<Record>, Refusal> {
-    run_log.list(query).await.map_err(|error| {
-        tracing::warn!(%error, "record store failed");
-        run_log_refusal(&error)
-    })
+    run_log.list(query).await.map_err(unread)
+}
+
+/// Where a record is in the list.
+pub(crate) async fn place(run_log: &dyn RunLog, query: &RecordQuery) -> Result<Option<Place>, Refusal> {
+    run_log.place(query).await.map_err(unread)
+}
+
+/// One record, by its id or its run's.
+pub(crate) async fn get(run_log: &dyn RunLog, id: &str) -> Result<Option<Record>, Refusal> {
+    run_log.get(id).await.map_err(unread)
+}
+
+/// What a run has printed.
+pub(crate) async fn output(run_log: &dyn RunLog, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, Refusal> {
+    run_log.output(run_id, after).await.map_err(unread)
+}
+
+fn unread(error: run_log::Error) -> Refusal {
+    tracing::warn!(%error, "record store failed");
+    run_log_refusal(&error)
 }
 
 fn reported(error: kv::Error) -> Refusal {

@@ -174,7 +174,7 @@ async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
     let mut accounts = BTreeMap::<String, Account>::new();
     for number in 0..JOBS {
         for skip in (0..).step_by(PAGE as usize) {
-            let query = RecordQuery { job_name: name(number), status: None, skip, limit: PAGE };
+            let query = RecordQuery { job_name: name(number), skip, limit: PAGE, ..RecordQuery::default() };
             let page = run_log.list(&query).await?;
             for record in &page {
                 add(accounts.entry(name(number)).or_default(), record)?;

@@ -12,6 +12,7 @@ use common::clock::{Clock, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
 use common::domain::mark::Mark;
+use common::domain::output::Chunk;
 use common::domain::record::Record;
 use common::domain::run::{LockHolder, RunId};
 use common::domain::worker::{Identity, Registration, Sid};
@@ -21,7 +22,7 @@ use common::kv::{
     self, Key, Kv, LeaseId, Op, Pair, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream,
 };
 use common::run_log::embedded::EmbeddedRunLog;
-use common::run_log::{self, Appended, RecordQuery, RunLog};
+use common::run_log::{self, Appended, Place, RecordQuery, Removal, RunLog};
 use functions::http::{BODY_BYTES_MAX, Response};
 use functions::{Ports, ROUTES};
 use lambda_http::http::HeaderValue;
@@ -192,6 +193,17 @@ async fn given(stage: &Stage, given: &Value) {
     let records: Vec<Record> = serde_json::from_value(given["records"].clone()).unwrap_or_default();
     assert_eq!(records.len(), given["records"].as_array().map_or(0, Vec::len), "a record is not readable");
     stage.run_log.inner.append(&records).await.unwrap();
+    for chunk in given["output"].as_array().into_iter().flatten() {
+        let number = |field: &str| chunk[field].as_u64().unwrap();
+        let chunk = Chunk {
+            run_id: RunId::from_text(chunk["runId"].as_str().unwrap()),
+            slot: u32::try_from(number("slot")).unwrap(),
+            from: number("from"),
+            bytes: chunk["text"].as_str().unwrap().as_bytes().to_vec(),
+            at: NOW,
+        };
+        stage.run_log.inner.put_output(&[chunk]).await.unwrap();
+    }
 }
 
 /// Sends a step's request; answers what the golden file is to say.
@@ -658,11 +670,36 @@ impl RunLog for FaultyRunLog {
     async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, run_log::Error> {
         self.up()?.list(query).await
     }
+
+    async fn place(&self, query: &RecordQuery) -> Result<Option<Place>, run_log::Error> {
+        self.up()?.place(query).await
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Record>, run_log::Error> {
+        self.up()?.get(id).await
+    }
+
+    async fn put_output(&self, chunks: &[Chunk]) -> Result<(), run_log::Error> {
+        self.up()?.put_output(chunks).await
+    }
+
+    async fn output(&self, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, run_log::Error> {
+        self.up()?.output(run_id, after).await
+    }
+
+    async fn jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, run_log::Error> {
+        self.up()?.jobs(after, limit).await
+    }
+
+    async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, run_log::Error> {
+        self.up()?.remove(what, limit).await
+    }
 }
 
 #[tokio::test]
 async fn a_store_that_is_down_is_503_and_the_next_call_works() {
     let stage = Stage::new();
+    stage.run_log.inner.append(&[record("a", 0, "out")]).await.unwrap();
     for down in [true, false] {
         stage.kv.down.store(down, Ordering::Relaxed);
         stage.run_log.down.store(down, Ordering::Relaxed);
@@ -673,6 +710,9 @@ async fn a_store_that_is_down_is_503_and_the_next_call_works() {
             ("delete", stage.post("/job/delete", json!({"name": "a"})).await),
             ("workers", stage.get("/worker/list").await),
             ("log", stage.get("/job/log?name=a").await),
+            ("running", stage.get("/job/running").await),
+            ("get", stage.get("/run/get?id=a-0").await),
+            ("output", stage.get("/run/output?id=a-0").await),
         ];
         for (function, (status, reply)) in replies {
             assert_eq!(status, if down { 503 } else { 200 }, "{function}: {reply}");

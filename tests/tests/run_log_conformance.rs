@@ -8,15 +8,17 @@ use common::clock::{Stopwatch, Timestamp, sleep};
 use common::domain::record::{Record, RecordId, Status};
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::mongo::MongoRunLog;
-use common::run_log::{Error, RunLog};
+use common::run_log::{Error, Place, RecordQuery, RunLog};
 use common::secrets::Vault;
 use common::stores;
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
+use mongodb::options::IndexOptions;
 use tests::aws::{Shelf, refers};
 use tests::conformance::run_log::{all, exam, like_the_seeds, new_job, record};
 use tests::fixtures::Store;
 use tests::line::Line;
+use worker::retention::{Retention, sweep};
 
 /// Time limit where nothing is supposed to reach it.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -61,6 +63,46 @@ async fn embedded_reopened_keeps_everything() {
     beside.append(&[record(&job, 3000)]).await.unwrap();
     assert_eq!(all(&log, &job).await, all(&beside, &job).await);
     assert_eq!(all(&log, &job).await.len(), 3);
+}
+
+#[tokio::test]
+async fn embedded_reads_what_the_former_version_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = new_job("former");
+    let written = [record(&job, 2000), like_the_seeds(record(&job, 1000))];
+    {
+        let file = rusqlite::Connection::open(dir.path().join("records.sqlite")).unwrap();
+        file.execute_batch(
+            "CREATE TABLE records (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL, status TEXT,
+                 start INTEGER NOT NULL, plan INTEGER NOT NULL, body TEXT NOT NULL);
+             CREATE INDEX by_job ON records (job, start DESC, plan DESC, id, status);
+             CREATE TABLE conflicts (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL, status TEXT,
+                 start INTEGER NOT NULL, plan INTEGER NOT NULL, body TEXT NOT NULL);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        for record in &written {
+            let values = rusqlite::params![
+                record.id.as_str(),
+                record.job_name,
+                record.status.map(Status::as_str),
+                record.start_time.ms(),
+                record.plan_time.ms(),
+                serde_json::to_string(record).unwrap()
+            ];
+            let sql =
+                "INSERT INTO records (id, job, status, start, plan, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            file.execute(sql, values).unwrap();
+        }
+    }
+    for _reopened in 0..2 {
+        let log = embedded(dir.path());
+        assert_eq!(all(&log, &job).await, written);
+        assert_eq!(log.get("2a-1").await.unwrap().as_ref(), Some(&written[0]), "found by its claim");
+        let worker = Some("10.0.0.1".to_owned());
+        let query = RecordQuery { job_name: job.clone(), worker, limit: 9, ..RecordQuery::default() };
+        assert_eq!(log.list(&query).await.unwrap(), written[..1]);
+    }
 }
 
 #[tokio::test]
@@ -170,15 +212,105 @@ async fn mongodb_lists_what_the_seed_wrote() {
 }
 
 #[tokio::test]
-async fn mongodb_gets_its_index() {
+async fn mongodb_gets_its_indexes_in_place_of_the_former() {
     let Some(store) = Store::mongo("run-log-index").await else { return };
+    let collection = raw(&store).await.collection::<Document>("log");
+    let former = doc! { "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1 };
+    let named = IndexOptions::builder().name("job_newest_first".to_owned()).build();
+    let former = mongodb::IndexModel::builder().keys(former).options(named).build();
+    collection.create_index(former).await.unwrap();
     let log = mongo(&store, AMPLE);
-    log.prepare().await.unwrap();
-    let indexes = raw(&store).await.collection::<Document>("log").list_indexes().await.unwrap();
-    let indexes: Vec<mongodb::IndexModel> = indexes.try_collect().await.unwrap();
-    let keys: Vec<String> = indexes.iter().map(|index| index.keys.to_string()).collect();
-    let wanted = r#"{ "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1 }"#;
-    assert!(keys.iter().any(|key| key == wanted), "{keys:?}");
+    for _again in 0..2 {
+        log.prepare().await.unwrap();
+    }
+    let indexes: Vec<mongodb::IndexModel> =
+        collection.list_indexes().await.unwrap().try_collect().await.unwrap();
+    let mut keys: Vec<String> = indexes.iter().map(|index| index.keys.to_string()).collect();
+    keys.sort();
+    let expected = [
+        r#"{ "_id": 1 }"#,
+        r#"{ "claim": 1 }"#,
+        r#"{ "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1, "worker": 1 }"#,
+        r#"{ "startTime": 1 }"#,
+    ];
+    assert_eq!(keys, expected);
+}
+
+#[tokio::test]
+async fn mongodb_pages_through_what_the_seed_wrote_and_removes_it_by_age() {
+    let Some(store) = Store::mongo("run-log-seed-pages").await else { return };
+    let log = mongo(&store, AMPLE);
+    let job = new_job("seed");
+    let seed = |at: i64, id: &str| {
+        doc! {
+            "_id": ObjectId::parse_str(id).unwrap(), "jobName": &job, "command": "echo hello", "err": "", "output": "hello\n",
+            "planTime": at, "scheduleTime": at - 50, "startTime": at, "endTime": at + 7,
+        }
+    };
+    // The seed and our workers at the same millisecond, too.
+    let (a, b) = ("64c0ffee64c0ffee64c0ffe1", "64c0ffee64c0ffee64c0ffe2");
+    let documents = [seed(2000, b), seed(1000, "64c0ffee64c0ffee64c0ffe3"), seed(2000, a)];
+    raw(&store).await.collection::<Document>("log").insert_many(documents).await.unwrap();
+    log.append(&[record(&job, 2000), record(&job, 3000)]).await.unwrap();
+    let everything = all(&log, &job).await;
+    let ids: Vec<&str> = everything.iter().map(|record| record.id.as_str()).collect();
+    let (ours, second) = (format!("{job}/3000/1"), format!("{job}/2000/1"));
+    assert_eq!(ids, [&ours, &second, a, b, "64c0ffee64c0ffee64c0ffe3"]);
+    for (nth, record) in everything.iter().enumerate() {
+        let place = Some(Place::of(record));
+        let of_job = || RecordQuery { job_name: job.clone(), limit: 10, ..RecordQuery::default() };
+        let after = RecordQuery { after: place.clone(), ..of_job() };
+        assert_eq!(log.list(&after).await.unwrap(), everything[nth + 1..], "after {nth}");
+        let until = RecordQuery { until: place, ..of_job() };
+        assert_eq!(log.list(&until).await.unwrap(), everything[..=nth], "until {nth}");
+    }
+    assert_eq!(log.get(a).await.unwrap().as_ref(), Some(&everything[2]));
+    let now = Timestamp::from_ms(1500 + 90 * 24 * 3_600_000);
+    assert_eq!(sweep(&*log, now, Retention { days: 90, max_per_job: 0 }).await.unwrap(), 1);
+    assert_eq!(all(&log, &job).await, everything[..4]);
+}
+
+#[tokio::test]
+async fn mongodb_records_are_kept_as_long_and_as_many_as_is_said() {
+    let Some(store) = Store::mongo("run-log-retention").await else { return };
+    records_are_kept_as_long_and_as_many_as_is_said(mongo(&store, AMPLE)).await;
+}
+
+#[tokio::test]
+async fn embedded_records_are_kept_as_long_and_as_many_as_is_said() {
+    records_are_kept_as_long_and_as_many_as_is_said(Arc::new(EmbeddedRunLog::in_memory().unwrap())).await;
+}
+
+async fn records_are_kept_as_long_and_as_many_as_is_said(log: Arc<dyn RunLog>) {
+    const HOUR: i64 = 3_600_000;
+    let now = Timestamp::from_ms(1_000 * 24 * HOUR);
+    // One each hour, the last just now; more of the first job than one call removes.
+    let jobs = [("busy", 1200), ("few", 3), ("old", 40)].map(|(what, count)| (new_job(what), count));
+    for (job, count) in &jobs {
+        let records: Vec<Record> = (0..*count).map(|n| record(job, now.ms() - n * HOUR - 8)).collect();
+        log.append(&records).await.unwrap();
+    }
+    let counts = async || {
+        let mut counts = Vec::new();
+        for (job, _) in &jobs {
+            counts.push(all(&log, job).await.len());
+        }
+        counts
+    };
+    for (days, max_per_job, expected) in [
+        (0, 0, [1200, 3, 40]),
+        (30, 0, [30 * 24, 3, 40]),
+        (0, 35, [35, 3, 35]),
+        // Those of the last day and an hour stay, whatever is said.
+        (0, 1, [25, 3, 25]),
+        (1, 1, [25, 3, 25]),
+    ] {
+        let sum = |counts: &[usize]| counts.iter().sum::<usize>() as u64;
+        let before = sum(&counts().await);
+        let removed = sweep(&*log, now, Retention { days, max_per_job }).await.unwrap();
+        assert_eq!(counts().await, expected, "{days} days, {max_per_job} of each");
+        assert_eq!(removed, before - sum(&expected));
+    }
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ use crate::exec::process::{self, Running};
 use crate::exec::shell::Shell;
 use crate::exec::work::Work;
 use crate::lead::Lead;
+use crate::live::{self, Live};
+use crate::retention::{self, Retention};
 use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
 use crate::seen::SeenFile;
@@ -93,6 +95,8 @@ pub struct Options {
     pub log_batch_size: usize,
     /// An incomplete batch is stored after so long.
     pub log_commit_timeout: Duration,
+    /// How long records are kept.
+    pub retention: Retention,
     /// Where it keeps its state. Without one, every shell is started at its time, and a worker that starts again notices no store that was
     /// put back while no process of it lived.
     pub data_dir: Option<PathBuf>,
@@ -110,6 +114,7 @@ impl Options {
             session_ttl: settings.session_ttl,
             log_batch_size: settings.log_batch_size,
             log_commit_timeout: settings.log_commit_timeout,
+            retention: Retention::new(settings),
             data_dir: Some(data_dir.path.clone()),
             shell: Arc::new(Shell::new(&settings.shell, &settings.users)),
         }
@@ -255,6 +260,7 @@ struct Driver {
     audited: Stopwatch,
     suspects: Arc<tokio::sync::Mutex<Suspects>>,
     running: BTreeMap<RunId, Running>,
+    live: Live,
     sweeper: Arc<Notify>,
     /// Sessions whose open runs are this worker's to close.
     own_sids: Arc<Mutex<BTreeSet<Sid>>>,
@@ -272,7 +278,8 @@ impl Driver {
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
         let gates = Gates::new(Arc::clone(&options.shell));
-        let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch);
+        let live = Live::default();
+        let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch, live.clone());
         Self {
             scheduler: Scheduler::new(options.identity.max_runs),
             ports,
@@ -306,6 +313,7 @@ impl Driver {
             audited: Stopwatch::start(),
             suspects: Arc::default(),
             running: BTreeMap::new(),
+            live,
             sweeper: Arc::new(Notify::new()),
             own_sids: Arc::default(),
             first: Arc::default(),
@@ -328,6 +336,11 @@ impl Driver {
             Arc::clone(&self.first),
             self.witness.full(),
         ));
+        let (run_log, clock) = (Arc::clone(&self.ports.run_log), Arc::clone(&self.ports.clock));
+        let following =
+            tokio::spawn(live::follow(self.live.clone(), Arc::clone(&run_log), Arc::clone(&clock)));
+        let (retention, first) = (self.options.retention, Arc::clone(&self.first));
+        let retaining = tokio::spawn(retention::keep_up(run_log, clock, retention, first));
         self.make_gate();
         self.step(Event::ClockTrusted(self.clocks.trusted())).await;
         self.seek_session();
@@ -373,7 +386,7 @@ impl Driver {
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
         }
         self.leave().await;
-        for task in self.watching.into_iter().chain([sweeping, keeping_up]) {
+        for task in self.watching.into_iter().chain([sweeping, keeping_up, following, retaining]) {
             task.abort();
         }
     }
@@ -413,6 +426,7 @@ impl Driver {
                 self.look_after_session().await;
                 if let Event::RunEnded(run_id, _) = &event {
                     self.running.remove(run_id);
+                    self.live.end(run_id);
                 }
                 self.step(event).await;
             }
@@ -843,6 +857,10 @@ impl Driver {
                 break;
             }
         }
+        // Nobody else knows of what these runs printed: it would stay until its age removes it.
+        if let Err(why) = self.live.remove(self.ports.run_log.as_ref()).await {
+            tracing::debug!(%why, "output of ended runs not removed");
+        }
         if let Some(session) = self.session.take() {
             // If this process dies here, the session expires by itself.
             match self.ports.kv.revoke(session.sid.lease()).await {
@@ -1057,6 +1075,7 @@ impl Driver {
         let begun = self.gates.open_due(now, self.ports.clock.as_ref(), &mut starts);
         for run in begun {
             self.status.count_start(run.start_time.ms_since(run.due));
+            self.live.begin(run.run_id.clone(), run.running.captured.clone());
             self.running.insert(run.run_id.clone(), run.running);
             self.tell_of_end(run.run_id, run.work, run.start_time, run.ending);
         }
@@ -1070,6 +1089,7 @@ impl Driver {
         self.status.count_start(now.ms_since(due));
         let (running, asked) = Running::new(&work);
         let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
+        self.live.begin(run_id.clone(), captured.clone());
         self.running.insert(run_id.clone(), running);
         let (clock, shell) = (Arc::clone(&self.ports.clock), Arc::clone(&self.options.shell));
         // A task of its own, so that a panic in it is this run's failure and nobody else's.

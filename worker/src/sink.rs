@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::claims::settle;
+use crate::live::Live;
 use crate::retries::Retries;
 
 /// Records waiting in memory: beyond so many bytes nothing more is claimed until the store takes some. Half of what a small
@@ -138,12 +139,24 @@ pub(crate) struct BatchSettings {
 }
 
 impl Sink {
-    /// Starts the task that stores.
-    pub(crate) fn start(kv: Arc<dyn Kv>, run_log: Arc<dyn RunLog>, settings: BatchSettings) -> Self {
+    /// Starts the task that stores; `live` is told of each record that is.
+    pub(crate) fn start(
+        kv: Arc<dyn Kv>,
+        run_log: Arc<dyn RunLog>,
+        settings: BatchSettings,
+        live: Live,
+    ) -> Self {
         let (queue, waiting) = (Arc::<Queue>::default(), Arc::<Waiting>::default());
         let (told, stored) = watch::channel(0);
-        let task =
-            tokio::spawn(store_all(kv, run_log, settings, Arc::clone(&queue), Arc::clone(&waiting), told));
+        let task = tokio::spawn(store_all(
+            kv,
+            run_log,
+            settings,
+            Arc::clone(&queue),
+            Arc::clone(&waiting),
+            told,
+            live,
+        ));
         Self { queue, waiting, stored, task }
     }
 
@@ -171,6 +184,7 @@ async fn store_all(
     queue: Arc<Queue>,
     waiting: Arc<Waiting>,
     told: watch::Sender<u64>,
+    live: Live,
 ) {
     let (preparing, settling) =
         (Retries::new("record store not prepared (indexes)"), Retries::new("open runs not settled"));
@@ -201,6 +215,9 @@ async fn store_all(
             }
         }
         store(run_log.as_ref(), &batch, &storing).await;
+        for run_id in batch.iter().filter_map(|entry| entry.record.claim.as_ref()) {
+            live.recorded(run_id);
+        }
         // If this process dies here, a survivor inserts `lost` for the open runs, which the stored records refuse, and settles them.
         unsettled.extend(batch.iter().filter_map(|entry| entry.settles));
         settle_all(kv.as_ref(), &mut unsettled, &waiting, &settling).await;

@@ -10,6 +10,7 @@ use common::clock::{self, Clock, SystemClock, Timestamp};
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::KillRequest;
 use common::domain::mark::Mark;
+use common::domain::output::Chunk;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
 use common::domain::worker::{Identity, Registration, Sid};
@@ -19,7 +20,7 @@ use common::kv::{
     self, Kv, LeaseId, Op, Pair, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream,
 };
 use common::run_log::embedded::EmbeddedRunLog;
-use common::run_log::{self, Appended, RecordQuery, RunLog};
+use common::run_log::{self, Appended, Place, RecordQuery, Removal, RunLog};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
@@ -27,6 +28,8 @@ use crate::audit::{Suspects, Unknown};
 use crate::claims::HeldLock;
 use crate::driver::{Options, Ports, Worker};
 use crate::follow::{News, follow};
+use crate::live::Live;
+use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
@@ -618,7 +621,7 @@ async fn a_registration_is_put_again_as_long_as_it_is_the_sessions_own_and_never
 // --- sweeping ----------------------------------------------------------------------------------------------------------
 
 pub(super) async fn records(run_log: &dyn RunLog, name: &str) -> Vec<Record> {
-    let query = RecordQuery { job_name: name.to_owned(), status: None, skip: 0, limit: 1000 };
+    let query = RecordQuery { job_name: name.to_owned(), limit: 1000, ..RecordQuery::default() };
     run_log.list(&query).await.unwrap()
 }
 
@@ -639,6 +642,24 @@ impl RunLog for SlowLog {
     async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, run_log::Error> {
         self.0.list(query).await
     }
+    async fn place(&self, query: &RecordQuery) -> Result<Option<Place>, run_log::Error> {
+        self.0.place(query).await
+    }
+    async fn get(&self, id: &str) -> Result<Option<Record>, run_log::Error> {
+        self.0.get(id).await
+    }
+    async fn put_output(&self, chunks: &[Chunk]) -> Result<(), run_log::Error> {
+        self.0.put_output(chunks).await
+    }
+    async fn output(&self, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, run_log::Error> {
+        self.0.output(run_id, after).await
+    }
+    async fn jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, run_log::Error> {
+        self.0.jobs(after, limit).await
+    }
+    async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, run_log::Error> {
+        self.0.remove(what, limit).await
+    }
 }
 
 /// Found by chaos on real parts: after an outage every survivor sent the same hundred records every few seconds, and none was taken.
@@ -658,7 +679,7 @@ async fn a_sweep_gets_done_on_a_store_that_is_slow() {
 async fn records_reach_a_store_that_is_slow() {
     let (kv, run_log) = (Arc::new(store()), Arc::new(SlowLog(EmbeddedRunLog::in_memory().unwrap())));
     let batch = BatchSettings { size: 100, timeout: Duration::from_millis(10) };
-    let mut sink = Sink::start(kv, Arc::clone(&run_log) as Arc<dyn RunLog>, batch);
+    let mut sink = Sink::start(kv, Arc::clone(&run_log) as Arc<dyn RunLog>, batch, Live::default());
     for second in 0..60 {
         let open = open_run(Sid(5), 1, T.plus_ms(second * 1000));
         let record = Box::new(Record::left_behind(&open, T));
@@ -828,6 +849,7 @@ pub(super) fn options() -> Options {
         session_ttl: Duration::from_secs(10),
         log_batch_size: 100,
         log_commit_timeout: Duration::from_millis(50),
+        retention: Retention { days: 0, max_per_job: 0 },
         data_dir: None,
         shell: Arc::default(),
     }

@@ -6,6 +6,7 @@ pub mod job;
 pub mod kill;
 pub mod mark;
 pub mod options;
+pub mod output;
 pub mod pause;
 pub mod record;
 pub mod run;

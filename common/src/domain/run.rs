@@ -23,7 +23,7 @@ pub struct Fire {
     pub plan_time: Timestamp,
 }
 
-/// Names one claim, and with it the run that it started: `{sid}-{seq}`. Opaque: compared, never taken apart.
+/// Names one claim, and with it the run that it started: `{sid}-{seq}`. Opaque: compared, and taken apart only to guess where to look first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(Arc<str>);
@@ -45,6 +45,13 @@ impl RunId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The session and the number of the claim that made it, which is where its open run was put. That may have moved to another session since.
+    #[must_use]
+    pub fn claim(&self) -> Option<(Sid, u64)> {
+        let (sid, seq) = self.0.split_once('-')?;
+        Some((Sid::parse(sid)?, seq.parse().ok()?))
     }
 }
 

@@ -5,23 +5,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::types::Value;
+use rusqlite::{
+    Connection, OptionalExtension as _, Transaction, TransactionBehavior, params, params_from_iter,
+};
 
 use super::batch::{Stored, fold, kept_aside};
-use super::{Appended, Duplicate, Error, RecordQuery, RunLog};
-use crate::domain::record::{Record, Status};
+use super::{Appended, Duplicate, Error, Place, RecordQuery, Removal, RunLog};
+use crate::clock::Timestamp;
+use crate::domain::output::Chunk;
+use crate::domain::record::{Record, RecordId, Status};
+use crate::domain::run::RunId;
 
 /// The database's name in its directory.
 const FILE: &str = "records.sqlite";
 /// Format of the tables, kept in `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// How long another process's transaction is waited for; ours take milliseconds.
 const BUSY_MAX: Duration = Duration::from_secs(3);
 
-/// A row's key is its number and not its id: with bodies of up to a megabyte that is three times as fast.
-/// `by_job` serves the query of `list`; `status` is in it so that the filter needs no body.
+/// The tables of format 1. A row's key is its number and not its id: with bodies of up to a megabyte that is three times as fast.
 const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS records (
+    CREATE TABLE records (
         row INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         job TEXT NOT NULL,
@@ -30,8 +35,8 @@ const TABLES: &str = "
         plan INTEGER NOT NULL,
         body TEXT NOT NULL
     );
-    CREATE INDEX IF NOT EXISTS by_job ON records (job, start DESC, plan DESC, id, status);
-    CREATE TABLE IF NOT EXISTS conflicts (
+    CREATE INDEX by_job ON records (job, start DESC, plan DESC, id, status);
+    CREATE TABLE conflicts (
         row INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         job TEXT NOT NULL,
@@ -40,6 +45,28 @@ const TABLES: &str = "
         plan INTEGER NOT NULL,
         body TEXT NOT NULL
     );
+";
+
+/// What format 2 adds. `newest_first` serves the query of `list` and keeps it from reading bodies for its filters; `by_claim` finds one run;
+/// `by_start` finds what is old enough to be removed.
+const SEARCH_AND_OUTPUT: &str = "
+    ALTER TABLE records ADD COLUMN claim TEXT;
+    ALTER TABLE records ADD COLUMN worker TEXT;
+    UPDATE records SET claim = json_extract(body, '$.claim'), worker = json_extract(body, '$.worker');
+    DROP INDEX by_job;
+    CREATE INDEX newest_first ON records (job, start DESC, plan DESC, id, status, worker);
+    CREATE INDEX by_claim ON records (claim) WHERE claim IS NOT NULL;
+    CREATE INDEX by_start ON records (start);
+    CREATE TABLE output (
+        run TEXT NOT NULL,
+        slot INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        bytes BLOB NOT NULL,
+        PRIMARY KEY (run, slot)
+    );
+    CREATE INDEX output_by_age ON output (at);
 ";
 
 /// The store of records in one file. What `append` acknowledged survives the loss of power. Clones share the store.
@@ -102,8 +129,11 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = txn.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 0 {
+    if version < 1 {
         txn.execute_batch(TABLES)?;
+    }
+    if version < 2 {
+        txn.execute_batch(SEARCH_AND_OUTPUT)?;
         txn.pragma_update(None, "user_version", VERSION)?;
     }
     txn.commit()
@@ -143,22 +173,205 @@ impl RunLog for EmbeddedRunLog {
     }
 
     async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, Error> {
-        let RecordQuery { job_name, status, skip, limit } = query.clone();
-        let skip = i64::try_from(skip).unwrap_or(i64::MAX);
+        let Found { filter, mut values } = found(query);
+        let mut sql = format!("SELECT id, body FROM records WHERE {filter}");
+        if let Some(text) = &query.text {
+            let has = |field| format!("instr(json_extract(body, '$.{field}'), ?) > 0");
+            sql.push_str(&format!(" AND ({} OR {} OR {})", has("output"), has("err"), has("command")));
+            values.extend([(); 3].map(|()| Value::Text(text.clone())));
+        }
+        sql.push_str(NEWEST_FIRST);
+        values.extend([integer(query.limit.into()), integer(query.skip)]);
         let bodies: Vec<(String, String)> = self
             .call(move |connection| {
-                let mut select = connection.prepare_cached(
-                    "SELECT id, body FROM records WHERE job = ?1 AND (?2 IS NULL OR status = ?2)
-                     ORDER BY start DESC, plan DESC, id LIMIT ?3 OFFSET ?4",
-                )?;
-                let status = status.map(Status::as_str);
-                let rows = select
-                    .query_map(params![job_name, status, limit, skip], |r| Ok((r.get(0)?, r.get(1)?)))?;
+                let mut select = connection.prepare_cached(&sql)?;
+                let rows = select.query_map(params_from_iter(values), |r| Ok((r.get(0)?, r.get(1)?)))?;
                 rows.collect()
             })
             .await?;
         Ok(bodies.iter().filter_map(|(id, body)| readable(id, body)).collect())
     }
+
+    async fn place(&self, query: &RecordQuery) -> Result<Option<Place>, Error> {
+        let Found { filter, mut values } = found(query);
+        let sql = format!("SELECT start, plan, id FROM records WHERE {filter}{NEWEST_FIRST}");
+        values.extend([integer(1), integer(query.skip)]);
+        self.call(move |connection| {
+            let mut select = connection.prepare_cached(&sql)?;
+            let place = |row: &rusqlite::Row<'_>| {
+                Ok(Place {
+                    start_time: Timestamp::from_ms(row.get(0)?),
+                    plan_time: Timestamp::from_ms(row.get(1)?),
+                    id: RecordId::from_text(row.get::<_, String>(2)?),
+                })
+            };
+            select.query_row(params_from_iter(values), place).optional()
+        })
+        .await
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Record>, Error> {
+        let id = id.to_owned();
+        let body: Option<(String, String)> = self
+            .call(move |connection| {
+                let mut select = connection
+                    .prepare_cached("SELECT id, body FROM records WHERE id = ?1 OR claim = ?1 LIMIT 1")?;
+                select.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            })
+            .await?;
+        Ok(body.and_then(|(id, body)| readable(&id, &body)))
+    }
+
+    async fn put_output(&self, chunks: &[Chunk]) -> Result<(), Error> {
+        let chunks = chunks.to_vec();
+        self.call(move |connection| {
+            let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for chunk in chunks {
+                txn.prepare_cached(
+                    "INSERT OR REPLACE INTO output (run, slot, first, until, at, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![
+                    chunk.run_id.as_str(),
+                    chunk.slot,
+                    integer(chunk.from),
+                    integer(chunk.to()),
+                    chunk.at.ms(),
+                    chunk.bytes
+                ])?;
+            }
+            txn.commit()
+        })
+        .await
+    }
+
+    async fn output(&self, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, Error> {
+        let run_id = run_id.clone();
+        self.call(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT slot, first, at, bytes FROM output WHERE run = ?1 AND until > ?2 ORDER BY first",
+            )?;
+            let chunk = |row: &rusqlite::Row<'_>| {
+                Ok(Chunk {
+                    run_id: run_id.clone(),
+                    slot: row.get(0)?,
+                    from: row.get::<_, i64>(1)?.unsigned_abs(),
+                    at: Timestamp::from_ms(row.get(2)?),
+                    bytes: row.get(3)?,
+                })
+            };
+            select.query_map(params![run_id.as_str(), integer(after)], chunk)?.collect()
+        })
+        .await
+    }
+
+    async fn jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, Error> {
+        let mut last = after.to_owned();
+        self.call(move |connection| {
+            // One look into the index for each: DISTINCT would walk over all entries of a job to come to the next.
+            let mut next =
+                connection.prepare_cached("SELECT job FROM records WHERE job > ?1 ORDER BY job LIMIT 1")?;
+            let mut jobs = Vec::new();
+            while jobs.len() < limit as usize
+                && let Some(job) = next.query_row([&last], |row| row.get::<_, String>(0)).optional()?
+            {
+                last.clone_from(&job);
+                jobs.push(job);
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, Error> {
+        const ENDED: &str = "json_extract(body, '$.endTime') <";
+        let statements: Vec<(String, Vec<Value>)> = match what {
+            Removal::OutputOf(runs) => {
+                let of = |run: &RunId| ("run = ?".to_owned(), vec![Value::Text(run.as_str().to_owned())]);
+                let of = runs.iter().map(of);
+                of.map(|(filter, values)| (format!("DELETE FROM output WHERE {filter}"), values)).collect()
+            }
+            Removal::OutputBefore(time) => {
+                vec![("DELETE FROM output WHERE at < ?".to_owned(), vec![time.ms().into()])]
+            }
+            Removal::RecordsBefore(time) => {
+                let old = format!("start < ? AND {ENDED} ? ORDER BY start LIMIT ?");
+                let sql = format!("DELETE FROM records WHERE row IN (SELECT row FROM records WHERE {old})");
+                vec![(sql, vec![time.ms().into(), time.ms().into(), integer(limit.into())])]
+            }
+            Removal::RecordsBehind(job, place, time) => {
+                let (job_name, after, to) = (job.clone(), Some(place.clone()), Some(*time));
+                let query = RecordQuery { job_name, after, to, ..RecordQuery::default() };
+                let Found { filter, mut values } = found(&query);
+                values.extend([time.ms().into(), integer(limit.into()), integer(0)]);
+                let old = format!("{filter} AND {ENDED} ?{NEWEST_FIRST}");
+                let sql = format!("DELETE FROM records WHERE row IN (SELECT row FROM records WHERE {old})");
+                vec![(sql, values)]
+            }
+        };
+        self.call(move |connection| {
+            let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut removed = 0;
+            for (sql, values) in statements {
+                removed += txn.prepare_cached(&sql)?.execute(params_from_iter(values))? as u64;
+            }
+            txn.commit()?;
+            Ok(removed)
+        })
+        .await
+    }
+}
+
+/// The order of `list`, a limit, and how many are left out.
+const NEWEST_FIRST: &str = " ORDER BY start DESC, plan DESC, id LIMIT ? OFFSET ?";
+
+/// The records that a query asks for, as a condition and what is put for its question marks.
+struct Found {
+    filter: String,
+    values: Vec<Value>,
+}
+
+/// All of the query that the index can tell.
+fn found(query: &RecordQuery) -> Found {
+    // An equal claim is one record: better found by that than by looking at all of the job, which the plus sign keeps it from.
+    let job = if query.run_id.is_some() { "+job = ?" } else { "job = ?" };
+    let mut found = Found { filter: job.to_owned(), values: vec![Value::Text(query.job_name.clone())] };
+    let mut and = |condition: &str, values: Vec<Value>| {
+        found.filter.push_str(" AND ");
+        found.filter.push_str(condition);
+        found.values.extend(values);
+    };
+    if let Some(status) = query.status {
+        and("status = ?", vec![Value::Text(status.as_str().to_owned())]);
+    }
+    if let Some(from) = query.from {
+        and("start >= ?", vec![from.ms().into()]);
+    }
+    if let Some(to) = query.to {
+        and("start < ?", vec![to.ms().into()]);
+    }
+    if let Some(worker) = &query.worker {
+        and("worker = ?", vec![Value::Text(worker.clone())]);
+    }
+    if let Some(run_id) = &query.run_id {
+        and("claim = ?", vec![Value::Text(run_id.as_str().to_owned())]);
+    }
+    // The first comparison is what the index is entered by; the others decide among equal times.
+    let at = |place: &Place| -> Vec<Value> {
+        let (start, plan) = (place.start_time.ms(), place.plan_time.ms());
+        let id = Value::Text(place.id.as_str().to_owned());
+        vec![start.into(), start.into(), plan.into(), plan.into(), id]
+    };
+    if let Some(place) = &query.after {
+        and("start <= ? AND (start < ? OR plan < ? OR (plan = ? AND id > ?))", at(place));
+    }
+    if let Some(place) = &query.until {
+        and("start >= ? AND (start > ? OR plan > ? OR (plan = ? AND id <= ?))", at(place));
+    }
+    found
+}
+
+fn integer(number: u64) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
 }
 
 #[derive(Clone, Copy)]
@@ -181,8 +394,8 @@ fn store(txn: &Transaction<'_>, table: Table, record: &Record) -> rusqlite::Resu
     let (select, upsert) = match table {
         Table::Records => (
             "SELECT body FROM records WHERE id = ?1",
-            "INSERT INTO records (id, job, status, start, plan, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) DO UPDATE SET job = ?2, status = ?3, start = ?4, plan = ?5, body = ?6",
+            "INSERT INTO records (id, job, status, start, plan, body, claim, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (id) DO UPDATE SET job = ?2, status = ?3, start = ?4, plan = ?5, body = ?6, claim = ?7, worker = ?8",
         ),
         Table::Conflicts => (
             "SELECT body FROM conflicts WHERE id = ?1",
@@ -198,15 +411,24 @@ fn store(txn: &Transaction<'_>, table: Table, record: &Record) -> rusqlite::Resu
         Some(Duplicate::Replace) | None => {}
     }
     let body = serde_json::to_string(record).expect("plain data with string keys is always JSON");
-    txn.prepare_cached(upsert)?.execute(params![
-        id,
-        record.job_name,
-        record.status.map(Status::as_str),
-        record.start_time.ms(),
-        record.plan_time.ms(),
-        body
-    ])?;
+    let mut values: Vec<Value> = vec![
+        Value::Text(id.to_owned()),
+        Value::Text(record.job_name.clone()),
+        text_or_null(record.status.map(Status::as_str)),
+        record.start_time.ms().into(),
+        record.plan_time.ms().into(),
+        Value::Text(body),
+    ];
+    if let Table::Records = table {
+        values.push(text_or_null(record.claim.as_ref().map(RunId::as_str)));
+        values.push(text_or_null(record.worker.as_deref()));
+    }
+    txn.prepare_cached(upsert)?.execute(params_from_iter(values))?;
     Ok(Kept::New)
+}
+
+fn text_or_null(text: Option<&str>) -> Value {
+    text.map_or(Value::Null, |text| Value::Text(text.to_owned()))
 }
 
 fn stored(body: &str) -> Stored {

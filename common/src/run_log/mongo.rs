@@ -7,18 +7,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::raw::RawDocument;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, Utf8Lossy, doc};
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, Utf8Lossy, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, ConnectionString, ReadPreference, SelectionCriteria, WriteConcern};
+use mongodb::options::{
+    ClientOptions, ConnectionString, IndexOptions, ReadPreference, SelectionCriteria, WriteConcern,
+};
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use super::batch::{Stored, fold, kept_aside};
-use super::{Appended, Duplicate, Error, RecordQuery, RunLog};
-use crate::clock::{Stopwatch, timeout};
+use super::{Appended, Duplicate, Error, Place, RecordQuery, Removal, RunLog};
+use crate::clock::{Stopwatch, Timestamp, timeout};
+use crate::domain::output::Chunk;
 use crate::domain::record::Record;
+use crate::domain::run::RunId;
 
 /// The seed's database.
 const DATABASE: &str = "cron";
@@ -26,9 +32,20 @@ const DATABASE: &str = "cron";
 const COLLECTION: &str = "log";
 /// Where records of a fire that ran twice are kept, by `{_id}@{claim}`.
 const CONFLICTS: &str = "log_conflicts";
-/// Serves the query of `list`: equality, then its sort order; `status` comes last so that the filter is answered from the
+/// What runs that are going have printed, by `{run id}/{slot}`.
+const OUTPUT: &str = "output";
+/// Serves the query of `list`: equality, then its sort order; `status` and `worker` come last so that these filters are answered from the
 /// index without reading the documents that do not match.
-const INDEX: &str = "job_newest_first";
+const NEWEST_FIRST: &str = "newest_first";
+/// What served it before there was a filter by worker.
+const NEWEST_FIRST_BEFORE: &str = "job_newest_first";
+/// Finds one run's record.
+const BY_CLAIM: &str = "by_claim";
+/// Finds what is old enough to be removed. Not a TTL index: that takes dates, and the records' times are numbers, the seed's among them.
+const BY_START: &str = "by_start";
+/// Output is removed so long after it was stored, where the server does that by itself (a TTL index); elsewhere, see
+/// [`Removal::OutputBefore`].
+const OUTPUT_KEPT: Duration = Duration::from_secs(super::OUTPUT_KEPT_DAYS * 24 * 3600);
 
 /// Connections of one process. Batches need one or two, and a fleet has hundreds of processes.
 const CONNECTIONS_MAX: u32 = 4;
@@ -55,6 +72,11 @@ const TEXTS: [&str; 4] = ["jobName", "command", "err", "output"];
 
 /// Error code of a document whose `_id` is taken.
 const DUPLICATE_KEY: i32 = 11_000;
+/// Error codes of an index, or a collection, that is not there.
+const INDEX_NOT_FOUND: i32 = 27;
+const NAMESPACE_NOT_FOUND: i32 = 26;
+/// Error code of what this server cannot do.
+const NOT_IMPLEMENTED: i32 = 238;
 /// Error codes by which the server refuses one document for what it is: sending it again changes nothing.
 /// `BadValue`, `FailedToParse`, `DottedFieldName` and the like, `DocumentValidationFailure`, too large, key too long.
 const DOCUMENT_FAULTS: [i32; 9] = [2, 9, 14, 52, 57, 121, 10_334, 17_280, 17_419];
@@ -184,10 +206,25 @@ impl<T> Drop for Call<'_, T> {
 impl RunLog for MongoRunLog {
     async fn prepare(&self) -> Result<(), Error> {
         self.call(|database| async move {
-            let keys = doc! { "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1 };
-            let options = mongodb::options::IndexOptions::builder().name(INDEX.to_owned()).build();
-            let index = IndexModel::builder().keys(keys).options(options).build();
-            database.collection::<Document>(COLLECTION).create_index(index).await.map(drop)
+            let log = database.collection::<Document>(COLLECTION);
+            let newest_first =
+                doc! { "jobName": 1, "startTime": -1, "planTime": -1, "_id": 1, "status": 1, "worker": 1 };
+            log.create_index(index(NEWEST_FIRST, newest_first)).await?;
+            // If this process dies here, both are there, and the next one to prepare takes the old one away.
+            match log.drop_index(NEWEST_FIRST_BEFORE).await {
+                Err(why) if !is_command_error(&why, &[INDEX_NOT_FOUND, NAMESPACE_NOT_FOUND]) => {
+                    return Err(why);
+                }
+                _gone => {}
+            }
+            log.create_index(index(BY_CLAIM, doc! { "claim": 1 })).await?;
+            log.create_index(index(BY_START, doc! { "startTime": 1 })).await?;
+            let kept = IndexOptions::builder().name("by_age".to_owned()).expire_after(OUTPUT_KEPT).build();
+            let by_age = IndexModel::builder().keys(doc! { "at": 1 }).options(kept).build();
+            match database.collection::<Document>(OUTPUT).create_index(by_age).await {
+                Err(why) if !is_command_error(&why, &[NOT_IMPLEMENTED]) => Err(why),
+                _made_or_not_known_there => Ok(()),
+            }
         })
         .await
     }
@@ -223,18 +260,18 @@ impl RunLog for MongoRunLog {
         let limit_ms = self.call_limit;
         let found: Vec<RawDocumentBuf> = self
             .call(|database| {
-                let mut filter = doc! { "jobName": &query.job_name };
-                if let Some(status) = query.status {
-                    filter.insert("status", status.as_str());
+                let mut filter = filter(query);
+                if let Some(text) = &query.text {
+                    let has = |field: &str| doc! { field: { "$regex": literally(text) } };
+                    let any = ["output", "err", "command"].map(has).to_vec();
+                    conditions(&mut filter).push(doc! { "$or": any }.into());
                 }
-                // More than the server can count is more than it holds.
-                let skip = query.skip.min(u64::from(u32::MAX));
-                let limit = i64::from(query.limit);
+                let (skip, limit) = (skipped(query), i64::from(query.limit));
                 async move {
                     let cursor = database
                         .collection::<RawDocumentBuf>(COLLECTION)
                         .find(filter)
-                        .sort(doc! { "startTime": -1, "planTime": -1, "_id": 1 })
+                        .sort(newest_first())
                         .skip(skip)
                         .limit(limit)
                         .max_time(limit_ms)
@@ -245,6 +282,266 @@ impl RunLog for MongoRunLog {
             .await?;
         Ok(found.iter().filter_map(|raw| listed(raw)).collect())
     }
+
+    async fn place(&self, query: &RecordQuery) -> Result<Option<Place>, Error> {
+        let limit_ms = self.call_limit;
+        let found: Option<RawDocumentBuf> = self
+            .call(|database| {
+                let (filter, skip) = (filter(query), skipped(query));
+                async move {
+                    database
+                        .collection::<RawDocumentBuf>(COLLECTION)
+                        .find_one(filter)
+                        .sort(newest_first())
+                        .skip(skip)
+                        // All of it is in the index.
+                        .projection(doc! { "jobName": 1, "startTime": 1, "planTime": 1 })
+                        .max_time(limit_ms)
+                        .await
+                }
+            })
+            .await?;
+        Ok(found.and_then(|raw| listed(&raw)).as_ref().map(Place::of))
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Record>, Error> {
+        let found: Option<RawDocumentBuf> = self
+            .call(|database| {
+                // One of the seed is shown by its object id in hex.
+                let ids = [Some(id.into()), ObjectId::parse_str(id).ok().map(Bson::ObjectId)];
+                let ids: Vec<Bson> = ids.into_iter().flatten().collect();
+                let filter = doc! { "$or": [{ "_id": { "$in": ids } }, { "claim": id }] };
+                async move { database.collection(COLLECTION).find_one(filter).await }
+            })
+            .await?;
+        Ok(found.and_then(|raw| listed(&raw)))
+    }
+
+    async fn put_output(&self, chunks: &[Chunk]) -> Result<(), Error> {
+        let updates: Vec<Document> = chunks.iter().map(put_chunk).collect();
+        let answer = self
+            .call(|database| {
+                // One request for all of them. Not by a majority: it is worth less than a record, and removed soon.
+                let command = doc! {
+                    "update": OUTPUT, "updates": &updates, "ordered": false, "writeConcern": { "w": 1 },
+                };
+                async move { database.run_command(command).await }
+            })
+            .await?;
+        match answer.get_array("writeErrors") {
+            Ok(errors) if !errors.is_empty() => {
+                Err(Error::Unavailable(format!("output not stored: {errors:?}")))
+            }
+            _none => Ok(()),
+        }
+    }
+
+    async fn output(&self, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, Error> {
+        let found: Vec<Document> = self
+            .call(|database| {
+                let mut filter = of_run(run_id);
+                filter.insert("to", doc! { "$gt": integer(after) });
+                async move {
+                    let found = database.collection(OUTPUT).find(filter).sort(doc! { "from": 1 }).await?;
+                    found.try_collect().await
+                }
+            })
+            .await?;
+        Ok(found.iter().filter_map(|document| chunk(run_id, document)).collect())
+    }
+
+    async fn jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, Error> {
+        self.call(|database| {
+            let mut last = after.to_owned();
+            async move {
+                let log = database.collection::<Document>(COLLECTION);
+                let mut jobs = Vec::new();
+                // One look into the index for each: a group over all records would read all of them.
+                while jobs.len() < limit as usize {
+                    let next = log
+                        .find_one(doc! { "jobName": { "$gt": &last } })
+                        .sort(doc! { "jobName": 1 })
+                        .projection(doc! { "_id": 0, "jobName": 1 });
+                    let next = next.await?;
+                    let Some(job) = next.and_then(|found| found.get_str("jobName").ok().map(str::to_owned))
+                    else {
+                        break;
+                    };
+                    last.clone_from(&job);
+                    jobs.push(job);
+                }
+                Ok(jobs)
+            }
+        })
+        .await
+    }
+
+    async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, Error> {
+        let (filter, order) = match what {
+            Removal::OutputOf(runs) if runs.is_empty() => return Ok(0),
+            Removal::OutputOf(runs) => {
+                let of: Vec<Document> = runs.iter().map(of_run).collect();
+                return self.remove_output(doc! { "$or": of }).await;
+            }
+            Removal::OutputBefore(time) => {
+                return self.remove_output(doc! { "at": { "$lt": DateTime::from_millis(time.ms()) } }).await;
+            }
+            Removal::RecordsBefore(time) => (
+                doc! { "startTime": { "$lt": time.ms() }, "endTime": { "$lt": time.ms() } },
+                doc! { "startTime": 1 },
+            ),
+            Removal::RecordsBehind(job, place, time) => {
+                let (job_name, after, to) = (job.clone(), Some(place.clone()), Some(*time));
+                let mut filter = filter(&RecordQuery { job_name, after, to, ..RecordQuery::default() });
+                filter.insert("endTime", doc! { "$lt": time.ms() });
+                (filter, newest_first())
+            }
+        };
+        self.call(|database| {
+            let (filter, order) = (filter.clone(), order.clone());
+            async move {
+                let log = database.collection::<Document>(COLLECTION);
+                let old = log.find(filter).sort(order).limit(limit.into()).projection(doc! { "_id": 1 });
+                let old: Vec<Document> = old.await?.try_collect().await?;
+                let ids: Vec<&Bson> = old.iter().filter_map(|document| document.get("_id")).collect();
+                if ids.is_empty() {
+                    return Ok(0);
+                }
+                Ok(log.delete_many(doc! { "_id": { "$in": ids } }).await?.deleted_count)
+            }
+        })
+        .await
+    }
+}
+
+impl MongoRunLog {
+    async fn remove_output(&self, filter: Document) -> Result<u64, Error> {
+        self.call(|database| {
+            let filter = filter.clone();
+            async move {
+                let output = database.collection::<Document>(OUTPUT);
+                Ok(output.delete_many(filter).await?.deleted_count)
+            }
+        })
+        .await
+    }
+}
+
+fn index(name: &str, keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).options(IndexOptions::builder().name(name.to_owned()).build()).build()
+}
+
+fn is_command_error(error: &mongodb::error::Error, codes: &[i32]) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(command) if codes.contains(&command.code))
+}
+
+/// The order of `list`.
+fn newest_first() -> Document {
+    doc! { "startTime": -1, "planTime": -1, "_id": 1 }
+}
+
+/// More than the server can count is more than it holds.
+fn skipped(query: &RecordQuery) -> u64 {
+    query.skip.min(u32::MAX.into())
+}
+
+/// All of the query that the index can tell.
+fn filter(query: &RecordQuery) -> Document {
+    let mut filter = doc! { "jobName": &query.job_name };
+    if let Some(status) = query.status {
+        filter.insert("status", status.as_str());
+    }
+    if let Some(worker) = &query.worker {
+        filter.insert("worker", worker);
+    }
+    if let Some(run_id) = &query.run_id {
+        filter.insert("claim", run_id.as_str());
+    }
+    if let Some(from) = query.from {
+        conditions(&mut filter).push(doc! { "startTime": { "$gte": from.ms() } }.into());
+    }
+    if let Some(to) = query.to {
+        conditions(&mut filter).push(doc! { "startTime": { "$lt": to.ms() } }.into());
+    }
+    // The first condition of each is what the index is entered by; the other decides among equal times.
+    if let Some(place) = &query.after {
+        let (start, plan) = (place.start_time.ms(), place.plan_time.ms());
+        // Object ids, the seed's, come behind all texts.
+        let equal = match stored_id(place) {
+            Bson::String(id) => vec![doc! { "_id": { "$gt": id } }, doc! { "_id": { "$type": "objectId" } }],
+            id => vec![doc! { "_id": { "$gt": id } }],
+        };
+        let conditions = conditions(&mut filter);
+        conditions.push(doc! { "startTime": { "$lte": start } }.into());
+        let (before, earlier) =
+            (doc! { "startTime": { "$lt": start } }, doc! { "planTime": { "$lt": plan } });
+        let equal = doc! { "planTime": plan, "$or": equal };
+        conditions.push(doc! { "$or": [before, earlier, equal] }.into());
+    }
+    if let Some(place) = &query.until {
+        let (start, plan) = (place.start_time.ms(), place.plan_time.ms());
+        let equal = match stored_id(place) {
+            Bson::String(id) => vec![doc! { "_id": { "$lte": id } }],
+            id => vec![doc! { "_id": { "$lte": id } }, doc! { "_id": { "$type": "string" } }],
+        };
+        let conditions = conditions(&mut filter);
+        conditions.push(doc! { "startTime": { "$gte": start } }.into());
+        let (after, later) = (doc! { "startTime": { "$gt": start } }, doc! { "planTime": { "$gt": plan } });
+        let equal = doc! { "planTime": plan, "$or": equal };
+        conditions.push(doc! { "$or": [after, later, equal] }.into());
+    }
+    filter
+}
+
+/// The list of conditions that a filter has beside its equalities.
+fn conditions(filter: &mut Document) -> &mut Vec<Bson> {
+    let all = filter.entry("$and".to_owned()).or_insert_with(|| Bson::Array(Vec::new()));
+    all.as_array_mut().expect("nothing else is put there")
+}
+
+/// The `_id` at a place: ours are never 24 hex digits.
+fn stored_id(place: &Place) -> Bson {
+    let id = place.id.as_str();
+    ObjectId::parse_str(id).map_or_else(|_text| Bson::String(id.to_owned()), Bson::ObjectId)
+}
+
+/// A pattern that matches just this text.
+fn literally(text: &str) -> String {
+    let escaped = text.chars().flat_map(|character| {
+        character.is_ascii_punctuation().then_some('\\').into_iter().chain([character])
+    });
+    escaped.collect()
+}
+
+/// All chunks of a run: their ids begin with the run's, and `0` comes behind `/`.
+fn of_run(run_id: &RunId) -> Document {
+    doc! { "_id": { "$gte": format!("{run_id}/"), "$lt": format!("{run_id}0") } }
+}
+
+fn put_chunk(chunk: &Chunk) -> Document {
+    let id = format!("{}/{:05}", chunk.run_id, chunk.slot);
+    let bytes = Binary { subtype: BinarySubtype::Generic, bytes: chunk.bytes.clone() };
+    let document = doc! {
+        "_id": &id, "slot": i64::from(chunk.slot), "from": integer(chunk.from), "to": integer(chunk.to()), "bytes": bytes,
+        "at": DateTime::from_millis(chunk.at.ms()),
+    };
+    doc! { "q": { "_id": id }, "u": document, "upsert": true }
+}
+
+/// A stored chunk, `None` if other hands changed it.
+fn chunk(run_id: &RunId, document: &Document) -> Option<Chunk> {
+    let number = |field| document.get_i64(field).ok().and_then(|number| u64::try_from(number).ok());
+    Some(Chunk {
+        run_id: run_id.clone(),
+        slot: u32::try_from(number("slot")?).ok()?,
+        from: number("from")?,
+        bytes: document.get_binary_generic("bytes").ok()?.clone(),
+        at: Timestamp::from_ms(document.get_datetime("at").ok()?.timestamp_millis()),
+    })
+}
+
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// What became of a batch, or of a part of it.

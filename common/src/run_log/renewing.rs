@@ -2,8 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::{Appended, Error, RecordQuery, RunLog};
+use super::{Appended, Error, Place, RecordQuery, Removal, RunLog};
+use crate::domain::output::Chunk;
 use crate::domain::record::Record;
+use crate::domain::run::RunId;
 use crate::secrets::{Refusal, Renewing};
 
 impl Refusal for Error {
@@ -28,6 +30,30 @@ impl RunLog for Renewing<dyn RunLog> {
 
     async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, Error> {
         self.call(|log| async move { log.list(query).await }).await
+    }
+
+    async fn place(&self, query: &RecordQuery) -> Result<Option<Place>, Error> {
+        self.call(|log| async move { log.place(query).await }).await
+    }
+
+    async fn get(&self, id: &str) -> Result<Option<Record>, Error> {
+        self.call(|log| async move { log.get(id).await }).await
+    }
+
+    async fn put_output(&self, chunks: &[Chunk]) -> Result<(), Error> {
+        self.call(|log| async move { log.put_output(chunks).await }).await
+    }
+
+    async fn output(&self, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, Error> {
+        self.call(|log| async move { log.output(run_id, after).await }).await
+    }
+
+    async fn jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, Error> {
+        self.call(|log| async move { log.jobs(after, limit).await }).await
+    }
+
+    async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, Error> {
+        self.call(|log| async move { log.remove(what, limit).await }).await
     }
 }
 
@@ -63,6 +89,30 @@ mod tests {
         async fn list(&self, _: &RecordQuery) -> Result<Vec<Record>, Error> {
             self.prepare().await.map(|()| Vec::new())
         }
+
+        async fn place(&self, _: &RecordQuery) -> Result<Option<Place>, Error> {
+            self.prepare().await.map(|()| None)
+        }
+
+        async fn get(&self, _: &str) -> Result<Option<Record>, Error> {
+            self.prepare().await.map(|()| None)
+        }
+
+        async fn put_output(&self, _: &[Chunk]) -> Result<(), Error> {
+            self.prepare().await
+        }
+
+        async fn output(&self, _: &RunId, _: u64) -> Result<Vec<Chunk>, Error> {
+            self.prepare().await.map(|()| Vec::new())
+        }
+
+        async fn jobs(&self, _: &str, _: u32) -> Result<Vec<String>, Error> {
+            self.prepare().await.map(|()| Vec::new())
+        }
+
+        async fn remove(&self, _: &Removal, _: u32) -> Result<u64, Error> {
+            self.prepare().await.map(|()| 0)
+        }
     }
 
     #[tokio::test]
@@ -94,7 +144,7 @@ mod tests {
         assert_eq!(*asked.lock().unwrap(), ["first", "first", "second", "second"]);
 
         *accepted.lock().unwrap() = "third".to_owned();
-        let query = RecordQuery { job_name: "job".to_owned(), skip: 0, limit: 1, status: None };
+        let query = RecordQuery { job_name: "job".to_owned(), limit: 1, ..RecordQuery::default() };
         assert!(matches!(log.list(&query).await, Err(Error::Denied(_))), "the secret is the same still");
     }
 }

@@ -1,9 +1,12 @@
 //! `GET /job/log`: a job's records, newest first, in pages that never cut silently.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use common::clock::{Stopwatch, Timestamp};
 use common::domain::record::{Record, RecordId, Status};
-use common::run_log::{RecordQuery, RunLog};
+use common::domain::run::RunId;
+use common::run_log::{Place, RecordQuery, RunLog};
 use lambda_http::Request;
 use serde_json::Value;
 
@@ -17,7 +20,8 @@ use crate::store;
 /// The methods that it takes.
 pub const METHODS: &[&str] = READ;
 
-const PARAMETERS: &[&str] = &["name", "skip", "limit", "status"];
+const PARAMETERS: &[&str] =
+    &["name", "skip", "limit", "after", "status", "from", "to", "worker", "runId", "text"];
 
 /// The seed's default.
 const LIMIT_DEFAULT: u32 = 20;
@@ -29,6 +33,12 @@ const CHUNK_FIRST: u32 = LIMIT_DEFAULT + 1;
 /// Records asked for at a time once their size is known: as many as make so many bytes on the average, at most so many.
 const CHUNK_BYTES: usize = 8 * 1024 * 1024;
 const CHUNK_MAX: u32 = 250;
+/// A text is looked for in so many records at a time: the store reads them whole, and must be done within one call's time.
+const PIECE: u64 = 1_000;
+/// Looking for a text goes on for so long; what is found then is answered, with where to go on. One more piece fits the handler's time.
+const LOOK_FOR: Duration = Duration::from_secs(4);
+/// Longest text that is looked for.
+const TEXT_BYTES_MAX: usize = 1_000;
 
 /// Serves `GET /job/log`.
 pub async fn handle(run_log: &dyn RunLog, request: Request) -> Response {
@@ -36,31 +46,48 @@ pub async fn handle(run_log: &dyn RunLog, request: Request) -> Response {
 }
 
 async fn log(run_log: &dyn RunLog, call: &Call) -> Result<Reply, Refusal> {
+    let since = Stopwatch::start();
     let fields = call.query()?;
     let mut page = Page::default();
     for warning in fields.warnings(PARAMETERS) {
         page.warnings.push(warning);
     }
     let (mut query, limit) = query(&fields, &mut page.warnings)?;
-    let first = query.skip;
+    // The way of the first clients, who count. Whoever gives `after`, also an empty one, gets a place for the next page.
+    let counted = (fields.get("after").is_none() && query.text.is_none()).then_some(query.skip);
     // One more than asked for, to know whether there is a next page.
     let mut left = limit + 1;
     let mut chunk = CHUNK_FIRST;
     while left > 0 && !page.full {
+        if query.text.is_some() && query.until.is_none() {
+            query.until = store::place(run_log, &RecordQuery { skip: PIECE - 1, ..query.clone() }).await?;
+        }
         query.limit = left.min(chunk);
         let records = store::list(run_log, &query).await?;
         let last_chunk = records.len() < query.limit as usize;
-        query.skip = query.skip.saturating_add(u64::from(query.limit));
-        left -= query.limit;
+        left -= query.limit.min(u32::try_from(records.len()).unwrap_or(u32::MAX));
         chunk = next_chunk(&records);
+        // Not by counting: records that come meanwhile would move the others.
+        if let Some(last) = records.last() {
+            (query.after, query.skip) = (Some(Place::of(last)), 0);
+        }
         for record in records {
             page.take(record, limit as usize);
         }
-        if last_chunk {
-            break;
+        if !last_chunk {
+            continue;
+        }
+        match query.until.take() {
+            None => break,
+            // Nothing more in this piece.
+            Some(end) if since.elapsed() < LOOK_FOR => query.after = Some(end),
+            Some(end) => {
+                page.stop_at(end);
+                break;
+            }
         }
     }
-    let next = page.full.then(|| (first + page.taken as u64).to_string());
+    let next = page.next(counted);
     Ok(Reply { next, ..Reply::new(Value::Array(page.records), page.warnings.finish()) })
 }
 
@@ -92,7 +119,46 @@ fn query(fields: &Fields, warnings: &mut Warnings) -> Result<(RecordQuery, u32),
             }
         },
     };
-    Ok((RecordQuery { job_name: name.to_owned(), status: status.transpose()?, skip, limit }, limit))
+    let text = fields.filled("text").map(str::to_owned);
+    if text.is_some() && skip > 0 {
+        return Err(Refusal::bad(
+            "skip: does not go with text: give the `next` of the page before as after=…",
+        ));
+    }
+    if text.as_ref().is_some_and(|text| text.len() > TEXT_BYTES_MAX || text.contains('\0')) {
+        let message = format!("text: give at most {TEXT_BYTES_MAX} bytes, none of them NUL");
+        return Err(Refusal::bad(message));
+    }
+    let after = fields.filled("after").map(|after| {
+        let bad = || Refusal::bad(format!("after: {after:?} is none: give the `next` of the page before"));
+        Place::parse(after).ok_or_else(bad)
+    });
+    let query = RecordQuery {
+        job_name: name.to_owned(),
+        status: status.transpose()?,
+        from: time(fields, "from")?,
+        to: time(fields, "to")?,
+        worker: fields.filled("worker").map(str::to_owned),
+        run_id: fields.filled("runId").map(RunId::from_text),
+        text,
+        after: after.transpose()?,
+        until: None,
+        skip,
+        limit,
+    };
+    Ok((query, limit))
+}
+
+/// A time that bounds `startTime`.
+fn time(fields: &Fields, name: &str) -> Result<Option<Timestamp>, Refusal> {
+    let time = fields.filled(name).map(|text| {
+        Timestamp::parse(text).ok_or_else(|| {
+            Refusal::bad(format!(
+                "{name}: {text:?} is no time: give milliseconds since 1970 or RFC 3339, like 2026-11-21T08:00:00Z"
+            ))
+        })
+    });
+    time.transpose()
 }
 
 /// A number, or the seed's default in place of what is none.
@@ -117,6 +183,8 @@ struct Page {
     bytes: usize,
     /// Records served or left out.
     taken: usize,
+    /// The place of the last of them, or how far a text was looked for.
+    reached: Option<Place>,
     full: bool,
     warnings: Warnings,
 }
@@ -126,24 +194,59 @@ impl Page {
         if self.full || !self.seen.insert(record.id.clone()) {
             return;
         }
-        let (mut value, mut bytes) = measured(&record);
+        let (value, bytes) = measured(&record);
         if self.taken >= limit || (self.bytes + bytes > PAGE_BYTES_MAX && self.taken > 0) {
             self.full = true;
             return;
         }
         self.taken += 1;
-        if bytes > PAGE_BYTES_MAX {
-            let id = record.id.clone();
-            (value, bytes) = measured(&cut(record));
-            if bytes > PAGE_BYTES_MAX {
-                self.warnings.push(format!("the record {id} is left out, it is too large to be served"));
-                return;
-            }
-            self.warnings.push(format!("the output of {id} is cut: it is too large to be served"));
+        self.reached = Some(Place::of(&record));
+        if let Some((value, bytes)) = fitted_of(record, (value, bytes), &mut self.warnings) {
+            self.bytes += bytes;
+            self.records.push(value);
         }
-        self.bytes += bytes;
-        self.records.push(value);
     }
+
+    /// Says that a text was looked for up to there and no further.
+    fn stop_at(&mut self, end: Place) {
+        self.full = true;
+        self.warnings.push(format!(
+            "the text was looked for in records back to {} only: give `next` as after=… to look further",
+            end.start_time
+        ));
+        self.reached = Some(end);
+    }
+
+    /// Where the next page begins, if there is one: behind so many records, or behind the last one.
+    fn next(&self, counted: Option<u64>) -> Option<String> {
+        if !self.full {
+            return None;
+        }
+        match counted {
+            Some(skipped) => Some((skipped + self.taken as u64).to_string()),
+            None => self.reached.as_ref().map(Place::to_string),
+        }
+    }
+}
+
+/// A record as it is served, with the bytes that it takes on its way: cut where it alone is too large for an answer, or left out, with a warning.
+pub(super) fn fitted(record: Record, warnings: &mut Warnings) -> Option<(Value, usize)> {
+    let whole = measured(&record);
+    fitted_of(record, whole, warnings)
+}
+
+fn fitted_of(record: Record, whole: (Value, usize), warnings: &mut Warnings) -> Option<(Value, usize)> {
+    if whole.1 <= PAGE_BYTES_MAX {
+        return Some(whole);
+    }
+    let id = record.id.clone();
+    let (value, bytes) = measured(&cut(record));
+    if bytes > PAGE_BYTES_MAX {
+        warnings.push(format!("the record {id} is left out, it is too large to be served"));
+        return None;
+    }
+    warnings.push(format!("the output of {id} is cut: it is too large to be served"));
+    Some((value, bytes))
 }
 
 fn measured(record: &Record) -> (Value, usize) {

@@ -2,9 +2,13 @@
 
 pub mod console;
 pub mod delete;
+pub mod get;
 pub mod kill;
 pub mod list;
 pub mod log;
+pub mod output;
+pub mod running;
+mod runs;
 pub mod save;
 pub mod workers;
 

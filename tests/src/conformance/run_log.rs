@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use common::clock::Timestamp;
+use common::domain::output::Chunk;
 use common::domain::record::{Record, RecordId, SkipReason, Skipped, Status};
 use common::domain::run::{RunId, Trigger};
 use common::ids::random_id;
-use common::run_log::{Appended, RecordQuery, RunLog};
+use common::run_log::{Appended, Place, RecordQuery, Removal, RunLog};
 
 /// Asks `log` for all that the port promises. The names of the jobs are new each time, so that the store may be shared.
 pub async fn exam(log: Arc<dyn RunLog>) {
@@ -19,6 +20,16 @@ pub async fn exam(log: Arc<dyn RunLog>) {
     newest_come_first_and_ties_are_stable(log).await;
     pages_are_cut_by_skip_and_limit(log).await;
     a_status_filter_counts_before_skip_and_limit(log).await;
+    every_filter_narrows_the_list(log).await;
+    a_text_is_found_as_it_is(log).await;
+    a_list_goes_on_behind_any_place_and_ends_at_any(log).await;
+    a_record_is_found_by_its_id_and_by_its_claim(log).await;
+    jobs_with_records_are_told_in_their_order(log).await;
+    old_records_are_removed_some_at_a_time(log).await;
+    a_jobs_records_behind_a_place_are_removed(log).await;
+    output_is_read_from_any_byte_on(log).await;
+    a_later_chunk_takes_the_place_of_its_slot(log).await;
+    output_is_removed_by_run_and_by_age(log).await;
     the_same_batch_twice_is_a_replay(log).await;
     a_mixed_batch_stores_what_is_new(log).await;
     a_real_record_takes_the_place_of_the_lost_one(log).await;
@@ -127,7 +138,8 @@ async fn page(
     skip: u64,
     limit: u32,
 ) -> Vec<Record> {
-    log.list(&RecordQuery { job_name: job.to_owned(), status, skip, limit }).await.unwrap()
+    let job_name = job.to_owned();
+    log.list(&RecordQuery { job_name, status, skip, limit, ..RecordQuery::default() }).await.unwrap()
 }
 
 fn stored(count: usize) -> Appended {
@@ -269,6 +281,240 @@ async fn a_status_filter_counts_before_skip_and_limit(log: &Arc<dyn RunLog>) {
         assert_eq!(found[0].status, Some(status));
         assert_eq!(page(log, &job, Some(status), 0, 100).await.len(), 3, "{status:?}");
     }
+}
+
+/// A query for all records of a job.
+fn of(job: &str) -> RecordQuery {
+    RecordQuery { job_name: job.to_owned(), limit: 1000, ..RecordQuery::default() }
+}
+
+async fn every_filter_narrows_the_list(log: &Arc<dyn RunLog>) {
+    let job = new_job("filters");
+    let mut records: Vec<Record> = (1..=6).map(|n| record(&job, n * 1000)).collect();
+    records[1].worker = Some("other".to_owned());
+    records[2].claim = Some(RunId::from_text("2a-3"));
+    records[3] = like_the_seeds(record(&job, 4000));
+    (records[4].status, records[4].worker) = (Some(Status::Failed), Some("other".to_owned()));
+    log.append(&records).await.unwrap();
+    let at = |ms| Some(Timestamp::from_ms(ms));
+    let worker = Some("other".to_owned());
+    let run_id = Some(RunId::from_text("2a-3"));
+    let rows: [(RecordQuery, &[i64]); 11] = [
+        (of(&job), &[6000, 5000, 4000, 3000, 2000, 1000]),
+        (RecordQuery { from: at(3000), ..of(&job) }, &[6000, 5000, 4000, 3000]),
+        (RecordQuery { to: at(3000), ..of(&job) }, &[2000, 1000]),
+        (RecordQuery { from: at(2000), to: at(5000), ..of(&job) }, &[4000, 3000, 2000]),
+        (RecordQuery { from: at(5000), to: at(5000), ..of(&job) }, &[]),
+        (RecordQuery { worker: worker.clone(), ..of(&job) }, &[5000, 2000]),
+        (RecordQuery { worker: worker.clone(), status: Some(Status::Failed), ..of(&job) }, &[5000]),
+        (RecordQuery { worker, skip: 1, ..of(&job) }, &[2000]),
+        (RecordQuery { run_id: run_id.clone(), ..of(&job) }, &[3000]),
+        (RecordQuery { run_id, to: at(3000), ..of(&job) }, &[]),
+        (RecordQuery { limit: 2, skip: 1, to: at(6000), ..of(&job) }, &[4000, 3000]),
+    ];
+    for (query, expected) in rows {
+        assert_eq!(times(&log.list(&query).await.unwrap()), expected, "{query:?}");
+        let place = log.place(&RecordQuery { limit: 0, ..query.clone() }).await.unwrap();
+        assert_eq!(place.map(|place| place.start_time.ms()), expected.first().copied(), "{query:?}");
+    }
+}
+
+async fn a_text_is_found_as_it_is(log: &Arc<dyn RunLog>) {
+    let job = new_job("text");
+    let odd = "a.b*c (d) [e]{2} ^$|\\ \"q\" 'x' %_ 复制 🦀 \n#!/-é";
+    let texts =
+        [("nothing", "", "true"), (odd, "", "true"), ("", "exit status 7", "false"), ("", "", "echo Needle")];
+    let mut records = Vec::new();
+    for (nth, (output, err, command)) in texts.into_iter().enumerate() {
+        let at = 1000 * i64::try_from(nth).unwrap();
+        let (output, err, command) = (output.to_owned(), err.to_owned(), command.to_owned());
+        records.push(Record { output, err, command, ..record(&job, at) });
+    }
+    log.append(&records).await.unwrap();
+    let whole = odd.to_owned();
+    let mut rows: Vec<(String, &[i64])> = vec![
+        (whole, &[1000]),
+        ("status 7".to_owned(), &[2000]),
+        ("Needle".to_owned(), &[3000]),
+        ("needle".to_owned(), &[]),
+        ("n.thing".to_owned(), &[]),
+        (".*".to_owned(), &[]),
+        ("true".to_owned(), &[1000, 0]),
+    ];
+    rows.extend(odd.split(' ').map(|word| (word.to_owned(), &[1000][..])));
+    for (text, expected) in rows {
+        let query = RecordQuery { text: Some(text.clone()), ..of(&job) };
+        assert_eq!(times(&log.list(&query).await.unwrap()), expected, "{text:?}");
+    }
+}
+
+async fn a_list_goes_on_behind_any_place_and_ends_at_any(log: &Arc<dyn RunLog>) {
+    let job = new_job("places");
+    let tie = |start: i64, plan: i64, id: &str| Record {
+        id: RecordId::from_text(format!("{job}/{id}")),
+        plan_time: Timestamp::from_ms(plan),
+        ..record(&job, start)
+    };
+    let sorted = [
+        tie(100_000, 9_000, "x"),
+        tie(50_000, 49_000, "B"),
+        tie(50_000, 49_000, "a"),
+        tie(50_000, 49_000, "ä"),
+        tie(50_000, 48_000, "A"),
+        tie(50_000, 48_000, "C"),
+        tie(9_000, 60_000, "0"),
+        tie(-5_000, -6_000, "y"),
+    ];
+    log.append(&sorted).await.unwrap();
+    for (nth, record) in sorted.iter().enumerate() {
+        let place = Some(Place::of(record));
+        let at = RecordQuery { skip: nth as u64, ..of(&job) };
+        assert_eq!(log.place(&at).await.unwrap(), place);
+        let after = RecordQuery { after: place.clone(), ..of(&job) };
+        assert_eq!(log.list(&after).await.unwrap(), sorted[nth + 1..], "after {nth}");
+        let until = RecordQuery { until: place.clone(), ..of(&job) };
+        assert_eq!(log.list(&until).await.unwrap(), sorted[..=nth], "until {nth}");
+        for (end, last) in sorted.iter().enumerate().skip(nth + 1) {
+            let between = RecordQuery { until: Some(Place::of(last)), ..after.clone() };
+            assert_eq!(log.list(&between).await.unwrap(), sorted[nth + 1..=end], "{nth} to {end}");
+        }
+    }
+    // Of a record that is not there, or not any more, too.
+    let gone = Place { id: RecordId::from_text(format!("{job}/b")), ..Place::of(&sorted[2]) };
+    let after = RecordQuery { after: Some(gone), limit: 1, ..of(&job) };
+    assert_eq!(log.list(&after).await.unwrap(), sorted[3..4]);
+    assert_eq!(log.place(&RecordQuery { skip: 8, ..of(&job) }).await.unwrap(), None);
+}
+
+async fn a_record_is_found_by_its_id_and_by_its_claim(log: &Arc<dyn RunLog>) {
+    let job = new_job("get");
+    let claim = format!("{}-1", random_id());
+    let wanted = of_claim(&claim, record(&job, 1000));
+    log.append(&[wanted.clone(), like_the_seeds(record(&job, 2000))]).await.unwrap();
+    assert_eq!(log.get(&claim).await.unwrap(), Some(wanted.clone()));
+    assert_eq!(log.get(wanted.id.as_str()).await.unwrap(), Some(wanted));
+    let seeds = log.get(&format!("{job}/2000/1")).await.unwrap();
+    assert_eq!(seeds, Some(like_the_seeds(record(&job, 2000))));
+    for nobodys in ["", "nobody's", &format!("{job}/3000/1"), "$claim"] {
+        assert_eq!(log.get(nobodys).await.unwrap(), None, "{nobodys}");
+    }
+}
+
+async fn jobs_with_records_are_told_in_their_order(log: &Arc<dyn RunLog>) {
+    let first = new_job("jobs");
+    let jobs: Vec<String> = ["A", "a", "b 任务", "ä"].map(|end| format!("{first}{end}")).into();
+    for job in jobs.iter().rev() {
+        log.append(&[record(job, 1000), record(job, 2000)]).await.unwrap();
+    }
+    let told = log.jobs(&first, 4).await.unwrap();
+    assert_eq!(told, jobs);
+    assert_eq!(log.jobs(&jobs[1], 2).await.unwrap(), jobs[2..]);
+    assert_eq!(log.jobs("\u{10ffff}", 2).await.unwrap(), [""; 0]);
+}
+
+/// A time before all others of this exam: removing by age is for all jobs.
+const LONG_AGO: i64 = -1_000_000_000_000;
+
+async fn old_records_are_removed_some_at_a_time(log: &Arc<dyn RunLog>) {
+    let (job, other) = (new_job("old"), new_job("old"));
+    let mut records: Vec<Record> = (0..5).map(|n| record(&job, LONG_AGO + n * 1000)).collect();
+    records.push(record(&other, LONG_AGO + 1500));
+    // One that began as early and has ended later.
+    records.push(Record { end_time: Timestamp::from_ms(LONG_AGO + 9_000), ..record(&other, LONG_AGO) });
+    log.append(&records).await.unwrap();
+    let before = Removal::RecordsBefore(Timestamp::from_ms(LONG_AGO + 3000));
+    assert_eq!(log.remove(&before, 2).await.unwrap(), 2);
+    assert_eq!(times(&all(log, &job).await), [4, 3, 2].map(|n| LONG_AGO + n * 1000), "the oldest first");
+    assert_eq!(log.remove(&before, 10).await.unwrap(), 2);
+    assert_eq!(log.remove(&before, 10).await.unwrap(), 0);
+    assert_eq!(times(&all(log, &job).await), [4, 3].map(|n| LONG_AGO + n * 1000));
+    assert_eq!(times(&all(log, &other).await), [LONG_AGO]);
+    // Its place is free again.
+    assert_eq!(log.append(&records[..1]).await.unwrap(), stored(1));
+}
+
+async fn a_jobs_records_behind_a_place_are_removed(log: &Arc<dyn RunLog>) {
+    let (job, other) = (new_job("behind"), new_job("behind"));
+    let records: Vec<Record> = (0..6).map(|n| record(&job, n * 1000)).collect();
+    log.append(&records).await.unwrap();
+    log.append(&[record(&other, 0)]).await.unwrap();
+    let place = Place::of(&records[4]);
+    let behind = |before| Removal::RecordsBehind(job.clone(), place.clone(), Timestamp::from_ms(before));
+    assert_eq!(log.remove(&behind(1_000), 10).await.unwrap(), 1, "too young, the others");
+    assert_eq!(log.remove(&behind(9_000), 1).await.unwrap(), 1);
+    assert_eq!(log.remove(&behind(9_000), 10).await.unwrap(), 2);
+    assert_eq!(log.remove(&behind(9_000), 10).await.unwrap(), 0);
+    assert_eq!(times(&all(log, &job).await), [5000, 4000]);
+    assert_eq!(all(log, &other).await.len(), 1);
+}
+
+fn chunk(run_id: &RunId, slot: u32, from: u64, bytes: &[u8]) -> Chunk {
+    let (run_id, at) = (run_id.clone(), Timestamp::from_ms(1000));
+    Chunk { run_id, slot, from, bytes: bytes.to_vec(), at }
+}
+
+fn new_run() -> RunId {
+    RunId::from_text(&format!("{}-7", random_id()))
+}
+
+async fn output_is_read_from_any_byte_on(log: &Arc<dyn RunLog>) {
+    let (run, other) = (new_run(), new_run());
+    let chunks =
+        [chunk(&run, 0, 0, b"one\0\xff"), chunk(&run, 1, 5, "复".as_bytes()), chunk(&run, 9, 1 << 40, b"x")];
+    let [first, second, third] = &chunks;
+    log.put_output(&[third.clone(), first.clone(), chunk(&other, 0, 0, b"other")]).await.unwrap();
+    log.put_output(std::slice::from_ref(second)).await.unwrap();
+    log.put_output(&[]).await.unwrap();
+    for (after, expected) in [
+        (0, &chunks[..]),
+        (4, &chunks[..]),
+        (5, &chunks[1..]),
+        (7, &chunks[1..]),
+        (8, &chunks[2..]),
+        (1 << 40, &chunks[2..]),
+        ((1 << 40) + 1, &[]),
+        (u64::MAX, &[]),
+    ] {
+        assert_eq!(log.output(&run, after).await.unwrap(), expected, "after {after}");
+    }
+    assert_eq!(log.output(&new_run(), 0).await.unwrap(), []);
+}
+
+async fn a_later_chunk_takes_the_place_of_its_slot(log: &Arc<dyn RunLog>) {
+    let run = new_run();
+    for chunks in [
+        [chunk(&run, 0, 0, b"a"), chunk(&run, 1, 10, b"b")],
+        [chunk(&run, 0, 0, b"ab"), chunk(&run, 1, 20, b"c")],
+    ] {
+        for _again in 0..2 {
+            log.put_output(&chunks).await.unwrap();
+            assert_eq!(log.output(&run, 0).await.unwrap(), chunks);
+        }
+    }
+}
+
+async fn output_is_removed_by_run_and_by_age(log: &Arc<dyn RunLog>) {
+    let runs: Vec<RunId> = (0..4).map(|_| new_run()).collect();
+    // Whose name only begins as another's.
+    let longer = RunId::from_text(&format!("{}0", runs[0]));
+    let old = Chunk { at: Timestamp::from_ms(LONG_AGO), ..chunk(&runs[3], 0, 0, b"old") };
+    let mut chunks: Vec<Chunk> = runs[..3].iter().map(|run| chunk(run, 0, 0, b"x")).collect();
+    chunks.extend([
+        old,
+        chunk(&longer, 0, 0, b"x"),
+        chunk(&runs[0], 1, 1, b"y"),
+        chunk(&runs[3], 1, 3, b"new"),
+    ]);
+    log.put_output(&chunks).await.unwrap();
+    let count = async |run| log.output(run, 0).await.unwrap().len();
+    log.remove(&Removal::OutputOf(runs[..2].to_vec()), u32::MAX).await.unwrap();
+    log.remove(&Removal::OutputOf(Vec::new()), u32::MAX).await.unwrap();
+    assert_eq!(
+        [count(&runs[0]).await, count(&runs[1]).await, count(&runs[2]).await, count(&longer).await],
+        [0, 0, 1, 1]
+    );
+    log.remove(&Removal::OutputBefore(Timestamp::from_ms(LONG_AGO + 1)), u32::MAX).await.unwrap();
+    assert_eq!(log.output(&runs[3], 0).await.unwrap(), [chunk(&runs[3], 1, 3, b"new")]);
 }
 
 async fn the_same_batch_twice_is_a_replay(log: &Arc<dyn RunLog>) {

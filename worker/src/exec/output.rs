@@ -82,7 +82,6 @@ impl Captured {
     /// What was printed after the first `after` bytes, at most `max` bytes of it: where it begins, the bytes, and how many were printed in
     /// all. It begins later than `after` where something is left out, and is empty when nothing more was printed. To read on, ask for what
     /// comes after its end.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for who shows output while it grows"))]
     pub(crate) fn since(&self, after: u64, max: usize) -> (u64, Vec<u8>, u64) {
         self.output().since(after, max)
     }

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
+use common::domain::output::Chunk;
 use common::domain::record::{Record, RecordId};
-use common::run_log::{Appended, Duplicate, Error, RecordQuery, RunLog, duplicate};
+use common::domain::run::RunId;
+use common::run_log::{Appended, Duplicate, Error, Place, RecordQuery, Removal, RunLog, duplicate};
 
 /// What is stored.
 #[derive(Default)]
@@ -70,6 +72,24 @@ impl RunLog for Log {
     }
     async fn list(&self, _query: &RecordQuery) -> Result<Vec<Record>, Error> {
         Ok(Vec::new())
+    }
+    async fn place(&self, _query: &RecordQuery) -> Result<Option<Place>, Error> {
+        Ok(None)
+    }
+    async fn get(&self, _id: &str) -> Result<Option<Record>, Error> {
+        Ok(None)
+    }
+    async fn put_output(&self, _chunks: &[Chunk]) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn output(&self, _run_id: &RunId, _after: u64) -> Result<Vec<Chunk>, Error> {
+        Ok(Vec::new())
+    }
+    async fn jobs(&self, _after: &str, _limit: u32) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+    async fn remove(&self, _what: &Removal, _limit: u32) -> Result<u64, Error> {
+        Ok(0)
     }
 }
 
