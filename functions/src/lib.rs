@@ -20,7 +20,9 @@ use common::kv::Kv;
 use common::run_log::RunLog;
 use lambda_http::Request;
 
-use crate::endpoints::{console, delete, kill, list, log, save, workers};
+use crate::endpoints::{
+    console, delete, fleet_pause, fleet_resume, fleet_status, kill, list, log, pause, resume, save, workers,
+};
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
 
@@ -50,7 +52,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 8] = [
+pub static ROUTES: [Route; 13] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -78,10 +80,48 @@ pub static ROUTES: [Route; 8] = [
         handler: |ports, request| Box::pin(async move { kill::handle(&*ports.kv, request).await }),
     },
     Route {
+        path: "/job/pause",
+        methods: pause::METHODS,
+        function: "pause",
+        handler: |ports, request| {
+            Box::pin(async move { pause::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/job/resume",
+        methods: resume::METHODS,
+        function: "resume",
+        handler: |ports, request| {
+            Box::pin(async move { resume::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
         path: "/job/log",
         methods: log::METHODS,
         function: "log",
         handler: |ports, request| Box::pin(async move { log::handle(&*ports.run_log, request).await }),
+    },
+    Route {
+        path: "/fleet/pause",
+        methods: fleet_pause::METHODS,
+        function: "fleet_pause",
+        handler: |ports, request| {
+            Box::pin(async move { fleet_pause::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/fleet/resume",
+        methods: fleet_resume::METHODS,
+        function: "fleet_resume",
+        handler: |ports, request| {
+            Box::pin(async move { fleet_resume::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/fleet/status",
+        methods: fleet_status::METHODS,
+        function: "fleet_status",
+        handler: |ports, request| Box::pin(async move { fleet_status::handle(&*ports.kv, request).await }),
     },
     Route {
         path: "/worker/list",
