@@ -25,12 +25,13 @@ pub const SESSIONS: &str = "/cron/sessions/";
 pub const FIRED: &str = "/cron/fired/";
 /// `/cron/runs/{sid}/{seq}`: written by claims; the open runs; lives until their records are stored.
 pub const RUNS: &str = "/cron/runs/";
-/// `/cron/paused`: written by operators; any value; lives until deleted; present = nobody claims.
+/// `/cron/paused`: written by the function `fleet_pause`, or with any value by other hands; who paused, when and why; lives until deleted;
+/// present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
 /// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on; absent = the fleet
 /// was never paused.
 pub const BASE: &str = "/cron/base";
-/// `/cron/idempotency/{digest}`: written by `save`, `delete` and `kill` in the transaction of the change itself, when the client named it by an
+/// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
 pub const IDEMPOTENCY: &str = "/cron/idempotency/";
 

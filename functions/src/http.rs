@@ -9,7 +9,8 @@ use common::clock;
 use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
-use lambda_http::{Body, Request};
+use lambda_http::request::RequestContext;
+use lambda_http::{Body, Request, RequestExt as _};
 use serde_json::Value;
 
 use crate::idempotency;
@@ -217,6 +218,7 @@ pub(crate) fn with_headers(
 pub(crate) struct Call {
     query: String,
     headers: HeaderMap,
+    caller: Option<String>,
     body: Vec<u8>,
 }
 
@@ -234,6 +236,7 @@ impl Call {
         Self {
             query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
+            caller: caller(&request),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -321,9 +324,21 @@ impl Call {
         Ok(Some(media_type).filter(|media_type| !media_type.is_empty()))
     }
 
+    /// Who sent it, where the gateway has asked for a signature: an ARN.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        self.caller.as_deref()
+    }
+
     /// The headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+}
+
+fn caller(request: &Request) -> Option<String> {
+    match request.request_context_ref()? {
+        RequestContext::ApiGatewayV2(context) => context.authorizer.as_ref()?.iam.as_ref()?.user_arn.clone(),
+        _ => None,
     }
 }
 

@@ -20,7 +20,10 @@ use common::kv::Kv;
 use common::run_log::RunLog;
 use lambda_http::Request;
 
-use crate::endpoints::{console, delete, get, kill, list, log, output, running, save, workers};
+use crate::endpoints::{
+    console, delete, fleet_pause, fleet_resume, fleet_status, get, kill, list, log, output, pause, resume,
+    running, save, workers,
+};
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
 
@@ -50,7 +53,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 11] = [
+pub static ROUTES: [Route; 16] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -76,6 +79,22 @@ pub static ROUTES: [Route; 11] = [
         methods: kill::METHODS,
         function: "kill",
         handler: |ports, request| Box::pin(async move { kill::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/job/pause",
+        methods: pause::METHODS,
+        function: "pause",
+        handler: |ports, request| {
+            Box::pin(async move { pause::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/job/resume",
+        methods: resume::METHODS,
+        function: "resume",
+        handler: |ports, request| {
+            Box::pin(async move { resume::handle(&*ports.kv, &*ports.clock, request).await })
+        },
     },
     Route {
         path: "/job/log",
@@ -104,6 +123,28 @@ pub static ROUTES: [Route; 11] = [
         handler: |ports, request| {
             Box::pin(async move { output::handle(&*ports.kv, &*ports.run_log, request).await })
         },
+    },
+    Route {
+        path: "/fleet/pause",
+        methods: fleet_pause::METHODS,
+        function: "fleet_pause",
+        handler: |ports, request| {
+            Box::pin(async move { fleet_pause::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/fleet/resume",
+        methods: fleet_resume::METHODS,
+        function: "fleet_resume",
+        handler: |ports, request| {
+            Box::pin(async move { fleet_resume::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/fleet/status",
+        methods: fleet_status::METHODS,
+        function: "fleet_status",
+        handler: |ports, request| Box::pin(async move { fleet_status::handle(&*ports.kv, request).await }),
     },
     Route {
         path: "/worker/list",

@@ -13,6 +13,7 @@ use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
 use common::domain::mark::Mark;
 use common::domain::output::Chunk;
+use common::domain::pause::{Base, Pause};
 use common::domain::record::Record;
 use common::domain::run::{LockHolder, RunId};
 use common::domain::worker::{Identity, Registration, Sid};
@@ -707,6 +708,11 @@ async fn a_store_that_is_down_is_503_and_the_next_call_works() {
             ("save", stage.post("/job/save", job("a")).await),
             ("list", stage.get("/job/list").await),
             ("kill", stage.post("/job/kill", json!({"name": "a"})).await),
+            ("pause", stage.post("/job/pause", json!({"name": "a"})).await),
+            ("resume", stage.post("/job/resume", json!({"name": "a"})).await),
+            ("fleet_pause", stage.post("/fleet/pause", json!({})).await),
+            ("fleet_status", stage.get("/fleet/status").await),
+            ("fleet_resume", stage.post("/fleet/resume", json!({})).await),
             ("delete", stage.post("/job/delete", json!({"name": "a"})).await),
             ("workers", stage.get("/worker/list").await),
             ("log", stage.get("/job/log?name=a").await),
@@ -789,6 +795,11 @@ async fn wherever_a_store_hangs_there_is_an_answer() {
         ("POST", "/job/delete", json!({"name": "a"}), true, 3),
         ("POST", "/job/kill", json!({"name": "a"}), false, 3),
         ("POST", "/job/kill", json!({"name": "a"}), true, 4),
+        ("GET", "/fleet/status", json!(null), false, 1),
+        ("POST", "/fleet/pause", json!({}), false, 2),
+        ("POST", "/fleet/pause", json!({}), true, 3),
+        ("POST", "/fleet/resume", json!({}), false, 1),
+        ("POST", "/fleet/resume", json!({}), true, 3),
     ];
     let mut serving = tokio::task::JoinSet::new();
     for (method, path, sent, named, calls) in rows {
@@ -846,7 +857,92 @@ async fn a_write_whose_answer_is_lost_is_settled() {
         let (status, reply) = stage.post("/job/kill", json!({"name": "a"})).await;
         assert_eq!((status, &reply["data"]), (200, &json!({"runIds": []})), "{reply}");
         assert!(stage.pair("/cron/killer/a").await.is_some());
+
+        stage.post("/job/save", job("a")).await;
+        let paused =
+            json!({"name": "a", "command": "echo hello", "cronExpr": "*/5 * * * *", "enabled": false});
+        for (path, sent, data) in [
+            ("/job/pause", json!({"name": "a"}), paused),
+            ("/job/resume", json!({"name": "a"}), job("a")),
+            ("/fleet/pause", json!({}), json!({"paused": {"since": NOW.ms()}, "resumedAt": null})),
+            (
+                "/fleet/resume",
+                json!({}),
+                json!({"paused": null, "resumedAt": NOW.ms(), "ended": {"since": NOW.ms()}}),
+            ),
+        ] {
+            let before = stage.revision().await;
+            stage.kv.fail(&[fault]);
+            let (status, reply) = stage.post(path, sent).await;
+            assert_eq!((status, &reply["data"]), (200, &data), "{path}: {reply}");
+            assert_eq!(reply["warnings"], Value::Null, "{path}: nobody else did it");
+            assert_eq!(stage.revision().await, before + 1, "{path}: it was applied once");
+        }
     }
+}
+
+#[tokio::test]
+async fn pausing_and_resuming_move_the_base_and_nothing_of_the_time_between_is_caught_up_on() {
+    let stage = Stage::new();
+    stage.post("/job/save", job("a")).await;
+    let saved = stage.mark("a").await.unwrap();
+    for (path, passes) in [("/job/pause", 60_000), ("/job/resume", 3_600_000)] {
+        stage.pass(passes);
+        stage.post(path, json!({"name": "a"})).await;
+        let (job, mark) = (stage.pair("/cron/jobs/a").await.unwrap(), stage.mark("a").await.unwrap());
+        assert_eq!(mark.base, stage.clock.now(), "{path}");
+        let pair = stage.pair(&keys::fired(&name("a"))).await.unwrap();
+        assert_eq!(job.mod_revision, pair.mod_revision, "{path}: one transaction");
+        assert_eq!(mark.hash, Job::from_stored("a", &job.value).unwrap().schedule_hash());
+        let before = stage.revision().await;
+        stage.pass(60_000);
+        stage.post(path, json!({"name": "a"})).await;
+        assert_eq!(stage.revision().await, before, "{path}: it is so already");
+    }
+    assert_eq!(stage.mark("a").await.unwrap().hash, saved.hash);
+    // Saving does it as well.
+    let mut off = job("a");
+    off["enabled"] = json!(false);
+    for job in [off, job("a")] {
+        stage.pass(60_000);
+        stage.post("/job/save", job).await;
+        assert_eq!(stage.mark("a").await.unwrap().base, stage.clock.now());
+    }
+}
+
+#[tokio::test]
+async fn the_fleets_pause_says_who_and_why_and_its_end_leaves_a_base() {
+    let stage = Stage::new();
+    let event = std::fs::read_to_string(testdata().join("events/fleet_pause_iam.json")).unwrap();
+    let (status, reply) = stage.send(lambda_http::request::from_str(&event).unwrap()).await;
+    let pause =
+        json!({"since": NOW.ms(), "by": "arn:aws:iam::123456789012:user/ada", "reason": "etcd moves"});
+    assert_eq!((status, &reply["data"]["paused"]), (200, &pause), "{reply}");
+    let stored = stage.pair(keys::PAUSED).await.unwrap();
+    assert_eq!(Pause::decode(&stored.value).unwrap().reason.as_deref(), Some("etcd moves"));
+    stage.pass(600_000);
+    let (_, reply) = stage.post("/fleet/resume", json!({})).await;
+    assert_eq!(reply["data"]["ended"], pause);
+    let base = stage.pair(keys::BASE).await.unwrap();
+    assert_eq!(Base::decode(&base.value).unwrap().at, stage.clock.now());
+    assert_eq!((stage.pair(keys::PAUSED).await, base.mod_revision), (None, stage.revision().await));
+}
+
+#[tokio::test]
+async fn a_switch_that_is_overtaken_looks_again_and_keeps_what_the_other_saved() {
+    let stage = Stage::new();
+    let mut other = job("a");
+    other["command"] = json!("mine");
+    stage.post("/job/save", other).await;
+    stage.kv.fail(&[Fault::Overtaken]);
+    let (status, reply) = stage.post("/job/pause", json!({"name": "a"})).await;
+    assert_eq!((status, &reply["data"]["command"]), (200, &json!("echo hello")), "{reply}");
+    let stored = stage.pair("/cron/jobs/a").await.unwrap();
+    assert!(!Job::from_stored("a", &stored.value).unwrap().options.is_enabled());
+    stage.kv.fail(&[Fault::Overtaken; 5]);
+    assert_eq!(stage.post("/job/resume", json!({"name": "a"})).await.0, 200, "the others had it enabled");
+    stage.kv.fail(&[Fault::Overtaken; 5]);
+    assert_eq!(stage.post("/job/pause", json!({"name": "a"})).await.0, 409);
 }
 
 #[tokio::test]

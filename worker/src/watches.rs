@@ -8,6 +8,7 @@ use common::clock::{Stopwatch, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::options::Labels;
+use common::domain::pause::Pause;
 use common::domain::run::RunId;
 use common::domain::worker::{self, Sid};
 use common::keys;
@@ -341,6 +342,7 @@ pub(crate) async fn pause_events(kv: &dyn Kv, news: &News) -> Vec<Event> {
         News::Page { pairs, .. } => !pairs.is_empty(), // one key is one page
         News::Changed(changes) => changes.last().is_some_and(|change| !change.is_delete()),
     };
+    say_pause(news);
     let mut events = Vec::new();
     if !paused {
         // Lifting the pause writes the base with it: it must be known first, or the pause would be caught up on.
@@ -351,6 +353,23 @@ pub(crate) async fn pause_events(kv: &dyn Kv, news: &News) -> Vec<Event> {
     }
     events.push(Event::Paused(paused));
     events
+}
+
+/// For whoever wonders why nothing is fired: who paused, and why.
+fn say_pause(news: &News) {
+    let last = match news {
+        News::Page { pairs, .. } => pairs.last(),
+        News::Changed(changes) => match changes.last() {
+            Some(change) if change.is_delete() => return tracing::info!("the fleet's pause is lifted"),
+            change => change.map(|change| &change.pair),
+        },
+    };
+    let Some(pair) = last else { return };
+    // Other hands may put any value.
+    let pause = Pause::decode(&pair.value).ok();
+    let since = pause.as_ref().map(|pause| pause.since.rfc3339());
+    let (by, reason) = pause.map_or((None, None), |pause| (pause.by, pause.reason));
+    tracing::info!(since, by, reason, "the fleet is paused: nothing is claimed until the pause is lifted");
 }
 
 async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {

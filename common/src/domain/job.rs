@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::options::JobOptions;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Window};
 
 /// Longest job name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -147,8 +147,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: [&str; 14] = [
-    "enabled",
+const PLANNED_OPTIONS: &[&str] = &[
     "description",
     "labels",
     "timezone",
@@ -156,8 +155,6 @@ const PLANNED_OPTIONS: [&str; 14] = [
     "dst",
     "retry",
     "concurrency",
-    "startAt",
-    "endAt",
     "mode",
     "http",
     "after",
@@ -241,6 +238,8 @@ impl Job {
             }
         });
         let options = JobOptions::taken_from(&mut fields);
+        faults.extend(options.contradictions());
+        let schedule = schedule.map(|schedule| schedule.within(options.window()));
         for (field, value) in &fields {
             let wrong = JobOptions::fault(field, value);
             faults.push(wrong.unwrap_or_else(|| Fault::new(field, unknown_option(field))));
@@ -276,6 +275,16 @@ impl Job {
         // With less jitter than before, a fire that waited for its start would be overdue at once, and an edit fires nothing by itself.
         if let Some(seconds) = self.options.jitter_seconds.filter(|seconds| *seconds > 0) {
             text = format!("{text}\0jitter {seconds}");
+        }
+        // Enabled again, or moved to earlier times, the job has fires that it had not: nothing of before is caught up on.
+        let Window { from, until } = self.options.window();
+        for (bound, at) in [("from", from), ("until", until)] {
+            if let Some(at) = at {
+                text = format!("{text}\0{bound} {}", at.ms());
+            }
+        }
+        if !self.options.is_enabled() {
+            text.push_str("\0disabled");
         }
         ScheduleHash(xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
     }
@@ -431,6 +440,18 @@ mod tests {
     }
 
     #[test]
+    fn a_jobs_schedule_has_the_fires_of_its_window_alone() {
+        let window = json!({"cronExpr": "@hourly", "startAt": "2027-01-15T08:00:00Z", "endAt": "2027-01-15T10:00:00Z"});
+        let taken = submitted(good(&window)).unwrap();
+        let hour = |hours: i64| crate::clock::Timestamp::from_ms(1_800_000_000_000 + hours * 3_600_000);
+        assert_eq!(taken.schedule.next_after(hour(-100)), Some(hour(0)));
+        assert_eq!(taken.schedule.next_after(hour(1)), None);
+        let backwards = json!({"startAt": "2027-01-15T08:00:00Z", "endAt": "2027-01-15T08:00:00Z"});
+        refused(good(&backwards), &[("endAt", "not after startAt")]);
+        refused(good(&json!({"endAt": "soon"})), &[("endAt", "RFC 3339")]);
+    }
+
+    #[test]
     fn a_stored_option_with_an_unknown_value_is_kept_and_keeps_the_job_from_being_run() {
         let stored =
             br#"{"name":"x","command":"c","cronExpr":"@daily","jitterSeconds":9,"misfire":"latest"}"#;
@@ -456,7 +477,7 @@ mod tests {
 
     #[test]
     fn options_of_later_versions_are_refused_by_name() {
-        for option in PLANNED_OPTIONS.into_iter().chain(["fence"]) {
+        for option in PLANNED_OPTIONS.iter().copied().chain(["fence"]) {
             refused(good(&json!({option: true})), &[(option, "not built yet in this version")]);
         }
     }
@@ -523,7 +544,7 @@ mod tests {
         assert_eq!(job("x", "c", "").schedule_hash().to_string(), "2d06800538d394c2");
         assert_eq!(job("y", "other", "@daily").schedule_hash(), hash);
         assert_ne!(job("x", "c", "@hourly").schedule_hash(), hash);
-        // Of the options only jitter moves fires.
+        // Of the options these move fires: jitter, and whether and between which times there are any.
         let with = |options| Job { options, ..job("x", "c", "@daily") };
         let given = |options: &Value| JobOptions::taken_from(&mut options.as_object().unwrap().clone());
         let others =
@@ -533,5 +554,13 @@ mod tests {
             with(given(&json!({"jitterSeconds": 60}))).schedule_hash().to_string(),
             "8cedf0930ead3080"
         );
+        assert_eq!(with(given(&json!({"enabled": true}))).schedule_hash(), hash);
+        for (moving, expected) in [
+            (json!({"enabled": false}), "?1"),
+            (json!({"startAt": "2027-01-15T08:00:00Z"}), "?2"),
+            (json!({"endAt": "2027-01-15T09:00:00+01:00"}), "?3"),
+        ] {
+            assert_eq!(with(given(&moving)).schedule_hash().to_string(), expected, "{moving}");
+        }
     }
 }

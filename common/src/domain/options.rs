@@ -10,6 +10,8 @@ use super::execution::{
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
 use super::job::{Fault, JobName};
+use crate::clock::Timestamp;
+use crate::schedule::Window;
 
 /// Labels of a worker: `CRON_WORKER_LABELS`.
 pub type Labels = BTreeMap<String, String>;
@@ -97,6 +99,31 @@ impl fmt::Display for Selector {
     }
 }
 
+/// A moment that a job gives in RFC 3339, kept as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moment {
+    text: String,
+    at: Timestamp,
+}
+
+impl Moment {
+    /// The moment; a part of a millisecond is rounded up, so that no fire is taken for one that is not before it.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let parsed =
+            value.as_str().and_then(|text| Some((text, chrono::DateTime::parse_from_rfc3339(text).ok()?)));
+        let Some((text, time)) = parsed else {
+            return Err("is not a time in RFC 3339: write it with its offset from UTC, like \"2027-01-31T08:00:00+01:00\"".to_owned());
+        };
+        let rest = i64::from(time.timestamp_subsec_nanos() % 1_000_000 != 0);
+        Ok(Self { text: text.to_owned(), at: Timestamp::from_ms(time.timestamp_millis() + rest) })
+    }
+}
+
 /// The options that a job gives; `None` = left out. Only what was given is written again.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct JobOptions {
@@ -110,6 +137,12 @@ pub struct JobOptions {
     pub selector: Option<Selector>,
     /// How its command is run.
     pub execution: Execution,
+    /// Whether it has any fires.
+    pub enabled: Option<bool>,
+    /// It has no fires before this time.
+    pub start_at: Option<Moment>,
+    /// It has no fires from this time on.
+    pub end_at: Option<Moment>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -120,7 +153,7 @@ struct Field {
 }
 
 /// Every option, in the order in which they are written.
-const FIELDS: [Field; 11] = [
+const FIELDS: &[Field] = &[
     Field {
         name: "misfire",
         read: |options, value| {
@@ -226,6 +259,31 @@ const FIELDS: [Field; 11] = [
         },
         write: |options| options.execution.kill_grace_seconds.map(Value::from),
     },
+    Field {
+        name: "enabled",
+        read: |options, value| {
+            let wrong = "is neither true nor false: write one of them, or leave it out for true";
+            options.enabled = Some(value.as_bool().ok_or_else(|| wrong.to_owned())?);
+            Ok(())
+        },
+        write: |options| options.enabled.map(Value::from),
+    },
+    Field {
+        name: "startAt",
+        read: |options, value| {
+            options.start_at = Some(Moment::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.start_at.as_ref().map(|moment| moment.text.as_str().into()),
+    },
+    Field {
+        name: "endAt",
+        read: |options, value| {
+            options.end_at = Some(Moment::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.end_at.as_ref().map(|moment| moment.text.as_str().into()),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -251,7 +309,7 @@ impl JobOptions {
     #[must_use]
     pub(super) fn taken_from(fields: &mut Map<String, Value>) -> Self {
         let mut options = Self::default();
-        for field in &FIELDS {
+        for field in FIELDS {
             if fields.get(field.name).is_some_and(|value| (field.read)(&mut options, value).is_ok()) {
                 fields.shift_remove(field.name);
             }
@@ -282,6 +340,30 @@ impl JobOptions {
         i64::from(self.start_deadline_seconds.unwrap_or(START_DEADLINE_SECONDS_DEFAULT)) * 1000
     }
 
+    /// Whether the job has any fires: one that is disabled has none, and none of the time when it was are caught up on.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.enabled != Some(false)
+    }
+
+    /// The stretch of time in which the job has fires.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        let at = |moment: &Option<Moment>| moment.as_ref().map(Moment::at);
+        Window { from: at(&self.start_at), until: at(&self.end_at) }
+    }
+
+    /// What is wrong with how the options go together.
+    pub(super) fn contradictions(&self) -> Vec<Fault> {
+        let (Some(start), Some(end)) = (&self.start_at, &self.end_at) else { return Vec::new() };
+        if start.at < end.at {
+            return Vec::new();
+        }
+        let never =
+            format!("is not after startAt ({}), so the job would never fire: give a later time", start.text);
+        vec![Fault::new("endAt", never)]
+    }
+
     /// How much later than its times say the job of this name starts, in ms: the same for each of its fires, on every worker and in every
     /// version.
     #[must_use]
@@ -297,6 +379,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const NOTHING: [&str; 0] = [];
 
     fn taken(mut value: Value) -> (JobOptions, Value) {
         let options = JobOptions::taken_from(value.as_object_mut().unwrap());
@@ -314,6 +398,8 @@ mod tests {
             json!({"env": {"A": "", "_b1": "x y\n$A"}, "workingDir": "/", "user": "deploy", "limits": {}}),
             json!({"limits": {"cpuSeconds": 1, "memoryBytes": 2, "openFiles": 3, "fileBytes": 0, "processes": 5}}),
             json!({"outputLimitBytes": 0, "timeoutSeconds": 1, "killGraceSeconds": 0}),
+            json!({"enabled": false, "startAt": "2027-01-31T08:00:00+01:00", "endAt": "2027-03-01T00:00:00.5Z"}),
+            json!({"enabled": true}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -369,6 +455,12 @@ mod tests {
             ("timeoutSeconds", json!(0), "1 to 31622400"),
             ("killGraceSeconds", json!(3601), "for 5"),
             ("selector", Value::from_iter((0..17).map(|n| (n.to_string(), "x"))), "17 labels"),
+            ("enabled", json!("false"), "leave it out for true"),
+            ("enabled", json!(0), "neither true nor false"),
+            ("startAt", json!("2027-01-31T08:00:00"), "offset from UTC"),
+            ("startAt", json!("2027-02-30T08:00:00Z"), "RFC 3339"),
+            ("endAt", json!(1_800_000_000_000_i64), "RFC 3339"),
+            ("endAt", json!(""), "RFC 3339"),
         ] {
             let given = json!({name: value});
             let (options, left) = taken(given.clone());
@@ -378,6 +470,36 @@ mod tests {
             assert!(fault.message.contains(says), "{given}: {:?} does not say {says:?}", fault.message);
         }
         assert_eq!(JobOptions::fault("timezone", &json!(1)), None);
+    }
+
+    #[test]
+    fn moments_are_kept_as_written_and_known_to_the_millisecond() {
+        for (text, ms) in [
+            ("1970-01-01T01:00:00+01:00", 0),
+            ("2027-01-15T08:00:00Z", 1_800_000_000_000),
+            ("2027-01-15T08:00:00.001Z", 1_800_000_000_001),
+            ("2027-01-15T08:00:00.0000001Z", 1_800_000_000_001),
+            ("0001-01-01T00:00:00-23:59", -62_135_510_460_000),
+        ] {
+            let moment = Moment::parse(&json!(text)).unwrap();
+            assert_eq!((moment.at(), moment.text.as_str()), (Timestamp::from_ms(ms), text));
+        }
+    }
+
+    #[test]
+    fn a_window_that_ends_before_it_begins_is_told() {
+        let told = |start: &str, end: &str| {
+            taken(json!({"startAt": start, "endAt": end}))
+                .0
+                .contradictions()
+                .into_iter()
+                .map(|fault| fault.field)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told("2027-01-01T00:00:00Z", "2027-01-01T00:00:00.001Z"), NOTHING);
+        assert_eq!(told("2027-01-01T00:00:00Z", "2027-01-01T01:00:00+01:00"), ["endAt"], "the same moment");
+        assert_eq!(told("2027-01-01T00:00:00Z", "2026-01-01T00:00:00Z"), ["endAt"]);
+        assert_eq!(JobOptions::default().contradictions(), []);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub enum SkipReason {
     Misfire,
     /// The job was deleted after the claim and before the start.
     Deleted,
+    /// The job was disabled after the claim and before the start.
+    Disabled,
     /// The job was edited after the claim and before the start, and its new schedule does not have this time.
     Superseded,
     /// No worker has the labels that the job wants.
@@ -110,6 +112,7 @@ impl SkipReason {
             Self::Overlap => "skipped: the previous run was still going",
             Self::Misfire => "skipped: no worker could claim it in time",
             Self::Deleted => "skipped: the job was deleted before its start",
+            Self::Disabled => "skipped: the job was disabled before its start",
             Self::Superseded => "skipped: the job was edited before its start",
             Self::NoWorker => "skipped: no worker has the labels that the job wants",
         }

@@ -20,7 +20,17 @@ pub struct Schedule {
     /// those are ours, since the `cron` crate's end with 2100.
     parts: Arc<[cron::Schedule]>,
     years: Years,
+    window: Window,
     warning: Option<Arc<str>>,
+}
+
+/// A stretch of time outside of which a schedule has no fires.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Window {
+    /// Its start, which is in it; `None` = it has always been.
+    pub from: Option<Timestamp>,
+    /// Its end, which is not; `None` = it never ends.
+    pub until: Option<Timestamp>,
 }
 
 impl Schedule {
@@ -40,10 +50,18 @@ impl Schedule {
         self.warning.as_deref()
     }
 
+    /// The same schedule with no fires outside of `window`. What is large of it is shared, and the search is no longer.
+    #[must_use]
+    pub fn within(self, window: Window) -> Self {
+        Self { window, ..self }
+    }
+
     /// The first fire after `t`: always later than `t`, on a whole second; `None` when there is none. Bounded work.
     #[must_use]
     pub fn next_after(&self, t: Timestamp) -> Option<Timestamp> {
-        next::next_after(&self.parts, &self.years, t)
+        let Window { from, until } = self.window;
+        let t = from.map_or(t, |from| t.max(from.plus_ms(-1)));
+        next::next_after(&self.parts, &self.years, t).filter(|fire| until.is_none_or(|until| *fire < until))
     }
 
     /// The last fire in (`after`, `until`], and how many there are, counted up to `count_max` (`more` says that there are more);

@@ -233,7 +233,8 @@ impl Form<'_> {
         if parts.is_empty() {
             return Err(never(day, month, weekday, self.year));
         }
-        Ok(Schedule { parts: parts.into(), years, warning: self.warning.map(Into::into) })
+        let warning = self.warning.map(Into::into);
+        Ok(Schedule { parts: parts.into(), years, window: super::Window::default(), warning })
     }
 }
 

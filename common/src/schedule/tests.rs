@@ -36,6 +36,35 @@ fn refused(expression: &str, field: &str, position: usize, says: &[&str]) {
 }
 
 #[test]
+fn a_window_has_its_start_and_not_its_end() {
+    for (from, until, after, expected) in [
+        (Some("2027-01-15T08:00:00Z"), None, "2020-01-01T00:00:00Z", Some("2027-01-15T08:00:00Z")),
+        (Some("2027-01-15T08:00:00.001Z"), None, "2020-01-01T00:00:00Z", Some("2027-01-15T09:00:00Z")),
+        (Some("2027-01-15T08:00:00Z"), None, "2027-01-15T08:00:00Z", Some("2027-01-15T09:00:00Z")),
+        (None, Some("2027-01-15T08:00:00Z"), "2027-01-15T06:30:00Z", Some("2027-01-15T07:00:00Z")),
+        (None, Some("2027-01-15T08:00:00Z"), "2027-01-15T07:00:00Z", None),
+        (None, Some("2027-01-15T08:00:00.001Z"), "2027-01-15T07:00:00Z", Some("2027-01-15T08:00:00Z")),
+        (Some("2027-01-15T08:30:00Z"), Some("2027-01-15T08:50:00Z"), "2020-01-01T00:00:00Z", None),
+        (Some("2027-01-15T08:30:00Z"), Some("2020-01-01T00:00:00Z"), "1970-01-01T00:00:00Z", None),
+        (Some("9999-12-31T23:59:59Z"), None, "1970-01-01T00:00:00Z", None),
+        (Some("0000-01-01T00:00:00Z"), Some("0000-01-02T00:00:00Z"), "1970-01-01T00:00:00Z", None),
+    ] {
+        let window = Window { from: from.map(at), until: until.map(at) };
+        let schedule = Schedule::parse("@hourly").unwrap().within(window);
+        assert_eq!(schedule.next_after(at(after)), expected.map(at), "{window:?} after {after}");
+    }
+}
+
+#[test]
+fn the_fires_of_a_window_are_counted() {
+    let window = Window { from: Some(at("2027-01-15T08:00:00Z")), until: Some(at("2027-01-15T10:00:00Z")) };
+    let schedule = Schedule::parse("*/10 * * * *").unwrap().within(window);
+    let fires = schedule.fires_between(at("2020-01-01T00:00:00Z"), at("2030-01-01T00:00:00Z"), 100).unwrap();
+    assert_eq!((fires.first, fires.last), (at("2027-01-15T08:00:00Z"), at("2027-01-15T09:50:00Z")));
+    assert_eq!((fires.count, fires.more), (12, false));
+}
+
+#[test]
 fn five_six_and_seven_fields() {
     let from = "2024-01-31T23:59:59.250Z";
     check("* * * * *", from, &["2024-02-01T00:00:00Z", "2024-02-01T00:01:00Z"]);

@@ -2,14 +2,22 @@
 
 pub mod console;
 pub mod delete;
+mod fleet;
+pub mod fleet_pause;
+pub mod fleet_resume;
+pub mod fleet_status;
 pub mod get;
 pub mod kill;
 pub mod list;
 pub mod log;
 pub mod output;
+pub mod pause;
+pub mod resume;
 pub mod running;
 mod runs;
 pub mod save;
+mod stored;
+mod switch;
 pub mod workers;
 
 use std::fmt::Display;

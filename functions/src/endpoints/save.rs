@@ -5,11 +5,13 @@ use common::clock::{Clock, Stopwatch, Timestamp};
 use common::domain::job::{Fault, Job, Submitted};
 use common::domain::mark::Mark;
 use common::keys;
-use common::kv::{Compare, Kv, Op, OpReply, Pair, Txn};
+use common::kv::{Kv, Op, Pair, Txn};
+use common::schedule::Window;
 use lambda_http::Request;
 use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
+use super::stored::Stored;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -26,13 +28,12 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let since = Stopwatch::start();
     let submitted = Job::from_submitted(submitted_value(call)?).map_err(|faults| refusal(&faults))?;
     let mut once = Once::of(call, "save", &submitted.job.to_value())?;
-    let mut stored = Stored::of(store::read(kv, look(&submitted.job, &once)).await?.replies);
+    let mut stored = Stored::read(kv, &submitted.job.name, &once).await?;
     if let Some(answered) = once.answered(stored.kept.as_ref())? {
         return Ok(answered);
     }
     if submitted.schedule.next_after(clock.now()).is_none() {
-        let never = "all its times are over, so the job would never fire: give one that is still to come";
-        return Err(refusal(&[Fault::new("cronExpr", never)]));
+        return Err(refusal(&[never(&submitted.job, clock.now())]));
     }
     for _ in 0..CONFLICTS_MAX {
         let plan = Plan::make(&submitted, &stored, clock.now())?;
@@ -75,40 +76,25 @@ fn submitted_value(call: &Call) -> Result<Value, Refusal> {
     }
 }
 
+/// Why a job has no fire any more.
+fn never(job: &Job, now: Timestamp) -> Fault {
+    let Window { from, until } = job.options.window();
+    if until.is_some_and(|until| until <= now) {
+        let over =
+            "has passed, so the job would never fire: give a time that is still to come, or leave it out";
+        return Fault::new("endAt", over);
+    }
+    let why = if from.or(until).is_none() {
+        "all its times are over, so the job would never fire: give one that is still to come"
+    } else {
+        "none of its times that are still to come lies between startAt and endAt, so the job would never fire: give another time, or a longer stretch"
+    };
+    Fault::new("cronExpr", why)
+}
+
 fn refusal(faults: &[Fault]) -> Refusal {
     let said: Vec<String> = faults.iter().map(Fault::to_string).collect();
     Refusal::bad(said.join("; "))
-}
-
-/// Reads what a save is decided from: the job, its mark and the answer that may be kept, at one revision.
-fn look(job: &Job, once: &Once) -> Txn {
-    Txn { then: reads(job, once), ..Txn::default() }
-}
-
-fn reads(job: &Job, once: &Once) -> Vec<Op> {
-    let mut reads = vec![Op::get(keys::job(&job.name)), Op::get(keys::fired(&job.name))];
-    reads.extend(once.read());
-    reads
-}
-
-/// What is stored of the job before the save.
-struct Stored {
-    job: Option<Pair>,
-    mark: Option<Pair>,
-    kept: Option<Pair>,
-}
-
-impl Stored {
-    /// From the replies to [`reads`].
-    fn of(replies: Vec<OpReply>) -> Self {
-        let mut pairs = replies.into_iter().map(|reply| reply.first().cloned());
-        let mut next = || pairs.next().flatten();
-        Self { job: next(), mark: next(), kept: next() }
-    }
-}
-
-fn revision(pair: Option<&Pair>) -> i64 {
-    pair.map_or(0, |pair| pair.mod_revision)
 }
 
 /// What a save is going to write, and what it will say.
@@ -123,18 +109,7 @@ impl Plan {
     fn make(submitted: &Submitted, stored: &Stored, now: Timestamp) -> Result<Self, Refusal> {
         let (job, hash) = (&submitted.job, submitted.job.schedule_hash());
         let mut warnings = Vec::new();
-        let mark = match stored.mark.as_ref().map(|pair| Mark::decode(&pair.value)) {
-            None => None,
-            Some(Ok(mark)) => Some(mark),
-            // Written over, it would forget which fires were claimed; so it is left to whoever can read it.
-            Some(Err(why)) => {
-                let message = format!(
-                    "how far {:?} has fired cannot be read ({why}), nothing was saved: bring the functions up to the workers' version",
-                    job.name.as_str()
-                );
-                return Err(Refusal::new(Kind::Conflict, message));
-            }
-        };
+        let mark = stored.decoded_mark(&job.name)?;
         let previous = match stored.job.as_ref().map(|pair| Job::from_stored(job.name.as_str(), &pair.value))
         {
             None => None,
@@ -168,22 +143,14 @@ impl Plan {
         let (job_key, mark_key) = (keys::job(&job.name), keys::fired(&job.name));
         let mut then = vec![Op::put(job_key.as_str(), self.job.clone())];
         then.extend(self.mark.as_ref().map(|mark| Op::put(mark_key.as_str(), mark.encode())));
-        Txn {
-            when: vec![
-                Compare::unchanged(job_key, revision(stored.job.as_ref())),
-                Compare::unchanged(mark_key, revision(stored.mark.as_ref())),
-            ],
-            then,
-            otherwise: reads(job, once),
-        }
+        Txn { when: stored.unchanged(&job.name), then, otherwise: Stored::reads(&job.name, once) }
     }
 
     /// Whether `found` is what this plan puts when applied to `before`. A claim may have moved the mark since, which keeps base and hash.
     fn stands_in(&self, found: &Stored, before: &Stored) -> bool {
-        let job_put = found
-            .job
-            .as_ref()
-            .is_some_and(|pair| pair.value == self.job && pair.mod_revision > revision(before.job.as_ref()));
+        let revision = before.job.as_ref().map_or(0, |pair| pair.mod_revision);
+        let ours = |pair: &Pair| pair.value == self.job && pair.mod_revision > revision;
+        let job_put = found.job.as_ref().is_some_and(ours);
         let mark_put = self.mark.as_ref().is_none_or(|ours| {
             let found = found.mark.as_ref().and_then(|pair| Mark::decode(&pair.value).ok());
             found.is_some_and(|found| found.base == ours.base && found.hash == ours.hash)

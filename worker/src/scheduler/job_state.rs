@@ -33,15 +33,26 @@ pub(super) struct Definition {
     pub(super) jitter_ms: i64,
     /// The labels that a worker must have.
     pub(super) selector: Option<Selector>,
-    pub(super) create_revision: Revision,
+    /// It has fires.
+    pub(super) enabled: bool,
+    /// A mark of before this revision is of another job of the name, or of before it was last seen to be disabled: it says nothing about
+    /// this one's fires.
+    pub(super) marked_since: Revision,
     pub(super) mod_revision: Revision,
     /// When this worker saw it: the catch-up base, should nobody have set one.
     pub(super) seen_at: Timestamp,
 }
 
 impl Definition {
-    pub(super) fn new(seen: JobSeen, now: Timestamp, schedules: &mut Schedules) -> Self {
+    /// `before` is the definition that this worker knew until now.
+    pub(super) fn new(
+        seen: JobSeen,
+        before: Option<&Self>,
+        now: Timestamp,
+        schedules: &mut Schedules,
+    ) -> Self {
         let (create_revision, mod_revision) = (seen.create_revision, seen.mod_revision);
+        let known_since = before.map_or(create_revision, Self::next_marked_since);
         let name = seen.name;
         let of = |runnable, command: &str, hash, options: &JobOptions| Self {
             runnable,
@@ -50,7 +61,8 @@ impl Definition {
             rule: Rule::of(options),
             jitter_ms: options.jitter_ms(&name),
             selector: options.selector.clone(),
-            create_revision,
+            enabled: options.is_enabled(),
+            marked_since: known_since.max(create_revision),
             mod_revision,
             seen_at: now,
         };
@@ -66,9 +78,15 @@ impl Definition {
         } else if job.command.is_empty() || job.command.contains('\0') {
             Err("command: is missing or contains a NUL character".to_owned())
         } else {
-            schedules.parse(&job.cron_expr).map_err(|why| format!("cronExpr: {why}"))
+            schedules.parse(&job.cron_expr, job.options.window()).map_err(|why| format!("cronExpr: {why}"))
         };
         of(runnable, &job.command, job.schedule_hash(), &job.options)
+    }
+
+    /// Of the definition that comes after this one. Put by other hands, the two may come so fast that nobody has put a mark between: fires of
+    /// the moments when the job was disabled would be caught up on. A save that enables a job puts the mark with it.
+    fn next_marked_since(&self) -> Revision {
+        if self.enabled { self.marked_since } else { self.mod_revision }
     }
 
     /// A fire of it that is being claimed.
@@ -202,6 +220,11 @@ impl JobState {
             due: None,
             unclaimed: None,
         }
+    }
+
+    /// Whether there is a job that has any fires: neither deleted nor disabled.
+    pub(super) fn has_fires(&self) -> bool {
+        self.definition.as_ref().is_some_and(|definition| definition.enabled)
     }
 
     /// Takes this worker's place among those that may run it; true when it is another now.

@@ -407,7 +407,8 @@ impl Scheduler {
                 return out.push(Action::GiveUpStore(why));
             }
         }
-        let definition = Arc::new(Definition::new(seen, now, &mut self.schedules));
+        let before = state.definition.as_deref();
+        let definition = Arc::new(Definition::new(seen, before, now, &mut self.schedules));
         if let Err(why) = &definition.runnable {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
@@ -443,7 +444,7 @@ impl Scheduler {
 
     /// What may be over once no claim is in flight any more.
     fn tidy(&mut self, name: &JobName, out: &mut Vec<Action>) {
-        if self.draining || self.jobs.get(name).is_some_and(|state| state.definition.is_none()) {
+        if self.draining || self.jobs.get(name).is_some_and(|state| !state.has_fires()) {
             self.end_streak(name, out);
         }
         self.forget_job_if_done(name);
@@ -685,6 +686,9 @@ impl Scheduler {
             state.due = None; // not this worker's to claim
             return None;
         };
+        if !definition.enabled {
+            state.due = None;
+        }
         if !self.clock_trusted || self.sink_full || state.reading {
             return None;
         }
@@ -711,7 +715,7 @@ impl Scheduler {
         let floor = self.floor;
         let adopted = |mark: &Mark| {
             mark.hash == definition.hash
-                && definition.create_revision <= mark_revision
+                && definition.marked_since <= mark_revision
                 && !is_from_before(mark, floor, rank)
         };
         let Some(mark) = mark.clone().filter(adopted) else {
@@ -733,6 +737,9 @@ impl Scheduler {
             return None;
         };
         self.note_mark(name, &mark, now, out);
+        if !definition.enabled {
+            return None; // its mark says so too, for when it is enabled again
+        }
         self.take_turn(name, &definition, &schedule, (&mark, mark_revision), (rank, offset), now, out)
     }
 
@@ -755,7 +762,11 @@ impl Scheduler {
         // A fire that waits for its start when a pause ends is none of the pause. One that may have run in what the store was before is
         // not taken, whatever its jitter was then.
         let after = mark.plan_time.max(mark.base).max(self.base.plus_ms(-jitter)).max(self.floor);
-        let due = schedule.next_after(after)?;
+        let Some(due) = schedule.next_after(after) else {
+            self.jobs.get_mut(name)?.due = None;
+            self.end_streak(name, out); // no fire will come that goes on with it, or ends it
+            return None;
+        };
         let has_room = self.has_room();
         let state = self.jobs.get_mut(name)?;
         state.due = None;
@@ -1165,6 +1176,7 @@ impl Scheduler {
 
     fn on_skip_won(&mut self, now: Timestamp, claim: &Claim, out: &mut Vec<Action>) {
         let Some(state) = self.jobs.get_mut(&claim.open.job) else { return };
+        let over = self.draining || !state.has_fires();
         let first = state.streak.is_none();
         let streak = state.streak.get_or_insert_with(|| {
             Box::new(Streak { sid: claim.sid, seq: claim.seq, open: claim.open.clone(), recorded_at: now })
@@ -1173,7 +1185,6 @@ impl Scheduler {
         if first {
             out.push(Action::Report(Report::Skipped(streak.open.clone())));
         }
-        let over = self.draining || state.definition.is_none();
         if over {
             self.end_streak(&claim.open.job, out);
         } else if first || now >= streak.recorded_at.plus_ms(STREAK_RECORD_EVERY_MS) {

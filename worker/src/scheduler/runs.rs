@@ -80,6 +80,7 @@ impl Scheduler {
         match definition {
             None => Err(SkipReason::Deleted),
             Some(new) if new.mod_revision == run.job_revision => Ok(Arc::clone(new)),
+            Some(new) if !new.enabled => Err(SkipReason::Disabled),
             Some(new) => match &new.runnable {
                 Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
                     Ok(Arc::clone(new))

@@ -1,5 +1,6 @@
 //! The scheduler's rules, through `step` alone: what happens, and what is done about it.
 
+mod enabling;
 mod late;
 
 use super::*;

@@ -50,6 +50,10 @@ pub(super) enum Fault {
     LiftPause,
     Backup,
     Restore,
+    /// A job is disabled, enabled, or disabled and soon enabled again.
+    SwitchOff,
+    SwitchOn,
+    SwitchBack,
 }
 
 /// Those that are drawn, the worse the rarer.
@@ -107,6 +111,7 @@ impl World {
             let goes = self.dice.between(comes + 2000, HEALED_MS);
             self.push(comes, Item::Seed(SeedStep::Comes { until: goes }));
         }
+        self.draw_switching();
     }
 
     fn any_worker(&mut self) -> usize {
@@ -209,6 +214,7 @@ impl World {
             Fault::LiftPause => self.lift_pause(),
             Fault::Backup => self.backup = Some(self.store.clone()),
             Fault::Restore => self.put_back(),
+            Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
         }
     }
 
@@ -273,6 +279,7 @@ impl World {
                 self.put_by_hand(&name);
             }
         }
+        self.switch_all_on();
     }
 
     fn mend_clock(&mut self, worker: usize) {
@@ -294,6 +301,7 @@ impl World {
         if self.dice.percent(25) {
             job["jitterSeconds"] = self.dice.between(1, 2).into();
         }
+        self.with_switches(&mut job);
         job.to_string().into_bytes()
     }
 

@@ -64,6 +64,8 @@ pub(super) struct Invariants {
     /// Jobs of which a seed worker's command is going, under its lock.
     pub(super) seed_runs: BTreeSet<JobName>,
     pub(super) had_seed: bool,
+    /// Up to when the fires of a job are nobody's, since it was enabled then.
+    enabled_at: BTreeMap<JobName, Timestamp>,
     schedules: BTreeMap<String, Schedule>,
 }
 
@@ -85,8 +87,15 @@ impl Invariants {
         schedule
     }
 
-    /// The job's schedule as it is stored now.
-    pub(super) fn schedule_of(&mut self, store: &Store, job: &JobName) -> Option<Schedule> {
+    /// The job's schedule as it is stored now, and whether it is enabled.
+    fn schedule_of(&mut self, store: &Store, job: &JobName) -> Option<(Schedule, bool)> {
+        let Job { cron_expr, options, .. } =
+            Job::from_stored(job.as_str(), &store.get(keys::job(job))?.value).unwrap();
+        Some((self.schedule(&cron_expr).within(options.window()), options.is_enabled()))
+    }
+
+    /// As a seed worker has it: it knows no options.
+    pub(super) fn seeds_schedule_of(&mut self, store: &Store, job: &JobName) -> Option<Schedule> {
         let definition = Job::from_stored(job.as_str(), &store.get(keys::job(job))?.value).unwrap();
         Some(self.schedule(&definition.cron_expr))
     }
@@ -110,6 +119,9 @@ impl Invariants {
             if let (Some(sid), Some(worker), false) = (keys::parse_session(key), by, change.is_delete()) {
                 self.worker_of.insert(sid, worker);
             }
+            if let Some(job) = key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok()) {
+                self.job_written(store, &job, change);
+            }
             if let Some(sid) = keys::parse_runs(key) {
                 // Who has not noticed may be about to close what came back.
                 self.open_run_written(store, sid, change, by.filter(|_| noticed));
@@ -119,6 +131,24 @@ impl Invariants {
             if let (Some(job), false) = (keys::parse_fired(&change.pair.key), change.is_delete()) {
                 self.mark_written(store, &job, change, &changes, noticed, floors);
             }
+        }
+    }
+
+    /// When a job is enabled, the mark says so: it comes with it, or the workers have put one while the job was disabled. (By other hands, too
+    /// fast or while no worker was there, nobody can know.)
+    fn job_written(&mut self, store: &Store, name: &JobName, change: &Change) {
+        let read = |value: &[u8]| Job::from_stored(name.as_str(), value).unwrap();
+        let before = change.previous.as_ref().map(|pair| read(&pair.value));
+        let Some(before) = before.filter(|before| !before.options.is_enabled()) else { return };
+        if change.is_delete() || !read(&change.pair.value).options.is_enabled() {
+            return;
+        }
+        let Some(pair) = store.get(keys::fired(name)) else { return };
+        let now = Timestamp::from_ms(START_MS + self.now);
+        if pair.mod_revision == change.pair.mod_revision {
+            self.enabled_at.insert(name.clone(), now);
+        } else if Mark::decode(&pair.value).unwrap().hash == before.schedule_hash() {
+            self.enabled_at.insert(name.clone(), now.plus_ms(-OFFSET_MS_MAX));
         }
     }
 
@@ -180,9 +210,15 @@ impl Invariants {
         if !lives(store, sid) {
             return self.violated(format!("{job} at {to} claimed under a session that is over"));
         }
-        let Some(schedule) = self.schedule_of(store, job) else {
+        let Some((schedule, enabled)) = self.schedule_of(store, job) else {
             return self.violated(format!("{job} at {to} claimed without a job"));
         };
+        if !enabled {
+            self.violated(format!("{job} at {to} was claimed while disabled"));
+        }
+        if self.enabled_at.get(job).is_some_and(|enabled_at| to <= *enabled_at) {
+            self.violated(format!("{job} at {to} was claimed, and is of before it was enabled"));
+        }
         if schedule.next_after(to.plus_ms(-1)) != Some(to) {
             return self.violated(format!("{to} was claimed and is no fire of {job}"));
         }
@@ -283,6 +319,7 @@ impl Invariants {
 
     pub(super) fn store_went_back(&mut self) {
         self.claimed_up_to.clear();
+        self.enabled_at.clear();
         self.without_lock.extend(self.processes.keys().cloned());
         for run_id in std::mem::take(&mut self.claimed).into_keys() {
             let started = self.started_by.get(&run_id).copied();
@@ -296,16 +333,19 @@ impl Invariants {
     pub(super) fn check_nothing_is_missed(&mut self, store: &Store, jobs: &[JobName], now: Timestamp) {
         for job in jobs {
             let schedule = self.schedule_of(store, job);
+            if schedule.as_ref().is_some_and(|(_, enabled)| !enabled) {
+                continue;
+            }
             let options = store
                 .get(keys::job(job))
                 .map(|pair| Job::from_stored(job.as_str(), &pair.value).unwrap().options);
             let mark = store.get(keys::fired(job)).map(|pair| Mark::decode(&pair.value).unwrap());
-            let (Some(schedule), Some(mark)) = (schedule, mark) else {
+            let (Some((schedule, _)), Some(mark)) = (schedule, mark) else {
                 self.violated(format!("{job} has no mark"));
                 continue;
             };
             let after = mark.plan_time.max(mark.base).max(claims::parse_base(store.get(keys::BASE)));
-            let due = schedule.next_after(after).unwrap();
+            let Some(due) = schedule.next_after(after) else { continue };
             let late = now.ms_since(due);
             // A run that goes, a worker that stepped in, the jitter; where every fire is to run, those that wait for their turn.
             let options = options.unwrap_or_default();

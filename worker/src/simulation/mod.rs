@@ -12,6 +12,7 @@ mod seed_worker;
 mod shell;
 mod store;
 mod store_tests;
+mod switching;
 mod world;
 
 use std::collections::BTreeSet;

@@ -43,11 +43,13 @@ pub(super) enum Mutant {
     NoFloor,
     /// A worker claims by its clock, however far off that is.
     TrustsAnyClock,
+    /// Whoever enables a job does not say from when its fires count.
+    EnablesWithoutBase,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 15] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 16] = [
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
         (Self::NoMarkCompare, &["claimed where", "went back", "claimed again", "started twice"]),
@@ -63,6 +65,7 @@ impl Mutant {
         (Self::SweepsTooEarly, &["its records for None"]),
         (Self::SweepsSessionsFirst, &["closed by another while its session lives"]),
         (Self::NoFloor, &["started twice"]),
+        (Self::EnablesWithoutBase, &["before it was enabled"]),
     ];
 
     /// The transaction as a broken worker sends it.

@@ -55,7 +55,7 @@ impl World {
         }
         let now = Timestamp::from_ms(START_MS + self.now);
         for job in job_names() {
-            let schedule = self.checks.schedule_of(&self.store, &job);
+            let schedule = self.checks.seeds_schedule_of(&self.store, &job);
             if schedule.is_some_and(|schedule| schedule.next_after(now.plus_ms(-1)) == Some(now)) {
                 let slept = self.now + self.dice.between(0, 1000);
                 self.push(slept, Item::Seed(SeedStep::Tries(job)));

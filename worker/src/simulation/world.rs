@@ -17,6 +17,7 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
+use super::switching;
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::sweep;
@@ -53,6 +54,8 @@ pub(super) enum Item {
     Fault(Fault, usize),
     /// A job that was deleted is put again.
     Recreated(JobName),
+    /// A job that was disabled is enabled again; by other hands or not.
+    SwitchedOn(JobName, bool),
     Seed(SeedStep),
     Heal,
 }
@@ -130,6 +133,8 @@ impl Host {
 pub(super) struct World {
     pub(super) mutant: Mutant,
     pub(super) dice: Dice,
+    /// In a world in which jobs are disabled and enabled.
+    pub(super) switching: Option<Dice>,
     pub(super) now: i64,
     queue: BTreeMap<(i64, u64), Item>,
     queued: u64,
@@ -176,6 +181,7 @@ impl World {
         let mut world = Self {
             mutant,
             dice: Dice::new(seed),
+            switching: switching::dice(seed),
             now: 0,
             queue: BTreeMap::new(),
             queued: 0,
@@ -296,6 +302,7 @@ impl World {
             }
             Item::Fault(fault, worker) => self.fault(fault, worker),
             Item::Recreated(name) => self.recreated(&name),
+            Item::SwitchedOn(name, by_hand) => self.put_switched(&name, true, by_hand),
             Item::Seed(step) => self.seed(step),
             Item::Heal => self.heal(),
         }

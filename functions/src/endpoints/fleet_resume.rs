@@ -1,0 +1,65 @@
+//! `POST /fleet/resume`: lifts the fleet's pause. What would have been fired meanwhile is not caught up on (design P7).
+
+use common::api::errno::Kind;
+use common::clock::{Clock, Stopwatch};
+use common::keys;
+use common::kv::{Compare, Kv, Op, Txn};
+use lambda_http::Request;
+use serde_json::Value;
+
+use super::CONFLICTS_MAX;
+use super::fleet::{Fleet, ends, state};
+use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
+use crate::idempotency::Once;
+use crate::store;
+
+/// The methods that it takes.
+pub const METHODS: &[&str] = WRITE;
+
+/// Serves `POST /fleet/resume`.
+pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Response {
+    answer(METHODS, request, async |call| resume(kv, clock, &call).await).await
+}
+
+async fn resume(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
+    let since = Stopwatch::start();
+    call.fields(&[])?;
+    let mut once = Once::of(call, "fleet_resume", &Value::Null)?;
+    let mut fleet = Fleet::read(kv, Some(&once)).await?;
+    let mut in_doubt: Option<Reply> = None;
+    for _ in 0..CONFLICTS_MAX {
+        if let Some(answered) = once.answered(fleet.kept.as_ref())? {
+            return Ok(answered);
+        }
+        let mut warnings = call.query_warnings();
+        let now = clock.now();
+        let (base, then) = if fleet.paused.is_some() {
+            // In one transaction: between the two, workers would catch up on the fires of the pause.
+            (now.ms().into(), vec![Op::delete(keys::PAUSED), ends(now)])
+        } else {
+            if let Some(done) = in_doubt {
+                return Ok(done); // by the try whose answer was lost
+            }
+            warnings.push("the fleet was not paused".to_owned());
+            (fleet.shown_base(), Vec::new())
+        };
+        let mut data = state(Value::Null, base);
+        data["ended"] = fleet.shown_pause();
+        let reply = Reply::new(data, warnings);
+        if then.is_empty() && !once.is_named() {
+            return Ok(reply);
+        }
+        // The compare keeps a request that lingers in the network from lifting the next pause.
+        let when = vec![Compare::unchanged(keys::PAUSED, fleet.revision())];
+        let mut txn = Txn { when, then, otherwise: Fleet::reads(Some(&once)) };
+        once.guard(kv, &mut txn, &reply).await?;
+        let written = store::write(kv, &txn, &since, "resuming the fleet", once.is_named()).await?;
+        if written.reply.succeeded {
+            return Ok(reply);
+        }
+        in_doubt = Some(reply).filter(|_| written.doubted && !once.is_named());
+        fleet = Fleet::of(&written.reply);
+    }
+    let message = "others pause and resume the fleet again and again, it was left as it is: send it again";
+    Err(Refusal::new(Kind::Conflict, message))
+}
