@@ -134,6 +134,12 @@ impl Stopwatch {
         Self(monotonic())
     }
 
+    /// The point itself, counted from the same moment by every process of this machine, however that is called: on Linux, its start.
+    #[must_use]
+    pub const fn since_boot(&self) -> Duration {
+        self.0
+    }
+
     /// Time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {

@@ -42,7 +42,8 @@ const CREDENTIALS: [&str; 8] = [
 ];
 
 /// Variables that workers hand to jobs: no settings, and no mistake when a job starts one of our programs.
-const HANDED_TO_JOBS: [&str; 4] = ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT"];
+const HANDED_TO_JOBS: [&str; 5] =
+    ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
 const VARIABLES: [Variable; 22] = [
     Variable {

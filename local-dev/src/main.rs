@@ -18,12 +18,16 @@ use local_dev::stop::Stop;
 use local_dev::{api_server, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
+use worker::guardian::{self, Guard, Guardian};
 use worker::{Options, Worker, identity, private};
 
 /// Runs get so long to end by themselves after Ctrl-C; then they are killed.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    if let Some(code) = guardian::if_asked() {
+        return code;
+    }
     if std::env::args().skip(1).eq([guard::WORD]) {
         return exit(guard::run().context("guard"));
     }
@@ -32,9 +36,13 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     common::logging::init();
+    let has_workers = settings.words.is_empty() && settings.workers > 0;
+    // Before there is anything that it should not have, and with the rights that commands do not get: it may have to kill those of other users.
+    let guardian = has_workers.then(|| Guardian::start(&guardian::this_program()));
     private::keep();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    exit(runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings))))
+    let run = |runtime: tokio::runtime::Runtime| runtime.block_on(run(&settings, guardian.as_ref()));
+    exit(runtime.context("no runtime").and_then(run))
 }
 
 #[expect(clippy::print_stderr, reason = "this is what the command says to whoever typed it")]
@@ -48,16 +56,16 @@ fn exit(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-async fn run(settings: &Settings) -> anyhow::Result<()> {
+async fn run(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result<()> {
     match settings.words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => one_process(settings).await,
+        [] => one_process(settings, guardian).await,
         ["stack"] => stack::run(settings).await,
         words => bail!("{:?} is no command: leave it out, or say `stack`", words.join(" ")),
     }
 }
 
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
-async fn one_process(settings: &Settings) -> anyhow::Result<()> {
+async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result<()> {
     if !settings.listen.ip().is_loopback() {
         bail!(
             "{}: this version has no authentication, and whoever reaches the API runs commands here: listen on 127.0.0.1",
@@ -95,7 +103,8 @@ async fn one_process(settings: &Settings) -> anyhow::Result<()> {
             run_log: Arc::clone(&stores.run_log),
             clock: Arc::new(SystemClock),
         };
-        let options = Options::new(settings, identity, &dir);
+        let guard = guardian.map_or_else(Guard::none, Guardian::guard);
+        let options = Options::new(settings, identity, &dir, guard);
         workers.push((Worker::start(ports, options), dir));
     }
     say_where(address, settings, &own.path);

@@ -27,6 +27,7 @@ use crate::exec::gate::{GateFile, Gates, Starts};
 use crate::exec::process::{self, Running};
 use crate::exec::shell::Shell;
 use crate::exec::work::Work;
+use crate::guardian::Guard;
 use crate::lead::Lead;
 use crate::live::{self, Live};
 use crate::retention::{self, Retention};
@@ -107,7 +108,7 @@ pub struct Options {
 impl Options {
     /// The options that settings give, for the worker of this data directory.
     #[must_use]
-    pub fn new(settings: &Settings, identity: Identity, data_dir: &DataDir) -> Self {
+    pub fn new(settings: &Settings, identity: Identity, data_dir: &DataDir, guard: Guard) -> Self {
         Self {
             worker_id: crate::identity::worker_id(settings, &identity),
             identity,
@@ -116,7 +117,7 @@ impl Options {
             log_commit_timeout: settings.log_commit_timeout,
             retention: Retention::new(settings),
             data_dir: Some(data_dir.path.clone()),
-            shell: Arc::new(Shell::new(&settings.shell, &settings.users)),
+            shell: Arc::new(Shell::new(&settings.shell, &settings.users).guarded_by(guard)),
         }
     }
 }
@@ -369,6 +370,7 @@ impl Driver {
                 // Not a time of the wall clock: one that was put back by an hour would be waited for an hour more, without a heartbeat.
                 () = clock::sleep(heartbeat_in.min(TURN_EVERY)) => {}
             }
+            self.options.shell.guard().look_after();
             self.look_after_session().await;
             self.look_after_registration();
             self.look_after_sink().await;
@@ -435,6 +437,7 @@ impl Driver {
             Input::SessionReady(session) => {
                 tracing::info!(sid = %session.sid, worker_id = %session.worker_id, "session established");
                 self.renewed = session.since;
+                self.options.shell.guard().lease_renewed(self.renewed, self.options.session_ttl);
                 let (sid, worker_id) = (session.sid, session.worker_id.clone());
                 self.clocks.registered(self.boot_ms(session.since), session.registered_at);
                 (self.registration.put, self.registration.asks) = (Stopwatch::start(), false);
@@ -462,6 +465,7 @@ impl Driver {
             Input::KeptAlive { sid, sent } => {
                 if self.session.as_ref().is_some_and(|session| session.sid == sid) {
                     self.renewed = sent;
+                    self.options.shell.guard().lease_renewed(sent, self.options.session_ttl);
                 }
             }
             Input::AuditRead(sid, reading) => self.audit(sid, reading),
@@ -782,6 +786,7 @@ impl Driver {
         }
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
+        self.options.shell.guard().lease_lost();
         self.step(Event::SessionLost).await;
         // The scheduler has forgotten them.
         self.gates.close();
@@ -813,6 +818,7 @@ impl Driver {
         self.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
         self.releases = Batches::new(RELEASES_IN_FLIGHT);
         let session = self.session.take();
+        self.options.shell.guard().lease_lost();
         self.step(Event::StoreWentBack).await;
         self.gates.close();
         self.watching = watches::start(&self.ports.kv, &self.inputs);

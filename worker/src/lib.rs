@@ -9,6 +9,7 @@ pub mod data_dir;
 mod driver;
 mod exec;
 mod follow;
+pub mod guardian;
 pub mod health;
 pub mod identity;
 mod lead;

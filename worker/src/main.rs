@@ -11,6 +11,7 @@ use common::stores;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::data_dir::DataDir;
+use worker::guardian::{self, Guardian};
 use worker::{Ports, Worker, health, identity, private};
 
 /// A call to a store is given up after this; it is tried again where that is safe.
@@ -18,6 +19,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(3);
 
 #[expect(clippy::print_stderr, reason = "answers on the command line")]
 fn main() -> ExitCode {
+    if let Some(code) = guardian::if_asked() {
+        return code;
+    }
     let settings = match config::settings_or_exit("worker") {
         Ok(settings) => settings,
         Err(code) => return code,
@@ -27,8 +31,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     common::logging::init();
+    // Before there is anything that it should not have, and with the rights that commands do not get: it may have to kill those of other users.
+    let guardian = Guardian::start(&guardian::this_program());
     private::keep();
-    match run(&settings) {
+    match run(&settings, &guardian) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("worker: {why:#}");
@@ -37,12 +43,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: &Settings) -> anyhow::Result<()> {
+fn run(settings: &Settings, guardian: &Guardian) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(work(settings))
+    runtime.block_on(work(settings, guardian))
 }
 
-async fn work(settings: &Settings) -> anyhow::Result<()> {
+async fn work(settings: &Settings, guardian: &Guardian) -> anyhow::Result<()> {
     let data_dir = DataDir::open(settings.data_dir.as_deref())?;
     // Secrets that cannot be read end the worker at once: whoever starts it again is told why each time.
     let (kv, run_log) = stores::open(settings, CALL_LIMIT).await.map_err(anyhow::Error::msg)?;
@@ -50,7 +56,7 @@ async fn work(settings: &Settings) -> anyhow::Result<()> {
     std::mem::forget(Arc::clone(&run_log));
     let ports = Ports { kv, run_log, clock: Arc::new(SystemClock) };
     let identity = identity::identity(settings, data_dir.instance.clone(), SystemClock.now());
-    let options = worker::Options::new(settings, identity, &data_dir);
+    let options = worker::Options::new(settings, identity, &data_dir, guardian.guard());
     let health = listen(settings).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

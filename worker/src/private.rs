@@ -13,7 +13,8 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 /// Standard input, output and error are given to each command anew.
 const FIRST: RawFd = 3;
 
-/// Keeps it all from what is started from now on. To be called first, while this process has one thread. What does not work is said; it is
+/// Keeps it all from what is started from now on. To be called first, while this process has no thread but the guardian's keeper, which
+/// sleeps. What does not work is said; it is
 /// no reason not to start.
 pub fn keep() {
     if let Err(why) = close_on_exec() {

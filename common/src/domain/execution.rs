@@ -156,6 +156,8 @@ pub struct Execution {
     pub timeout_seconds: Option<u32>,
     /// Who is to end has so long between SIGTERM and SIGKILL.
     pub kill_grace_seconds: Option<u32>,
+    /// A run is killed before its worker's lease can end.
+    pub fence: Option<bool>,
 }
 
 impl Execution {
@@ -170,6 +172,13 @@ impl Execution {
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// Whether a run is killed before its worker's lease can end, so that it never overlaps the next one, not even where its worker is cut
+    /// off.
+    #[must_use]
+    pub fn has_fence(&self) -> bool {
+        self.fence.unwrap_or(false)
     }
 
     /// How long it has between SIGTERM and SIGKILL.

@@ -301,7 +301,7 @@ impl Job {
 }
 
 fn unknown_option(field: &str) -> String {
-    if PLANNED_OPTIONS.contains(&field) || field == "fence" {
+    if PLANNED_OPTIONS.contains(&field) {
         return "this option is not built yet in this version: leave it out".to_owned();
     }
     let mut known = ["name", "command", "cronExpr"].into_iter().chain(JobOptions::names());
@@ -477,7 +477,7 @@ mod tests {
 
     #[test]
     fn options_of_later_versions_are_refused_by_name() {
-        for option in PLANNED_OPTIONS.iter().copied().chain(["fence"]) {
+        for option in PLANNED_OPTIONS.iter().copied() {
             refused(good(&json!({option: true})), &[(option, "not built yet in this version")]);
         }
     }
@@ -492,9 +492,9 @@ mod tests {
         let job = Job::from_stored("x", b"{}").unwrap();
         assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
         // Options of a newer version are kept, and keep the job from being run here.
-        let newer = br#"{"fence":true,"name":"x","command":"c","cronExpr":"@daily","retry":{"attempts":3}}"#;
+        let newer = br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","retry":{"attempts":3}}"#;
         let job = Job::from_stored("x", newer).unwrap();
-        assert_eq!(job.options_not_understood(), ["fence", "retry"]);
+        assert_eq!(job.options_not_understood(), ["after", "retry"]);
         assert_eq!(job.to_value()["retry"], json!({"attempts": 3}));
     }
 

@@ -284,6 +284,16 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.end_at.as_ref().map(|moment| moment.text.as_str().into()),
     },
+    Field {
+        name: "fence",
+        read: |options, value| {
+            let fence = value.as_bool();
+            options.execution.fence =
+                Some(fence.ok_or("is neither true nor false: write one of them, or leave it out for false")?);
+            Ok(())
+        },
+        write: |options| options.execution.fence.map(Value::from),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -400,6 +410,8 @@ mod tests {
             json!({"outputLimitBytes": 0, "timeoutSeconds": 1, "killGraceSeconds": 0}),
             json!({"enabled": false, "startAt": "2027-01-31T08:00:00+01:00", "endAt": "2027-03-01T00:00:00.5Z"}),
             json!({"enabled": true}),
+            json!({"fence": true}),
+            json!({"fence": false}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -426,6 +438,8 @@ mod tests {
             ("startDeadlineSeconds", json!(1.5), "whole number"),
             ("startDeadlineSeconds", json!("60"), "whole number"),
             ("jitterSeconds", json!(3601), "0 to 3600"),
+            ("fence", json!("true"), "neither true nor false"),
+            ("fence", json!(null), "leave it out"),
             ("selector", json!("zone=a"), "{\"zone\":\"a\"}"),
             ("selector", json!({"zone": 1}), "\"zone\" is not a string"),
             ("selector", json!({"": "a"}), "fits no worker"),

@@ -21,6 +21,7 @@ use super::gate::{self, Place};
 use super::output::{Captured, Kept};
 use super::shell::Shell;
 use super::work::{Kill, Work};
+use crate::guardian::{self, Group};
 
 /// Background processes of a command that has exited may go on printing for so long; then their group is killed.
 const LINGER: Duration = Duration::from_secs(5);
@@ -63,7 +64,10 @@ pub(crate) async fn run(
     asked: Asked,
 ) -> Ending {
     let start_time = clock.now();
-    let started = start(shell, open, work, None);
+    let started = match shell.guard().ready(work.execution().has_fence()).await {
+        Ok(()) => start(shell, open, work, None),
+        Err(why) => Err(why),
+    };
     to_its_end(started, work, captured, start_time, clock, asked).await
 }
 
@@ -80,8 +84,13 @@ pub(crate) async fn run_at_gate(
         // Not by the threads that the worker's loop needs at that time: whoever starts a process stands still until it has been scheduled.
         let _turn = place.turns.acquire().await;
         let (shell, open, work) = (place.shell.clone(), open.clone(), work.clone());
-        let start = move || start(&shell, &open, &work, Some((place.file, place.stdin)));
-        tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(why.to_string()))
+        match shell.guard().ready(work.execution().has_fence()).await {
+            Ok(()) => {
+                let start = move || start(&shell, &open, &work, Some((place.file, place.stdin)));
+                tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(why.to_string()))
+            }
+            Err(why) => Err(why),
+        }
     };
     match (place.opened.await, started) {
         (Ok(start_time), Ok(started)) => {
@@ -89,9 +98,10 @@ pub(crate) async fn run_at_gate(
         }
         // No process could be had then; perhaps now.
         (Ok(_), Err(_)) => Some(run(&place.shell, open, work, captured, clock, asked).await),
-        (Err(_closed), Ok((mut child, _))) => {
+        (Err(_closed), Ok(mut going)) => {
+            going.group.end().await;
             // It ends by itself, but a process that somebody has stopped does not.
-            if let Err(why) = child.kill().await {
+            if let Err(why) = going.child.kill().await {
                 tracing::warn!(%why, "a shell before a closed gate cannot be ended");
             }
             None
@@ -100,8 +110,15 @@ pub(crate) async fn run_at_gate(
     }
 }
 
-/// A command that was started and its output, or why it was not.
-type Started = Result<(Child, pipe::Receiver), String>;
+/// A command that was started, or why it was not.
+type Started = Result<Going, String>;
+
+struct Going {
+    /// First, so that it is dropped, and killed, before its leader can be reaped.
+    group: Group,
+    child: Child,
+    stream: pipe::Receiver,
+}
 
 async fn to_its_end(
     started: Started,
@@ -113,8 +130,8 @@ async fn to_its_end(
 ) -> Ending {
     let execution = work.execution();
     let outcome = match started {
-        Ok((mut child, stream)) => {
-            let waited = wait(&mut child, stream, captured, execution, asked).await;
+        Ok(going) => {
+            let waited = wait(going, captured, execution, asked).await;
             waited.map_err(|why| format!("wait: {why}"))
         }
         Err(why) => Err(why),
@@ -148,10 +165,14 @@ fn start(shell: &Shell, open: &OpenRun, work: &Work, gate: Option<(PathBuf, Pipe
         command.env(gate::VARIABLE, file).stdin(stdin);
     }
     command.stdout(writer.try_clone().map_err(no_pipe)?).stderr(writer);
+    let guarded = shell.guard().start(work.execution().has_fence());
+    command.envs(guarded.mark().map(|mark| (guardian::VARIABLE, mark)));
     let child = command.spawn().map_err(|why| shell.not_started(work, &why))?;
+    let group = guarded.begun(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     // `command` holds the writing ends; it goes here, so that the pipe ends with the last process that has it.
     drop(command);
-    Ok((child, pipe::Receiver::from_owned_fd(reader.into()).map_err(no_pipe)?))
+    let stream = pipe::Receiver::from_owned_fd(reader.into());
+    Ok(Going { group, child, stream: stream.map_err(no_pipe)? })
 }
 
 /// What made a command end.
@@ -160,15 +181,17 @@ enum EndedBy {
     Itself,
     Kill,
     Timeout,
+    /// The worker's lease might have ended.
+    Fence,
 }
 
 async fn wait(
-    child: &mut Child,
-    stream: pipe::Receiver,
+    mut going: Going,
     captured: &Captured,
     execution: &Execution,
     mut asked: Asked,
 ) -> io::Result<(ExitStatus, EndedBy)> {
+    let Going { group: guarded, child, stream } = &mut going;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let mut reading = Box::pin(captured.read_all(stream)).fuse();
     let mut exited = pin!(exit_unreaped(group));
@@ -205,7 +228,13 @@ async fn wait(
     if !is_gone {
         signal_group(group, Signal::KILL);
     }
+    let fenced = guarded.end().await;
     let status = child.wait().await?;
+    let ended_by = if fenced && ended_by == EndedBy::Itself && status.code().is_none() {
+        EndedBy::Fence
+    } else {
+        ended_by
+    };
     if !reading.is_terminated() {
         let _cut_off = clock::timeout(LAST_OUTPUT, &mut reading).await;
     }
@@ -328,8 +357,8 @@ fn words(
     let (status, err) = match ended_by {
         EndedBy::Itself if code == Some(0) => (Status::Succeeded, String::new()),
         EndedBy::Itself => (Status::Failed, how),
-        EndedBy::Kill if signal.is_some() => (Status::Killed, how),
-        EndedBy::Kill => (Status::Killed, format!("{how} (killed)")),
+        EndedBy::Kill | EndedBy::Fence if signal.is_some() => (Status::Killed, how),
+        EndedBy::Kill | EndedBy::Fence => (Status::Killed, format!("{how} (killed)")),
         EndedBy::Timeout => {
             let seconds = execution.timeout_seconds.unwrap_or_default();
             (Status::TimedOut, format!("{how} (timed out after {seconds} s)"))

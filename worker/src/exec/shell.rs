@@ -16,6 +16,7 @@ use tokio::process::Command;
 
 use super::account::Account;
 use super::work::Work;
+use crate::guardian::Guard;
 
 /// A process that has used up its `cpuSeconds` is told so by SIGXCPU, and killed when it goes on for so many seconds more.
 const CPU_SECONDS_BEYOND: u64 = 1;
@@ -32,13 +33,31 @@ pub struct Shell {
     users: BTreeSet<String>,
     /// Variables of the worker's environment that no job gets.
     private: Vec<OsString>,
+    /// Of the guardian that kills what the worker cannot.
+    guard: Guard,
 }
 
 impl Shell {
     /// The shell at this path, for the worker's own user and these.
     #[must_use]
     pub fn new(path: &Path, users: &BTreeSet<String>) -> Self {
-        Self { path: path.to_owned(), users: users.clone(), private: config::private_variables().collect() }
+        Self {
+            path: path.to_owned(),
+            users: users.clone(),
+            private: config::private_variables().collect(),
+            guard: Guard::none(),
+        }
+    }
+
+    /// What it starts is under this guard.
+    #[must_use]
+    pub fn guarded_by(self, guard: Guard) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// What guards what it starts.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Whether it waits where `BASH_ENV` says.

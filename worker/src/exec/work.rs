@@ -22,6 +22,7 @@ static USUAL: Execution = Execution {
     output_limit_bytes: None,
     timeout_seconds: None,
     kill_grace_seconds: None,
+    fence: None,
 };
 
 impl Work {

@@ -23,6 +23,8 @@ use crate::scheduler::LEAD_MAX_MS;
 pub(super) struct Process {
     pub(super) worker: usize,
     pub(super) job: JobName,
+    /// It overlaps no other run, however its worker fares.
+    pub(super) fence: bool,
 }
 
 /// Who writes.
@@ -276,7 +278,14 @@ impl Invariants {
     // --- commands -----------------------------------------------------------------------------------------------------
 
     /// A command begins. `certain`: its worker cannot but know how its session and the store are.
-    pub(super) fn begins(&mut self, store: &Store, by: Incarnation, open: &OpenRun, certain: bool) {
+    pub(super) fn begins(
+        &mut self,
+        store: &Store,
+        by: Incarnation,
+        open: &OpenRun,
+        fence: bool,
+        certain: bool,
+    ) {
         let (job, at, run_id) = (&open.job, open.plan_time, &open.run_id);
         // Who heard nothing while the store went back, and has not noticed, may start what it has claimed since: once, all the same.
         let known = self.claimed.contains_key(run_id)
@@ -299,11 +308,20 @@ impl Invariants {
         if holds && self.runs_under_live_session(store, job) {
             self.violated(format!("{job} at {at} overlaps another run"));
         }
+        // A lease that was ended before its time could not be known of.
+        let as_promised = |run_id: &RunId| {
+            !self.without_lock.contains(run_id)
+                && self.session_of.get(run_id).is_some_and(|sid| !self.ended_early.contains(sid))
+        };
+        let mut others = self.processes.iter().filter(|(_, process)| process.job == *job && process.fence);
+        if holds && others.any(|(run_id, _)| as_promised(run_id)) {
+            self.violated(format!("{job} at {at} overlaps a run with a fence"));
+        }
         if holds && self.seed_runs.contains(job) {
             self.violated(format!("{job} at {at} overlaps a seed worker's run"));
         }
         self.started_by.insert(run_id.clone(), by);
-        self.processes.insert(run_id.clone(), Process { worker: by.0, job: job.clone() });
+        self.processes.insert(run_id.clone(), Process { worker: by.0, job: job.clone(), fence });
     }
 
     /// A command of the job is going, whose worker has not lost its session.

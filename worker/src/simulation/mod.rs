@@ -4,6 +4,7 @@
 
 mod dice;
 mod faults;
+mod guardian;
 mod invariants;
 mod log;
 mod mutants;

@@ -45,11 +45,15 @@ pub(super) enum Mutant {
     TrustsAnyClock,
     /// Whoever enables a job does not say from when its fires count.
     EnablesWithoutBase,
+    /// The guardian does nothing.
+    NoFence,
+    /// It counts the lease from the answer, without a margin: the request may have been there long before.
+    FenceFromAnswer,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 16] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 18] = [
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
         (Self::NoMarkCompare, &["claimed where", "went back", "claimed again", "started twice"]),
@@ -66,6 +70,8 @@ impl Mutant {
         (Self::SweepsSessionsFirst, &["closed by another while its session lives"]),
         (Self::NoFloor, &["started twice"]),
         (Self::EnablesWithoutBase, &["before it was enabled"]),
+        (Self::NoFence, &["overlaps a run with a fence"]),
+        (Self::FenceFromAnswer, &["overlaps a run with a fence"]),
     ];
 
     /// The transaction as a broken worker sends it.

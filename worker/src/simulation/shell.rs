@@ -36,7 +36,7 @@ use crate::{claims, sweep};
 
 /// Life of a lease, as it is by default.
 const TTL: Duration = Duration::from_secs(10);
-const TTL_MS: i64 = 10_000;
+pub(super) const TTL_MS: i64 = 10_000;
 /// The lease is renewed three times within its life.
 const HEARTBEAT_MS: i64 = TTL_MS / 3;
 /// Sweeps come by themselves, sooner than in the driver.
@@ -564,6 +564,7 @@ impl World {
                             if let Some(own) = &mut self.hosts[worker].shell.session {
                                 own.renewed = sent;
                             }
+                            self.lease_renewed(worker, sent);
                         }
                         Err(kv::Error::LeaseGone) => self.lose_session(worker),
                         Err(_away) => {}
@@ -623,6 +624,8 @@ impl World {
         shell.adoptions = Batches::new(ADOPTIONS_IN_FLIGHT);
         shell.releases = Batches::new(RELEASES_IN_FLIGHT);
         let session = shell.session.take();
+        self.fence(worker);
+        let shell = &mut self.hosts[worker].shell;
         for watch in shell.watches.values_mut() {
             *watch = Watch { announced: watch.announced, ..Watch::default() };
         }
@@ -678,6 +681,7 @@ impl World {
         }
         let (sid, id) = (session.sid, session.worker_id.clone());
         shell.session = Some(Own { session, renewed: since });
+        self.lease_renewed(worker, since);
         self.feed(worker, Event::SessionGained(sid, id));
         self.ask_sweep(worker);
         if self.hosts[worker].shell.draining {
@@ -692,6 +696,7 @@ impl World {
         }
         let draining = shell.draining;
         self.note(|| format!("w{worker} loses its session"));
+        self.fence(worker);
         if self.mutant != Mutant::TrustsDeadSession {
             self.step(worker, Event::SessionLost);
         }
@@ -972,7 +977,9 @@ impl World {
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
             Action::Move { open, from, to, rescue } => Job::Move { open, from, to, rescue },
-            Action::Start { open, .. } => return self.start_command(worker, &open),
+            Action::Start { open, work, .. } => {
+                return self.start_command(worker, &open, work.execution().has_fence());
+            }
             Action::Kill(run_id, _) => return self.push_to(now + 5, worker, What::ProcessEnds(run_id)),
             Action::Record { record, settles } => {
                 self.hosts[worker].shell.sink.push(Entry { record, settles });
@@ -993,23 +1000,26 @@ impl World {
         self.spawn_soon(worker, era, job);
     }
 
-    fn start_command(&mut self, worker: usize, open: &OpenRun) {
+    fn start_command(&mut self, worker: usize, open: &OpenRun, fence: bool) {
         let by = (worker, self.hosts[worker].incarnation);
         let certain = self.is_up_to_date(worker);
-        self.checks.begins(&self.store, by, open, certain);
+        self.checks.begins(&self.store, by, open, fence, certain);
         let long = self.dice.percent(30);
-        let takes = if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
+        let mut takes = if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
+        if fence && self.faulty() && self.dice.percent(20) {
+            takes = self.dice.between(5_000, 15_000); // longer than a lease, which alone makes a fence needed
+        }
         let ends = self.now + takes;
         self.push_to(ends, worker, What::ProcessEnds(open.run_id.clone()));
     }
 
-    pub(super) fn process_ends(&mut self, worker: usize, run_id: &RunId) {
+    pub(super) fn process_ends(&mut self, worker: usize, run_id: &RunId, status: Status) {
         if self.checks.processes.remove(run_id).is_none() {
             return;
         }
         let at = self.time_of(worker);
         let ending = Ending {
-            status: Status::Succeeded,
+            status,
             err: String::new(),
             command: String::new(),
             output: String::new(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::clock::Timestamp;
 use common::domain::job::JobName;
+use common::domain::record::Status;
 use common::domain::run::RunId;
 use common::keys;
 use common::kv::{Error, LeaseId, Op, Revision, Txn};
@@ -87,6 +88,8 @@ pub(super) enum What {
     /// The sink stores what it has.
     Flush,
     ProcessEnds(RunId),
+    /// Runs with a fence must not go on, unless the lease was renewed.
+    FenceDue,
     /// It is found to have lost its session.
     LosesSession,
     Leaves,
@@ -99,6 +102,8 @@ pub(super) struct Host {
     pub(super) alive: bool,
     pub(super) shell: Shell,
     pub(super) frozen_until: i64,
+    /// Its runs with a fence are killed then.
+    pub(super) fence_at: i64,
     /// Its line to the store is cut until then.
     pub(super) cut_until: i64,
     /// Requests get through, answers do not.
@@ -170,6 +175,7 @@ impl World {
             alive: false,
             shell: Shell::new(),
             frozen_until: 0,
+            fence_at: 0,
             cut_until: 0,
             half_cut: false,
             skew: 0,
@@ -314,8 +320,11 @@ impl World {
         if host.incarnation != incarnation || !host.alive {
             return;
         }
-        if let What::ProcessEnds(run_id) = what {
-            return self.process_ends(worker, &run_id); // whether or not its worker sees it at once
+        match what {
+            // Whether or not its worker sees it at once.
+            What::ProcessEnds(run_id) => return self.process_ends(worker, &run_id, Status::Succeeded),
+            What::FenceDue => return self.fence_due(worker),
+            _ => {}
         }
         if self.now < host.frozen_until {
             let thaws = host.frozen_until;
@@ -343,7 +352,7 @@ impl World {
             What::Flush => self.flush(worker),
             What::LosesSession => self.lose_session(worker),
             What::Leaves => self.stop(worker),
-            What::ProcessEnds(_) => unreachable!("is done above"),
+            What::ProcessEnds(_) | What::FenceDue => unreachable!("is done above"),
         }
     }
 
