@@ -391,13 +391,13 @@ impl Fields {
         if unknown.is_empty() {
             return Ok(());
         }
-        let takes = known.join(", ");
+        let takes = taken(known);
         Err(Refusal::bad(format!("unknown field {}: this route takes {takes}", unknown.join(", "))))
     }
 
     /// A warning for each parameter that is not among `known`, but for `_`, by which browsers' libraries get past caches.
     pub(crate) fn warnings(&self, known: &[&str]) -> Vec<String> {
-        let takes = known.join(", ");
+        let takes = taken(known);
         let unknown = self.unknown(known).into_iter().filter(|name| name != "\"_\"");
         unknown
             .map(|name| format!("unknown parameter {name} was not looked at: this route takes {takes}"))
@@ -422,6 +422,11 @@ impl Fields {
         }
         None
     }
+}
+
+/// What a route takes, in a sentence.
+fn taken(known: &[&str]) -> String {
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
 }
 
 /// Decodes `+` and `%41`. Strict, where libraries put replacement characters: a command must arrive as it was meant or not at all.

@@ -556,9 +556,9 @@ mod tests {
         );
         assert_eq!(with(given(&json!({"enabled": true}))).schedule_hash(), hash);
         for (moving, expected) in [
-            (json!({"enabled": false}), "?1"),
-            (json!({"startAt": "2027-01-15T08:00:00Z"}), "?2"),
-            (json!({"endAt": "2027-01-15T09:00:00+01:00"}), "?3"),
+            (json!({"enabled": false}), "6dd06f8f1a41eb79"),
+            (json!({"startAt": "2027-01-15T08:00:00Z"}), "5dd18d79f64c3a09"),
+            (json!({"endAt": "2027-01-15T09:00:00+01:00"}), "e7b04ca55bc7b7f2"),
         ] {
             assert_eq!(with(given(&moving)).schedule_hash().to_string(), expected, "{moving}");
         }
