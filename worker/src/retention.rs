@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::clock::{self, Clock, Timestamp};
 use common::config::Settings;
-use common::ids::random_below;
+use common::ids::{backoff, random_below};
 use common::run_log::{Error, OUTPUT_KEPT_DAYS, RecordQuery, Removal, RunLog};
 
 use crate::retries::Retries;
@@ -25,6 +25,11 @@ const JOBS: u32 = 100;
 /// Younger records are never removed: a worker that could not reach the store of records for a day, and then hands its own in, must find whether
 /// they are there already. A day, and an hour for its clock and its way.
 const YOUNGEST_MS: i64 = 25 * HOUR_MS;
+
+/// Pauses before the store is prepared again double from the first to the second, in ms.
+const PREPARE_AGAIN_MS: u64 = 500;
+/// See [`PREPARE_AGAIN_MS`].
+const PREPARE_AGAIN_MS_MAX: u64 = 30_000;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -46,13 +51,15 @@ impl Retention {
     }
 }
 
-/// Removes for as long as the worker lives, while it is the `first` of the fleet. Should two believe to be it, both remove the same.
+/// Has the store prepared, and then removes for as long as the worker lives, while it is the `first` of the fleet. Should two believe to be it,
+/// both remove the same.
 pub(crate) async fn keep_up(
     run_log: Arc<dyn RunLog>,
     clock: Arc<dyn Clock>,
     retention: Retention,
     first: Arc<AtomicBool>,
 ) {
+    prepare(run_log.as_ref()).await;
     let retries = Retries::new("old records not removed");
     let mut pause = FIRST_SWEEP;
     loop {
@@ -69,6 +76,20 @@ pub(crate) async fn keep_up(
                 }
             }
             Err(why) => retries.failed(&why),
+        }
+    }
+}
+
+/// Makes the indexes. Apart from storing: among ten million records that takes longer than a call may, and no record may wait for it.
+async fn prepare(run_log: &dyn RunLog) {
+    let retries = Retries::new("record store not prepared (indexes)");
+    for failures in 0.. {
+        match run_log.prepare().await {
+            Ok(()) => return retries.worked(),
+            Err(why) => {
+                retries.failed(&why);
+                clock::sleep(backoff(failures, PREPARE_AGAIN_MS, PREPARE_AGAIN_MS_MAX)).await;
+            }
         }
     }
 }

@@ -186,10 +186,7 @@ async fn store_all(
     told: watch::Sender<u64>,
     live: Live,
 ) {
-    let (preparing, settling) =
-        (Retries::new("record store not prepared (indexes)"), Retries::new("open runs not settled"));
-    let storing = Retries::new("records not stored");
-    let mut prepared = false;
+    let (storing, settling) = (Retries::new("records not stored"), Retries::new("open runs not settled"));
     let mut unsettled: Vec<(Sid, u64)> = Vec::new();
     loop {
         let first = if unsettled.is_empty() {
@@ -205,15 +202,6 @@ async fn store_all(
             }
         };
         let batch = gather(first, &queue, settings).await;
-        if !prepared {
-            match run_log.prepare().await {
-                Ok(()) => {
-                    prepared = true;
-                    preparing.worked();
-                }
-                Err(why) => preparing.failed(&why), // again with the next batch
-            }
-        }
         store(run_log.as_ref(), &batch, &storing).await;
         for run_id in batch.iter().filter_map(|entry| entry.record.claim.as_ref()) {
             live.recorded(run_id);
