@@ -117,6 +117,9 @@ impl Drop for Guardian {
         {
             let mut state = self.told.state();
             state.closing = true;
+            if state.groups.is_empty() {
+                state.put(Order::Done);
+            }
             state.line = None;
         }
         let _ended_or_stopped = self.ended.recv_timeout(GOODBYE_MAX);

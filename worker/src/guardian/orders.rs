@@ -61,6 +61,8 @@ pub(super) enum Order {
     Ended(GroupId),
     /// Groups of this worker that are to be fenced may go on until then: nanoseconds of the boot clock.
     FenceAt(WorkerNumber, u64),
+    /// The process ends, and all its runs have ended: what they have left behind is not the guardian's to kill.
+    Done,
 }
 
 impl Order {
@@ -69,6 +71,7 @@ impl Order {
             Self::Begun(group, member) => (1, member.fence, member.worker, Some(group), member.number),
             Self::Ended(group) => (2, false, 0, Some(group), 0),
             Self::FenceAt(worker, at) => (3, false, worker, None, at),
+            Self::Done => (4, false, 0, None, 0),
         };
         let mut bytes = [0; BYTES];
         (bytes[0], bytes[1]) = (kind, u8::from(fence));
@@ -87,6 +90,7 @@ impl Order {
             (1, Some(group)) => Some(Self::Begun(group, Member { number: value, worker, fence: fence != 0 })),
             (2, Some(group)) => Some(Self::Ended(group)),
             (3, None) => Some(Self::FenceAt(worker, value)),
+            (4, None) => Some(Self::Done),
             _ => None,
         }
     }
@@ -105,6 +109,7 @@ mod tests {
             Order::Begun(group, Member { fence: false, ..member }),
             Order::Ended(group),
             Order::FenceAt(7, 1 << 60),
+            Order::Done,
         ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }

@@ -65,7 +65,9 @@ async fn guard(mut guarded: Guarded) -> anyhow::Result<()> {
             clock::sleep(GATHER).await;
         }
     }
-    guarded.kill_all();
+    if !guarded.done {
+        guarded.kill_all();
+    }
     Ok(())
 }
 
@@ -87,11 +89,14 @@ struct Guarded {
     groups: BTreeMap<GroupId, Member>,
     deadlines: BTreeMap<WorkerNumber, Deadline>,
     told: Told,
+    /// Its process ends, and nothing of it is left to kill.
+    done: bool,
 }
 
 impl Guarded {
     fn new(origin: Origin, first: u64) -> Self {
-        Self { origin, groups: BTreeMap::new(), deadlines: BTreeMap::new(), told: Told::all_below(first) }
+        let (groups, deadlines) = (BTreeMap::new(), BTreeMap::new());
+        Self { origin, groups, deadlines, told: Told::all_below(first), done: false }
     }
 
     /// Takes all whole orders.
@@ -109,6 +114,7 @@ impl Guarded {
                 Some(Order::FenceAt(worker, at)) => {
                     self.deadlines.insert(worker, Deadline { at, looked: false });
                 }
+                Some(Order::Done) => self.done = true,
                 None => tracing::error!(?order, "the guardian does not understand an order"),
             }
         }
