@@ -3,6 +3,7 @@
 
 use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::job::JobName;
+use crate::domain::run::RunId;
 use crate::domain::worker::Sid;
 
 /// `/cron/jobs/{name}`: written by the functions (and by other hands); the job's JSON; lives until deleted. The seed's
@@ -14,6 +15,9 @@ pub const KILLER: &str = "/cron/killer/";
 /// `/cron/lock/{name}`: written by the worker that runs the job, empty by a seed worker; absent = no run of the job is going. The
 /// seed's `JOB_LOCK_DIR`.
 pub const LOCK: &str = "/cron/lock/";
+/// `/cron/shared/{name}/{run id}`: written by the worker that claims a run of a job with `concurrency: allow`, in the place of the lock; goes
+/// with the run's end or its session; none = no such run of the job is going.
+pub const SHARED: &str = "/cron/shared/";
 /// `/cron/workers/{id}`: written by the worker of that id, empty by a seed worker; absent = no such worker, or it drains. The seed's
 /// `JOB_WORKER_DIR`.
 pub const WORKERS: &str = "/cron/workers/";
@@ -61,6 +65,18 @@ pub fn killer(name: &JobName) -> String {
 #[must_use]
 pub fn lock(name: &JobName) -> String {
     format!("{LOCK}{name}")
+}
+
+/// What a run without the lock holds in its place.
+#[must_use]
+pub fn shared(name: &JobName, run_id: &RunId) -> String {
+    format!("{}{run_id}", shared_of(name))
+}
+
+/// What all runs of the job hold that go without the lock. Names have no `/`: it is no other job's.
+#[must_use]
+pub fn shared_of(name: &JobName) -> String {
+    format!("{SHARED}{name}/")
 }
 
 /// A worker's registration.
@@ -139,6 +155,13 @@ pub fn parse_lock(key: &crate::kv::Key) -> Option<JobName> {
     JobName::parse(key.strip_prefix(LOCK)?).ok()
 }
 
+/// The job and the run in `/cron/shared/{name}/{run id}`.
+#[must_use]
+pub fn parse_shared(key: &crate::kv::Key) -> Option<(JobName, RunId)> {
+    let (name, run_id) = key.strip_prefix(SHARED)?.split_once('/')?;
+    Some((JobName::parse(name).ok()?, RunId::from_text(run_id)))
+}
+
 /// The session in `/cron/sessions/{sid}`.
 #[must_use]
 pub fn parse_session(key: &crate::kv::Key) -> Option<Sid> {
@@ -156,6 +179,8 @@ mod tests {
             let name = JobName::parse(name).unwrap();
             assert_eq!(parse_fired(&Key::from(fired(&name))), Some(name.clone()));
             assert_eq!(Key::from(job(&name)).strip_prefix(JOBS), Some(name.as_str()));
+            let run_id = RunId::new(Sid(7), 1);
+            assert_eq!(parse_shared(&Key::from(shared(&name, &run_id))), Some((name.clone(), run_id)));
             assert_eq!(parse_lock(&Key::from(lock(&name))), Some(name));
         }
         for sid in [Sid(1), Sid(0x694d_7f00_1234_5678), Sid(i64::MAX)] {

@@ -9,11 +9,10 @@ use common::clock;
 use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
-use lambda_http::request::RequestContext;
-use lambda_http::{Body, Request, RequestExt as _};
+use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::idempotency;
+use crate::{caller, idempotency};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -236,7 +235,7 @@ impl Call {
         Self {
             query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
-            caller: caller(&request),
+            caller: caller::of(&request),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -324,7 +323,7 @@ impl Call {
         Ok(Some(media_type).filter(|media_type| !media_type.is_empty()))
     }
 
-    /// Who sent it, where the gateway has asked for a signature: an ARN.
+    /// Who sends it, in words; `None` = nothing is known.
     pub(crate) fn caller(&self) -> Option<&str> {
         self.caller.as_deref()
     }
@@ -332,13 +331,6 @@ impl Call {
     /// The headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
-    }
-}
-
-fn caller(request: &Request) -> Option<String> {
-    match request.request_context_ref()? {
-        RequestContext::ApiGatewayV2(context) => context.authorizer.as_ref()?.iam.as_ref()?.user_arn.clone(),
-        _ => None,
     }
 }
 

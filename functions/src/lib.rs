@@ -1,5 +1,6 @@
 //! The HTTP API: the table of routes, the handlers, and what serves one of them as a Lambda function.
 
+pub mod caller;
 pub mod endpoints;
 pub mod http;
 mod idempotency;
@@ -78,7 +79,9 @@ pub static ROUTES: [Route; 16] = [
         path: "/job/kill",
         methods: kill::METHODS,
         function: "kill",
-        handler: |ports, request| Box::pin(async move { kill::handle(&*ports.kv, request).await }),
+        handler: |ports, request| {
+            Box::pin(async move { kill::handle(&*ports.kv, &*ports.clock, request).await })
+        },
     },
     Route {
         path: "/job/pause",

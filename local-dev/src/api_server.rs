@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::api::errno::Kind;
 use common::clock;
 use functions::Ports;
+use functions::caller::Peer;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
 use functions::invocation::Invocation;
 use http_body_util::{BodyExt as _, Full};
@@ -105,7 +106,8 @@ async fn connection(stream: TcpStream, ports: Ports, stopping: watch::Receiver<b
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection without TCP_NODELAY");
     }
-    let service = service_fn(|request| respond(&ports, request));
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
+    let service = service_fn(|request| respond(&ports, peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
@@ -143,9 +145,13 @@ where
 
 async fn respond(
     ports: &Ports,
+    peer: Option<Peer>,
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    if let Some(peer) = peer {
+        parts.extensions.insert(peer);
+    }
     let path = parts.uri.path().to_owned();
     let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
     let invocation = Invocation::of_local(&request);

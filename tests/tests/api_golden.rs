@@ -547,7 +547,9 @@ async fn a_kill_names_the_open_run_and_goes_with_its_lease() {
     let (status, reply) = stage.post("/job/kill", json!({"name": "a", "runId": "7-3"})).await;
     assert_eq!((status, &reply["data"]), (200, &json!({"runIds": ["7-3"]})), "{reply}");
     let put = stage.pair("/cron/killer/a").await.unwrap();
-    assert_eq!(KillRequest::decode(&put.value).unwrap().unwrap().run_ids, [run]);
+    let asked = KillRequest::decode(&put.value).unwrap().unwrap();
+    assert_eq!((asked.run_ids, asked.at), (vec![run], Some(NOW)));
+    assert_eq!(asked.by.as_deref(), Some("an unknown address"), "no gateway has told it");
     let left = stage.kv.inner.keep_alive(put.lease.unwrap()).await.unwrap();
     assert_eq!(left, Duration::from_secs(KILL_TTL_SECONDS));
 }

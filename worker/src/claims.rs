@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::clock::Timestamp;
 use common::domain::job::JobName;
+use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
@@ -15,12 +16,13 @@ use futures::future::join_all;
 
 use crate::batches::{Batched, Bounds};
 use crate::scheduler::{
-    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
+    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
 const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three.
+/// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three. (One that is `exclusive`
+/// compares a fourth thing and goes alone.)
 pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
 /// Most marks that are put by one transaction: each compares two keys beside the session's.
 pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 1) / 2;
@@ -47,8 +49,11 @@ const PAUSED: usize = 1;
 const JOB: usize = 2;
 const MARK: usize = 3;
 const LOCK: usize = 4;
+const SHARED: usize = 5;
 /// And from here on open runs.
-const OPEN: usize = 5;
+const OPEN: usize = 6;
+/// Runs without the lock are told up to so many: those that are replaced go so many at a time.
+const HOLDERS_MAX: usize = 16;
 
 impl Batched for Claim {
     fn is_alone(&self) -> bool {
@@ -69,6 +74,7 @@ fn claim_txn(claim: &Claim) -> Txn {
         Op::get(keys::job(name)),
         Op::get(keys::fired(name)),
         Op::get(keys::lock(name)),
+        Op::Range(Range::prefix(keys::shared_of(name)).limit(HOLDERS_MAX)),
         Op::get(keys::runs(claim.sid, claim.seq)),
     ];
     otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
@@ -92,10 +98,15 @@ fn batch_txn(claims: &[Claim]) -> Txn {
             then.push(put_open(&claim.open, (claim.sid, claim.seq)));
         }
         if claim.kind == ClaimKind::Run {
-            when.push(match claim.over_lock {
-                None => Compare::absent(keys::lock(name)),
-                Some(revision) => Compare::unchanged(keys::lock(name), revision),
-            });
+            if !claim.open.unlocked {
+                when.push(match claim.over_lock {
+                    None => Compare::absent(keys::lock(name)),
+                    Some(revision) => Compare::unchanged(keys::lock(name), revision),
+                });
+            }
+            if claim.exclusive {
+                when.push(Compare::NoneIn(Span::prefix(keys::shared_of(name))));
+            }
             then.push(put_lock(&claim.open, claim.sid));
         }
     }
@@ -107,10 +118,14 @@ fn put_open(open: &OpenRun, (sid, seq): (Sid, u64)) -> Op {
     Op::put(keys::runs(sid, seq), OpenRuns::new(vec![open.clone()]).encode())
 }
 
-/// The job's lock, held by this run for as long as the session lives.
+/// The job's lock, or what the run holds in its place, for as long as the session lives.
 fn put_lock(open: &OpenRun, sid: Sid) -> Op {
     let holder = LockHolder::new(sid, open.run_id.clone());
-    Op::put_leased(keys::lock(&open.job), holder.encode(), sid.lease())
+    Op::put_leased(lock_key(&open.job, &open.run_id, open.unlocked), holder.encode(), sid.lease())
+}
+
+fn lock_key(job: &JobName, run_id: &RunId, unlocked: bool) -> String {
+    if unlocked { keys::shared(job, run_id) } else { keys::lock(job) }
 }
 
 /// What every write of a mark compares beside the session that writes (P3): the job and its mark are those that it was decided from.
@@ -148,7 +163,7 @@ pub(crate) async fn claim_all(kv: &dyn Kv, claims: &[Claim]) -> Vec<ClaimAnswer>
 pub(crate) async fn claim(kv: &dyn Kv, claim: &Claim) -> ClaimAnswer {
     match kv.txn(claim_txn(claim)).await {
         Ok(reply) if reply.succeeded => ClaimAnswer::Won(reply.revision),
-        Ok(reply) => ClaimAnswer::Refused(refusal(&reply)),
+        Ok(reply) => ClaimAnswer::Refused(refusal(claim, &reply)),
         Err(why) => unanswered(&why, claim),
     }
 }
@@ -163,13 +178,19 @@ fn unanswered(why: &kv::Error, claim: &Claim) -> ClaimAnswer {
     }
 }
 
-fn refusal(reply: &TxnReply) -> Refusal {
-    let lock = match reply.pair(LOCK) {
-        None => LockSeen::Free,
+fn refusal(claim: &Claim, reply: &TxnReply) -> Refusal {
+    let shared = reply.pairs(SHARED).iter().filter(|_| claim.exclusive);
+    let lock = reply.pair(LOCK).filter(|_| !claim.open.unlocked);
+    let mut holders: Vec<Holder> = shared.filter_map(holder).collect();
+    holders.extend(lock.and_then(holder));
+    let lock = match lock {
         Some(pair) if pair.value.is_empty() => LockSeen::HeldBySeed,
         Some(_) => LockSeen::Held,
+        None if claim.exclusive && !reply.pairs(SHARED).is_empty() => LockSeen::Held,
+        None => LockSeen::Free,
     };
     Refusal {
+        holders,
         session_alive: reply.pair(SESSION).is_some(),
         paused: reply.pair(PAUSED).is_some(),
         job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
@@ -177,6 +198,40 @@ fn refusal(reply: &TxnReply) -> Refusal {
         lock,
         open: (OPEN..reply.replies.len()).filter_map(|index| open_seen(reply.pair(index)?)).collect(),
     }
+}
+
+/// Who holds this. Not a seed worker, whose lock says nothing, nor a newer version, whose lock cannot be read.
+fn holder(pair: &Pair) -> Option<Holder> {
+    let run_id = LockHolder::decode(&pair.value).ok()??.run_id;
+    Some(Holder { run_id, unlocked: keys::parse_shared(&pair.key).is_some(), revision: pair.mod_revision })
+}
+
+/// Asks for the runs to be killed that keep a claim from being made (design P13). All that the claim compares is compared here, and that
+/// each run still holds what it holds: a request that comes late, when its fire is claimed or let go, the job edited or a run over, kills
+/// nobody. `Ok` also when nothing was asked for.
+pub(crate) async fn replace(
+    kv: &dyn Kv,
+    claim: &Claim,
+    holders: &[Holder],
+    killed: Killed,
+) -> Result<(), kv::Error> {
+    let name = &claim.open.job;
+    let lease = kv.grant(Duration::from_secs(KILL_TTL_SECONDS)).await?;
+    // If this process dies here, the lease ends without a key. Whoever claims the fire next asks anew.
+    let mut when = vec![Compare::exists(keys::session(claim.sid)), Compare::absent(keys::PAUSED)];
+    when.extend(unchanged(name, claim.job_revision, (claim.mark_revision, claim.mark_value.as_ref())));
+    when.extend(
+        holders
+            .iter()
+            .map(|held| Compare::unchanged(lock_key(name, &held.run_id, held.unlocked), held.revision)),
+    );
+    let run_ids = holders.iter().map(|held| held.run_id.clone()).collect();
+    let request = KillRequest::new(run_ids, killed).encode();
+    let then = vec![Op::put_leased(keys::killer(name), request, lease)];
+    if !kv.txn(Txn { when, then, otherwise: Vec::new() }).await?.succeeded {
+        kv.revoke(lease).await?;
+    }
+    Ok(())
 }
 
 /// The open run of a claim's own key. One that cannot be read is not this claim's.
@@ -258,12 +313,14 @@ pub(crate) struct HeldLock {
     pub(crate) job: JobName,
     pub(crate) revision: Revision,
     pub(crate) holder: LockHolder,
+    /// It is what its run holds in the place of the lock.
+    pub(crate) unlocked: bool,
 }
 
 impl HeldLock {
     /// The lock that a run of this session holds.
-    pub(crate) fn new(job: JobName, revision: Revision, sid: Sid, run_id: RunId) -> Self {
-        Self { job, revision, holder: LockHolder::new(sid, run_id) }
+    pub(crate) fn new(job: JobName, revision: Revision, sid: Sid, run_id: RunId, unlocked: bool) -> Self {
+        Self { job, revision, holder: LockHolder::new(sid, run_id), unlocked }
     }
 }
 
@@ -277,7 +334,7 @@ impl Batched for HeldLock {
 /// (any more).
 pub(crate) async fn release_all(kv: &dyn Kv, locks: &[HeldLock]) -> Result<(), kv::Error> {
     let mut each = locks.iter().map(|lock| {
-        let key = keys::lock(&lock.job);
+        let key = lock_key(&lock.job, &lock.holder.run_id, lock.unlocked);
         let value = Compare::Value(key.as_str().into(), lock.holder.encode());
         Txn {
             when: vec![Compare::unchanged(key.as_str(), lock.revision), value],
@@ -332,14 +389,13 @@ async fn move_run(
     from: (Sid, u64),
     to: (Sid, u64),
 ) -> Result<MoveAnswer, kv::Error> {
+    let lock = lock_key(&open.job, &open.run_id, open.unlocked);
+    let mut when = vec![Compare::exists(keys::session(to.0)), Compare::exists(keys::runs(from.0, from.1))];
+    when.extend((!open.unlocked).then(|| Compare::absent(lock.as_str())));
     let txn = Txn {
-        when: vec![
-            Compare::exists(keys::session(to.0)),
-            Compare::exists(keys::runs(from.0, from.1)),
-            Compare::absent(keys::lock(&open.job)),
-        ],
+        when,
         then: moved_with_lock(open, from, to),
-        otherwise: vec![Op::get(keys::lock(&open.job)), Op::get(keys::session(to.0))],
+        otherwise: vec![Op::get(lock), Op::get(keys::session(to.0))],
     };
     let reply = kv.txn(txn).await?;
     if reply.succeeded {
@@ -363,6 +419,7 @@ async fn rescue_run(
     to: (Sid, u64),
 ) -> Result<MoveAnswer, kv::Error> {
     let (old_key, new_key) = (keys::runs(from.0, from.1), keys::runs(to.0, to.1));
+    let lock = lock_key(&open.job, &open.run_id, open.unlocked);
     let txn = Txn {
         when: vec![
             Compare::exists(keys::session(to.0)),
@@ -371,7 +428,7 @@ async fn rescue_run(
         ],
         then: vec![put_open(open, from)],
         otherwise: vec![
-            Op::get(keys::lock(&open.job)),
+            Op::get(lock.as_str()),
             Op::get(old_key.as_str()),
             Op::get(new_key),
             Op::get(keys::session(to.0)),
@@ -391,7 +448,7 @@ async fn rescue_run(
     };
     let decided = || vec![Compare::exists(keys::session(to.0)), Compare::unchanged(old_key.as_str(), old)];
     let mut when = decided();
-    when.push(Compare::absent(keys::lock(&open.job)));
+    when.extend((!open.unlocked).then(|| Compare::absent(lock)));
     let txn = Txn { when, then: moved_with_lock(open, from, to), otherwise: Vec::new() };
     let reply = kv.txn(txn).await?;
     if reply.succeeded {

@@ -739,9 +739,10 @@ impl Driver {
             unknown.open = reading.open;
             unknown.open.retain(|pair| !self.knows_open(pair));
             unknown.leased = reading.leased;
-            unknown.leased.retain(|key| match keys::parse_lock(key) {
-                Some(job) => !self.scheduler.knows_lock(&job),
-                None => {
+            unknown.leased.retain(|key| match (keys::parse_lock(key), keys::parse_shared(key)) {
+                (Some(job), _) => !self.scheduler.knows_lock(&job),
+                (None, Some((job, run_id))) => !self.scheduler.knows_shared(&job, &run_id),
+                (None, None) => {
                     let registration = key.strip_prefix(keys::WORKERS).is_some();
                     registration && !self.registering_again && key.as_bytes() != name.as_bytes()
                 }
@@ -934,8 +935,8 @@ impl Driver {
                     }
                 });
             }
-            Action::Release { run_id, job, sid, lock_revision, not_before } => {
-                let lock = HeldLock::new(job, lock_revision, sid, run_id);
+            Action::Release { run_id, job, sid, lock_revision, unlocked, not_before } => {
+                let lock = HeldLock::new(job, lock_revision, sid, run_id, unlocked);
                 let wait_ms = not_before.ms_since(self.ports.clock.now());
                 if wait_ms <= 0 {
                     return self.releases.put(lock);
@@ -947,6 +948,16 @@ impl Driver {
                     let only = std::slice::from_ref(&lock);
                     until_answered(&retries.locks, || claims::release_all(kv.as_ref(), only)).await;
                     Some(Event::Released(lock.holder.run_id))
+                });
+            }
+            Action::Replace { claim, holders, killed } => {
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
+                tokio::spawn(async move {
+                    // Asked again for as long as the fire waits.
+                    match claims::replace(kv.as_ref(), &claim, &holders, killed).await {
+                        Ok(()) => retries.replacing.worked(),
+                        Err(why) => retries.replacing.failed(&why),
+                    }
                 });
             }
             Action::Move { open, from, to, rescue } => {
@@ -1234,8 +1245,11 @@ fn say(report: &Report) {
         Report::LeftToSeed(job, plan_time) => {
             tracing::warn!(%job, %plan_time, "a seed worker holds the job's lock: fires count as run by it until it lets go");
         }
-        Report::ClosedAsLost(run_id) => {
+        Report::ClosedAsLost { run_id, killed: true } => {
             tracing::warn!(%run_id, "run was closed as lost while its session was gone: killed")
+        }
+        Report::ClosedAsLost { run_id, killed: false } => {
+            tracing::warn!(%run_id, "run was closed as lost while its session was gone: it goes on, since runs of its job may overlap")
         }
         Report::TooLate(open) => {
             tracing::warn!(job = %open.job, plan_time = %open.plan_time, "claimed too late: skipped")

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::clock::{self, Clock, Timestamp};
 use common::domain::job::JobName;
-use common::domain::kill::KillRequest;
+use common::domain::kill::{KillRequest, Killed};
 use common::domain::record::{Record, Status};
 use common::domain::run::{OpenRun, OpenRuns};
 use common::keys;
@@ -193,17 +193,23 @@ async fn an_edit_in_the_lead_runs_once_as_edited() {
     lead.over().await;
 }
 
+fn by_test() -> Killed {
+    Killed { by: "a test".to_owned(), at: Timestamp::from_ms(7) }
+}
+
 #[tokio::test]
 async fn what_is_killed_in_the_lead_never_begins() {
     let lead = Lead::entered().await;
     let killed = lead.runs.iter().find(|run| run.job.as_str() == "a").unwrap();
-    let request = KillRequest::new(vec![killed.run_id.clone()]).encode();
+    let request = KillRequest::new(vec![killed.run_id.clone()], by_test()).encode();
     put(lead.ports.kv.as_ref(), keys::killer(&killed.job), request).await;
-    wait_for("its record", async || {
+    let record = wait_for("its record", async || {
         let records = records(lead.ports.run_log.as_ref(), "a").await;
         records.into_iter().find(|record| record.err == "killed before its start")
     })
     .await;
+    let asked = by_test();
+    assert_eq!((record.killed_by, record.killed_at), (Some(asked.by), Some(asked.at)));
     lead.begin().await;
     assert_eq!(lines(&lead.written()), [("b", "first")]);
     lead.over().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::clock::{self, Clock, SystemClock, Timestamp};
 use common::domain::job::{JobName, ScheduleHash};
-use common::domain::kill::KillRequest;
+use common::domain::kill::{KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::output::Chunk;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
@@ -31,7 +31,7 @@ use crate::follow::{News, follow};
 use crate::live::Live;
 use crate::retention::Retention;
 use crate::scheduler::{
-    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
+    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
 use crate::sink::{BatchSettings, Entry, Sink};
 use crate::{audit, claims, session, sweep};
@@ -76,7 +76,12 @@ fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
         command: "true".to_owned(),
         trigger: Trigger::Schedule,
         skipped: None,
+        unlocked: false,
     }
+}
+
+fn by_test() -> Killed {
+    Killed { by: "a test".to_owned(), at: T }
 }
 
 /// A job with its mark, and the claim of its fire at `T`.
@@ -99,6 +104,7 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
             mark_revision,
             mark_value: based.stored_value(),
             mark,
+            exclusive: false,
             over_lock: None,
             replaces: None,
             alone: false,
@@ -145,7 +151,7 @@ async fn a_claim_puts_the_mark_the_lock_and_the_open_run() {
 
 /// The lock that a claim has put at this revision.
 fn held(claim: &Claim, revision: kv::Revision) -> HeldLock {
-    HeldLock::new(claim.open.job.clone(), revision, claim.sid, claim.open.run_id.clone())
+    HeldLock::new(claim.open.job.clone(), revision, claim.sid, claim.open.run_id.clone(), claim.open.unlocked)
 }
 
 /// Jobs `a` to `c` with their marks, and the claims of their fires at `T`.
@@ -160,7 +166,7 @@ async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
         let open = OpenRun { job, ..open_run(sid, seq, T) };
         let mark = based.claimed(T, open.run_id.clone(), sid);
         let kind = ClaimKind::Run;
-        let (over_lock, replaces, alone) = (None, None, false);
+        let (exclusive, over_lock, replaces, alone) = (false, None, None, false);
         claims.push(Claim {
             kind,
             sid,
@@ -170,6 +176,7 @@ async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
             mark_revision,
             mark_value: based.stored_value(),
             mark,
+            exclusive,
             over_lock,
             replaces,
             alone,
@@ -262,6 +269,98 @@ async fn of_many_locks_only_those_of_the_claims_are_freed() {
     claims::release_all(&kv, &locks).await.unwrap();
     let left = kv.range(Range::prefix(keys::LOCK)).await.unwrap().pairs;
     assert_eq!(left.iter().map(|pair| pair.mod_revision).collect::<Vec<_>>(), [taken_since]);
+}
+
+/// The claim of a run that goes without the lock.
+async fn claimable_without_lock(kv: &dyn Kv) -> (Sid, Claim) {
+    let (sid, mut claim) = claimable(kv).await;
+    (claim.open.unlocked, claim.mark.unlocked) = (true, true);
+    (sid, claim)
+}
+
+/// The claim of the fire after `before`, with the lock.
+fn next_claim(before: &Claim, mark_revision: Revision) -> Claim {
+    let open = open_run(before.sid, 2, T.plus_ms(1000));
+    let mut mark = before.mark.claimed(T.plus_ms(1000), open.run_id.clone(), before.sid);
+    mark.unlocked = false;
+    let mark_value = before.mark.stored_value();
+    Claim { seq: 2, open, mark_revision, mark_value, mark, exclusive: true, ..before.clone() }
+}
+
+#[tokio::test]
+async fn a_run_without_the_lock_goes_beside_one_with_it_and_frees_what_is_its_own() {
+    let kv = store();
+    let (sid, claim) = claimable_without_lock(&kv).await;
+    let taken = put(&kv, keys::lock(&job()), LockHolder::new(sid, RunId::new(sid, 9)).encode()).await;
+    let ClaimAnswer::Won(revision) = claims::claim(&kv, &claim).await else { panic!("won") };
+    assert_eq!(get(&kv, keys::lock(&job())).await.unwrap().mod_revision, taken);
+    let own = get(&kv, keys::shared(&job(), &claim.open.run_id)).await.unwrap();
+    assert_eq!((own.mod_revision, own.lease), (revision, Some(sid.lease())));
+    claims::release_all(&kv, &[held(&claim, revision)]).await.unwrap();
+    assert_eq!(get(&kv, keys::shared(&job(), &claim.open.run_id)).await, None);
+    assert!(get(&kv, keys::lock(&job())).await.is_some());
+}
+
+#[tokio::test]
+async fn whoever_takes_the_lock_is_told_which_runs_go_without_it() {
+    let kv = store();
+    let (_, claim) = claimable_without_lock(&kv).await;
+    let ClaimAnswer::Won(revision) = claims::claim(&kv, &claim).await else { panic!("won") };
+    let next = next_claim(&claim, revision);
+    let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &next).await else { panic!("refused") };
+    let holder = Holder { run_id: claim.open.run_id.clone(), unlocked: true, revision };
+    assert_eq!((refusal.lock, refusal.holders), (LockSeen::Held, vec![holder]));
+    claims::release_all(&kv, &[held(&claim, revision)]).await.unwrap();
+    assert!(matches!(claims::claim(&kv, &next).await, ClaimAnswer::Won(_)));
+}
+
+#[tokio::test]
+async fn a_run_is_asked_to_make_room_only_while_the_fire_could_be_claimed_but_for_it() {
+    type Change = fn(&Claim) -> (kv::Key, Vec<u8>);
+    let changes: [Option<Change>; 5] = [
+        None,
+        Some(|_| (keys::PAUSED.into(), b"1".to_vec())),
+        Some(|claim| (keys::job(&claim.open.job).into(), b"{}".to_vec())),
+        Some(|claim| (keys::fired(&claim.open.job).into(), claim.mark.encode())),
+        Some(|claim| (keys::lock(&claim.open.job).into(), b"another's".to_vec())),
+    ];
+    for (row, change) in changes.into_iter().enumerate() {
+        let kv = store();
+        let (sid, claim) = claimable(&kv).await;
+        let before = LockHolder::new(sid, RunId::new(sid, 9));
+        put(&kv, keys::lock(&job()), before.encode()).await;
+        let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &claim).await else { panic!("refused") };
+        if let Some((key, value)) = change.map(|change| change(&claim)) {
+            put(&kv, key, value).await;
+        }
+        claims::replace(&kv, &claim, &refusal.holders, by_test()).await.unwrap();
+        let asked = get(&kv, keys::killer(&job())).await;
+        assert_eq!(asked.is_some(), row == 0, "row {row}");
+        if let Some(asked) = asked {
+            let request = KillRequest::decode(&asked.value).unwrap().unwrap();
+            assert_eq!((request.run_ids, request.by), (vec![before.run_id], Some(by_test().by)));
+        }
+    }
+    let kv = store();
+    let (sid, claim) = claimable(&kv).await;
+    kv.revoke(sid.lease()).await.unwrap();
+    claims::replace(&kv, &claim, &[], by_test()).await.unwrap();
+    assert_eq!(get(&kv, keys::killer(&job())).await, None, "its session is over");
+}
+
+#[tokio::test]
+async fn a_run_without_the_lock_moves_to_a_new_session_and_is_seen_there() {
+    let kv = store();
+    let (old, claim) = claimable_without_lock(&kv).await;
+    assert!(matches!(claims::claim(&kv, &claim).await, ClaimAnswer::Won(_)));
+    kv.revoke(old.lease()).await.unwrap();
+    let new = open_session(&kv).await;
+    put(&kv, keys::lock(&job()), LockHolder::new(new, RunId::new(new, 9)).encode()).await;
+    let moved = || claims::take_over(&kv, &claim.open, (old, 1), (new, 1), false);
+    let answer = moved().await.unwrap();
+    let own = get(&kv, keys::shared(&job(), &claim.open.run_id)).await.unwrap();
+    assert_eq!((answer, own.lease), (MoveAnswer::Done(own.mod_revision), Some(new.lease())));
+    assert_eq!(moved().await.unwrap(), answer, "sent again, as after a lost answer");
 }
 
 #[tokio::test]
@@ -470,7 +569,7 @@ async fn a_rescue_that_comes_late_puts_no_lock_of_a_run_that_is_over() {
     let Ok(MoveAnswer::Done(lock)) = rescue().await else { panic!("the second sending commits") };
     // The run ends.
     claims::settle(&kv, &[(new, 1)]).await.unwrap();
-    let lock = HeldLock::new(job(), lock, new, open.run_id.clone());
+    let lock = HeldLock::new(job(), lock, new, open.run_id.clone(), false);
     claims::release_all(&kv, &[lock]).await.unwrap();
     let late = kv.held_back.lock().unwrap().take().unwrap();
     assert!(!kv.inner.txn(late).await.unwrap().succeeded);
@@ -997,7 +1096,7 @@ async fn a_kill_request_ends_the_run_that_it_names() {
     })
     .await;
     delete(kv, keys::job(&open.job)).await; // or it would run again
-    put(kv, keys::killer(&open.job), KillRequest::new(vec![open.run_id.clone()]).encode()).await;
+    put(kv, keys::killer(&open.job), KillRequest::new(vec![open.run_id.clone()], by_test()).encode()).await;
     let killed = wait_for("its record", async || {
         let records = records(ports.run_log.as_ref(), "long").await;
         records.into_iter().find(|record| record.claim.as_ref() == Some(&open.run_id))

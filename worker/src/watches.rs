@@ -21,7 +21,7 @@ use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::exec::gate::GateFile;
 use crate::follow::{News, follow};
-use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, Members};
+use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, KillSeen, Members};
 use crate::session::{Session, Standing};
 use crate::witness::Era;
 
@@ -321,7 +321,11 @@ pub(crate) fn kill_events(news: &News) -> Vec<Event> {
 fn kill_asked(pair: &Pair) -> Option<Event> {
     let name = JobName::parse(pair.key.strip_prefix(keys::KILLER)?).ok()?;
     match KillRequest::decode(&pair.value) {
-        Ok(request) => Some(Event::KillAsked(name, request.map(|r| r.run_ids), pair.mod_revision)),
+        Ok(request) => {
+            let (by, at) = request.as_ref().map_or((None, None), |request| (request.by.clone(), request.at));
+            let run_ids = request.map(|request| request.run_ids);
+            Some(Event::KillAsked(name, KillSeen { run_ids, revision: pair.mod_revision, by, at }))
+        }
         Err(why) => {
             tracing::error!(key = %pair.key, %why, "kill request cannot be read: nothing is killed");
             None

@@ -29,6 +29,9 @@ pub struct Mark {
     pub base: Timestamp,
     /// [`crate::domain::job::Job::schedule_hash`] of the definition that `base` belongs to.
     pub hash: ScheduleHash,
+    /// A run that was claimed without the lock may be going (`concurrency: allow`): whoever takes the lock next makes sure that none is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlocked: bool,
     /// This version writes for it the very value that was read.
     #[serde(skip)]
     is_whole: bool,
@@ -40,15 +43,15 @@ impl Mark {
     pub fn based(previous: Option<&Self>, base: Timestamp, hash: ScheduleHash) -> Self {
         let (plan_time, run_id, sid) =
             previous.map_or((Timestamp::ZERO, None, None), |m| (m.plan_time, m.run_id.clone(), m.sid));
-        Self { v: VERSION, plan_time, run_id, sid, base, hash, is_whole: true }
+        let unlocked = previous.is_some_and(|mark| mark.unlocked);
+        Self { v: VERSION, plan_time, run_id, sid, base, hash, unlocked, is_whole: true }
     }
 
     /// The mark moved to `plan_time` by a claim.
     #[must_use]
     pub fn claimed(&self, plan_time: Timestamp, run_id: RunId, sid: Sid) -> Self {
         debug_assert!(plan_time > self.plan_time, "a mark only moves forward");
-        let (base, hash) = (self.base, self.hash);
-        Self { v: VERSION, plan_time, run_id: Some(run_id), sid: Some(sid), base, hash, is_whole: true }
+        Self { v: VERSION, plan_time, run_id: Some(run_id), sid: Some(sid), is_whole: true, ..self.clone() }
     }
 
     /// Reads a stored mark.

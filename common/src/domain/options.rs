@@ -54,6 +54,31 @@ impl Misfire {
     }
 }
 
+/// What becomes of a fire whose job is still running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Concurrency {
+    /// It is let go: two runs of the job do not overlap.
+    #[default]
+    Forbid,
+    /// It runs beside the others.
+    Allow,
+    /// The run that goes is killed, and the fire runs when it is over.
+    Replace,
+}
+
+impl Concurrency {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Forbid, "forbid"), (Self::Allow, "allow"), (Self::Replace, "replace")];
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(concurrency, _)| concurrency)
+    }
+
+    fn as_str(self) -> &'static str {
+        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, text)| text)
+    }
+}
+
 /// The labels that a worker must have to run a job: all of them, each with this value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Selector(Labels);
@@ -143,6 +168,8 @@ pub struct JobOptions {
     pub start_at: Option<Moment>,
     /// It has no fires from this time on.
     pub end_at: Option<Moment>,
+    /// See [`Concurrency`].
+    pub concurrency: Option<Concurrency>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -294,6 +321,16 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.execution.fence.map(Value::from),
     },
+    Field {
+        name: "concurrency",
+        read: |options, value| {
+            let concurrency = value.as_str().and_then(Concurrency::parse);
+            let wrong = "is none of \"forbid\", \"allow\" and \"replace\": write one of them, or leave it out for \"forbid\"";
+            options.concurrency = Some(concurrency.ok_or_else(|| wrong.to_owned())?);
+            Ok(())
+        },
+        write: |options| options.concurrency.map(|concurrency| concurrency.as_str().into()),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -342,6 +379,12 @@ impl JobOptions {
     #[must_use]
     pub fn misfire(&self) -> Misfire {
         self.misfire.unwrap_or_default()
+    }
+
+    /// What becomes of a fire whose job is still running.
+    #[must_use]
+    pub fn concurrency(&self) -> Concurrency {
+        self.concurrency.unwrap_or_default()
     }
 
     /// How late a fire may still start, in ms.
@@ -412,6 +455,9 @@ mod tests {
             json!({"enabled": true}),
             json!({"fence": true}),
             json!({"fence": false}),
+            json!({"concurrency": "forbid"}),
+            json!({"misfire": "all", "concurrency": "allow"}),
+            json!({"concurrency": "replace"}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -433,6 +479,8 @@ mod tests {
             ("misfire", json!("often"), "\"once\" and \"all\""),
             ("misfire", json!(null), "leave it out"),
             ("misfire", json!("Once"), "none of"),
+            ("concurrency", json!("Allow"), "\"forbid\", \"allow\" and \"replace\""),
+            ("concurrency", json!(false), "leave it out for \"forbid\""),
             ("startDeadlineSeconds", json!(-1), "0 to 604800"),
             ("startDeadlineSeconds", json!(604_801), "for 60"),
             ("startDeadlineSeconds", json!(1.5), "whole number"),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::domain::job::JobName;
+use crate::domain::kill::Killed;
 use crate::domain::run::{OpenRun, RunId, Trigger};
 use crate::schedule::Fires;
 
@@ -102,6 +103,8 @@ pub enum SkipReason {
     Superseded,
     /// No worker has the labels that the job wants.
     NoWorker,
+    /// A newer fire came before it could start (`concurrency: replace`).
+    Replaced,
 }
 
 impl SkipReason {
@@ -115,6 +118,7 @@ impl SkipReason {
             Self::Disabled => "skipped: the job was disabled before its start",
             Self::Superseded => "skipped: the job was edited before its start",
             Self::NoWorker => "skipped: no worker has the labels that the job wants",
+            Self::Replaced => "skipped: a newer fire came before it could start",
         }
     }
 }
@@ -214,6 +218,12 @@ pub struct Record {
     /// Bytes printed in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_bytes: Option<u64>,
+    /// Who had it killed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed_by: Option<String>,
+    /// When that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed_at: Option<Timestamp>,
     /// The fires let go, for status `skipped`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Skipped>,
@@ -242,6 +252,8 @@ impl Record {
             trigger: Some(open.trigger),
             output_truncated: false,
             output_bytes: None,
+            killed_by: None,
+            killed_at: None,
             skipped: None,
         }
     }
@@ -261,6 +273,12 @@ impl Record {
             output_bytes: Some(ending.output_bytes),
             ..Self::of(open, ending.status, ending.end_time)
         }
+    }
+
+    /// The same, of a run that somebody had killed.
+    #[must_use]
+    pub fn killed(self, killed: Killed) -> Self {
+        Self { killed_by: Some(killed.by), killed_at: Some(killed.at), ..self }
     }
 
     /// The record of fires that were let go; its time is that of the first, so that it keeps its place while the range grows.

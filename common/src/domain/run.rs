@@ -102,6 +102,9 @@ pub struct OpenRun {
     /// Set when the fires were let go: nothing runs, and the record of a lost session is this skip and not a loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Skipped>,
+    /// It holds no lock, only a key of its own under [`crate::keys::SHARED`]: its job's `concurrency` was `allow` when it was claimed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlocked: bool,
 }
 
 impl OpenRun {
@@ -155,7 +158,7 @@ impl OpenRuns {
     }
 }
 
-/// Value of `/cron/lock/{name}` when one of our workers holds it; a seed worker's is empty.
+/// Value of `/cron/lock/{name}` when one of our workers holds it (a seed worker's is empty), and of `/cron/shared/{name}/{run id}`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LockHolder {

@@ -569,6 +569,15 @@ fn compare(compare: Compare) -> etcd_client::Compare {
             etcd_client::Compare::lease(key.as_bytes(), CompareOp::Equal, lease.map_or(0, |l| l.0))
         }
         Compare::Value(key, value) => etcd_client::Compare::value(key.as_bytes(), CompareOp::Equal, value),
+        Compare::NoneIn(span) => {
+            // Of a range each key is compared, and one without keys counts as an absent key.
+            let (key, end) = key_and_end(&span);
+            let absent = etcd_client::Compare::create_revision(key, CompareOp::Equal, 0);
+            match end {
+                Some(end) => absent.with_range(end),
+                None => absent,
+            }
+        }
     }
 }
 

@@ -232,6 +232,8 @@ pub enum Compare {
     Lease(Key, Option<LeaseId>),
     /// The key has exactly this value.
     Value(Key, Vec<u8>),
+    /// No key lies in the span.
+    NoneIn(Span),
 }
 
 impl Compare {
@@ -357,6 +359,15 @@ impl TxnReply {
     #[must_use]
     pub fn pair(&self, index: usize) -> Option<&Pair> {
         self.replies.get(index).and_then(OpReply::first)
+    }
+
+    /// All pairs that the reply at `index` has read.
+    #[must_use]
+    pub fn pairs(&self, index: usize) -> &[Pair] {
+        match self.replies.get(index) {
+            Some(OpReply::Range(reply)) => &reply.pairs,
+            _ => &[],
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! The Lambda function `kill`: kills the run of a job.
+//! The Lambda function `kill`: kills the runs of a job.
 
 use std::process::ExitCode;
 
+use common::clock::SystemClock;
 use functions::{endpoints, ports, serve};
 
 fn main() -> ExitCode {
@@ -9,7 +10,7 @@ fn main() -> ExitCode {
         let kv = ports::kv(settings)?;
         Ok(move |request| {
             let kv = kv.clone();
-            async move { endpoints::kill::handle(&*kv, request).await }
+            async move { endpoints::kill::handle(&*kv, &SystemClock, request).await }
         })
     })
 }

@@ -1,14 +1,14 @@
-//! `POST /job/kill`: asks the worker that runs a job to kill the run. It only writes a key; workers watch for it.
+//! `POST /job/kill`: asks the workers that run a job to kill its runs. It only writes a key; workers watch for it.
 
 use std::time::Duration;
 
 use common::api::errno::Kind;
-use common::clock::Stopwatch;
+use common::clock::{Clock, Stopwatch};
 use common::domain::job::JobName;
-use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
+use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::run::{LockHolder, RunId};
 use common::keys;
-use common::kv::{Kv, Op, Pair, Txn};
+use common::kv::{Kv, Op, OpReply, Pair, Range, Txn, TxnReply};
 use lambda_http::Request;
 use serde_json::json;
 
@@ -17,40 +17,42 @@ use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
 
+/// Most runs that one request names besides the one with the lock: it is one value in the store, told to every worker.
+const RUNS_MAX: usize = 1000;
+/// So many are named to who asks for one that is not open.
+const SHOWN_MAX: usize = 5;
+
 /// The methods that it takes.
 pub const METHODS: &[&str] = WRITE;
 
 /// Serves `POST /job/kill`.
-pub async fn handle(kv: &dyn Kv, request: Request) -> Response {
-    answer(METHODS, request, async |call| kill(kv, &call).await).await
+pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Response {
+    answer(METHODS, request, async |call| kill(kv, clock, &call).await).await
 }
 
-async fn kill(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
+async fn kill(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let fields = call.fields(&["name", "runId"])?;
     let name = job_name(&fields)?;
-    let asked = json!({ "name": name.as_str(), "runId": fields.filled("runId") });
+    let wanted = fields.filled("runId");
+    let asked = json!({ "name": name.as_str(), "runId": wanted });
     let mut once = Once::of(call, "kill", &asked)?;
-    let reads = [Op::get(keys::lock(&name))].into_iter().chain(once.read()).collect();
-    let found = store::read(kv, Txn { then: reads, ..Txn::default() }).await?;
-    if let Some(answered) = once.answered(found.pair(1))? {
+    let found = store::read(kv, Txn { then: look(&name, wanted, &once), ..Txn::default() }).await?;
+    if let Some(answered) = once.answered(found.pair(3))? {
         return Ok(answered);
     }
-    let (run_ids, warning) = match (open(&name, found.pair(0))?, fields.filled("runId")) {
-        (Open::Ours(run_id), None) => (vec![run_id], None),
-        (Open::Ours(run_id), Some(wanted)) if run_id.as_str() == wanted => (vec![run_id], None),
-        (open, Some(wanted)) => return Err(not_open(&name, &open, wanted)),
-        (Open::Seeds, None) => {
-            let seed = "a worker of the older kind runs it: it is asked to kill its run, which has no id";
-            (Vec::new(), Some(seed.to_owned()))
-        }
-        (Open::None, None) => {
-            (Vec::new(), Some(format!("no run of {:?} is open: there was nothing to kill", name.as_str())))
-        }
+    let open = Open::of(&name, &found)?;
+    let (run_ids, warning) = match wanted {
+        Some(wanted) => match open.named(wanted) {
+            Some(run_id) => (vec![run_id], None),
+            None => return Err(not_open(&name, &open, wanted)),
+        },
+        None => (open.run_ids(), open.warning(&name)),
     };
     let lease = store::grant(kv, Duration::from_secs(KILL_TTL_SECONDS)).await?;
     // If the function dies here, the lease ends without a key and nothing was asked for.
-    let request = KillRequest::new(run_ids.clone()).encode();
+    let asked = Killed { by: call.caller().unwrap_or("an unknown address").to_owned(), at: clock.now() };
+    let request = KillRequest::new(run_ids.clone(), asked).encode();
     let mut warnings = call.query_warnings();
     warnings.extend(warning);
     let reply = Reply::new(json!({ "runIds": run_ids }), warnings);
@@ -70,34 +72,97 @@ async fn kill(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     })
 }
 
-/// Who runs the job now.
-enum Open {
-    None,
-    /// A worker of the seed, whose lock says nothing.
-    Seeds,
-    Ours(RunId),
+/// Reads the runs of a job that are open now, the one that is wanted also where there are too many to name, and the answer that may be
+/// kept.
+fn look(name: &JobName, wanted: Option<&str>, once: &Once) -> Vec<Op> {
+    // No run has an empty id.
+    let wanted = RunId::from_text(wanted.unwrap_or_default());
+    let mut reads = vec![
+        Op::get(keys::lock(name)),
+        Op::Range(Range::prefix(keys::shared_of(name)).limit(RUNS_MAX)),
+        Op::get(keys::shared(name, &wanted)),
+    ];
+    reads.extend(once.read());
+    reads
 }
 
-fn open(name: &JobName, lock: Option<&Pair>) -> Result<Open, Refusal> {
-    match lock.map(|lock| LockHolder::decode(&lock.value)) {
-        None => Ok(Open::None),
-        Some(Ok(None)) => Ok(Open::Seeds),
-        Some(Ok(Some(holder))) => Ok(Open::Ours(holder.run_id)),
-        Some(Err(why)) => {
-            let message = format!(
-                "the lock of {:?} cannot be read ({why}), nothing was killed: bring the functions up to the workers' version",
-                name.as_str()
-            );
-            Err(Refusal::new(Kind::Conflict, message))
+/// Who runs the job now.
+struct Open {
+    /// The run that holds the lock.
+    locked: Option<RunId>,
+    /// A worker of the seed holds it, whose lock says nothing.
+    seeds: bool,
+    /// Runs without the lock.
+    unlocked: Vec<RunId>,
+    /// The one of them that was asked for.
+    wanted: Option<RunId>,
+    /// There are more than are named.
+    more: bool,
+}
+
+impl Open {
+    fn of(name: &JobName, found: &TxnReply) -> Result<Self, Refusal> {
+        let lock = match found.pair(0).map(|lock| LockHolder::decode(&lock.value)) {
+            None => None,
+            Some(Ok(holder)) => Some(holder),
+            Some(Err(why)) => {
+                let message = format!(
+                    "the lock of {:?} cannot be read ({why}), nothing was killed: bring the functions up to the workers' version",
+                    name.as_str()
+                );
+                return Err(Refusal::new(Kind::Conflict, message));
+            }
+        };
+        let run_id = |pair: &Pair| keys::parse_shared(&pair.key).map(|(_, run_id)| run_id);
+        Ok(Self {
+            seeds: matches!(lock, Some(None)),
+            locked: lock.flatten().map(|holder| holder.run_id),
+            unlocked: found.pairs(1).iter().filter_map(run_id).collect(),
+            wanted: found.pair(2).and_then(run_id),
+            more: found
+                .replies
+                .get(1)
+                .is_some_and(|reply| matches!(reply, OpReply::Range(read) if read.more)),
+        })
+    }
+
+    fn run_ids(&self) -> Vec<RunId> {
+        self.locked.iter().chain(&self.unlocked).cloned().collect()
+    }
+
+    fn named(&self, wanted: &str) -> Option<RunId> {
+        self.locked.iter().chain(&self.wanted).find(|run_id| run_id.as_str() == wanted).cloned()
+    }
+
+    fn warning(&self, name: &JobName) -> Option<String> {
+        let name = name.as_str();
+        if self.seeds {
+            Some(
+                "a worker of the older kind runs it: it is asked to kill its run, which has no id".to_owned(),
+            )
+        } else if self.more {
+            Some(format!(
+                "more runs of {name:?} are open than these {RUNS_MAX}: send it again when these are over"
+            ))
+        } else if self.run_ids().is_empty() {
+            Some(format!("no run of {name:?} is open: there was nothing to kill"))
+        } else {
+            None
         }
     }
 }
 
 fn not_open(name: &JobName, open: &Open, wanted: &str) -> Refusal {
-    let instead = match open {
-        Open::None => "none is".to_owned(),
-        Open::Seeds => "a run of an older worker is, which has no id: leave runId out to kill it".to_owned(),
-        Open::Ours(run_id) => format!("{run_id} is"),
+    let run_ids = open.run_ids();
+    let shown: Vec<&str> = run_ids.iter().take(SHOWN_MAX).map(RunId::as_str).collect();
+    let instead = match (&shown[..], run_ids.len()) {
+        ([], _) if open.seeds => {
+            "a run of an older worker is, which has no id: leave runId out to kill it".to_owned()
+        }
+        ([], _) => "none is".to_owned(),
+        ([only], _) => format!("{only} is"),
+        (shown, all) if shown.len() < all => format!("{} and others are", shown.join(", ")),
+        (shown, _) => format!("{} are", shown.join(", ")),
     };
     Refusal::bad(format!("runId: the run {wanted:?} of {:?} is not open, {instead}", name.as_str()))
 }

@@ -353,6 +353,13 @@ async fn compares_see_revisions_lease_and_value(s: Subject) {
         (Compare::Value(key("k"), b"old".to_vec()), false),
         (Compare::Value(key("empty"), Vec::new()), true),
         (Compare::Value(key("none"), Vec::new()), false),
+        (Compare::NoneIn(Span::prefix(s.key("non"))), true),
+        (Compare::NoneIn(Span::prefix(s.key("lea"))), false),
+        (Compare::NoneIn(Span::prefix(s.key("k"))), false),
+        (Compare::NoneIn(Span::key(s.key("lea"))), true),
+        (Compare::NoneIn(Span::key(s.key("leased"))), false),
+        (Compare::NoneIn(Span::between(s.key("l"), s.key("leased"))), true),
+        (Compare::NoneIn(Span::between(s.key("k"), s.key("z"))), false),
     ];
     for (compare, holds) in &rows {
         let txn = Txn { when: vec![compare.clone()], ..Txn::default() };

@@ -71,6 +71,8 @@ pub fn record(job: &str, at: i64) -> Record {
         trigger: Some(Trigger::Schedule),
         output_truncated: false,
         output_bytes: Some(6),
+        killed_by: None,
+        killed_at: None,
         skipped: None,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use common::clock::Timestamp;
 use common::domain::job::{Fault, Job, JobName};
+use common::domain::kill::Killed;
 use common::domain::mark::Mark;
 use common::domain::options::{Labels, Selector};
 use common::domain::record::{Ending, Record};
@@ -98,6 +99,8 @@ pub struct Claim {
     pub mark_value: Option<Vec<u8>>,
     /// The mark to put.
     pub mark: Mark,
+    /// Runs without the lock may be going, since some were claimed before (`concurrency: allow`, then another): that there is none is compared.
+    pub exclusive: bool,
     /// The lock that this one takes over, compared: the worker's own, of the run before, kept from seed workers. `None` = it must be free.
     pub over_lock: Option<Revision>,
     /// Number of the open-run key of the claim that this one replaces, of which a sending may have committed.
@@ -119,6 +122,8 @@ pub struct Refusal {
     pub mark: Option<MarkSeen>,
     /// The lock.
     pub lock: LockSeen,
+    /// The runs that keep a run from being claimed, some of them if there are many.
+    pub holders: Vec<Holder>,
     /// The open runs under the numbers of the claim and of the one that it replaces, each with the revision of its key.
     pub open: Vec<(OpenRun, Revision)>,
 }
@@ -136,6 +141,30 @@ impl Refusal {
         matches!(&self.mark, Some(MarkSeen { mark: Ok(mark), .. })
             if mark.run_id.as_ref() == Some(&claim.open.run_id) && mark.plan_time == claim.mark.plan_time)
     }
+}
+
+/// A run that is going, as its lock shows it, or what it holds in the place of the lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// The run.
+    pub run_id: RunId,
+    /// It holds no lock, only a key of its own.
+    pub unlocked: bool,
+    /// Of what it holds.
+    pub revision: Revision,
+}
+
+/// A kill request as it was seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KillSeen {
+    /// The runs to kill; `None` (the seed's request): those claimed before it.
+    pub run_ids: Option<Vec<RunId>>,
+    /// Of the request.
+    pub revision: Revision,
+    /// Who asks, if it says so.
+    pub by: Option<String>,
+    /// When, if it says so.
+    pub at: Option<Timestamp>,
 }
 
 /// A lock as it was read.
@@ -230,8 +259,8 @@ pub enum Event {
     Released(RunId),
     /// A run's move to the session.
     MoveAnswered(RunId, Sid, u64, MoveAnswer),
-    /// Somebody asks to kill runs of a job: these, or (`None`) those claimed before the revision of the request.
-    KillAsked(JobName, Option<Vec<RunId>>, Revision),
+    /// Somebody asks to kill runs of a job.
+    KillAsked(JobName, KillSeen),
     /// Whether fires may be claimed by this worker's clock (design P8). What is claimed and what runs goes on in any case.
     ClockTrusted(bool),
     /// The record sink holds as much as it may: nothing more is claimed until it holds less.
@@ -299,6 +328,15 @@ pub enum Action {
     },
     /// Kill the whole process group of a run.
     Kill(RunId, Kill),
+    /// Have runs elsewhere killed that keep this claim from being made, as long as it could be made but for them; nothing is answered.
+    Replace {
+        /// The claim that was refused for them.
+        claim: Box<Claim>,
+        /// The runs.
+        holders: Vec<Holder>,
+        /// What their records will say.
+        killed: Killed,
+    },
     /// Free the lock of a run, if it is still the one of this revision; answer with [`Event::Released`].
     Release {
         /// The run.
@@ -309,6 +347,8 @@ pub enum Action {
         sid: Sid,
         /// Revision of the put of the lock.
         lock_revision: Revision,
+        /// It is no lock but the key that the run holds in its place.
+        unlocked: bool,
         /// Not earlier than this: seed workers may still try to lock for the same fire.
         not_before: Timestamp,
     },
@@ -353,8 +393,13 @@ pub enum Report {
     Seeds(BTreeSet<String>),
     /// From this fire on, fires of a job count as done by the seed worker that holds its lock.
     LeftToSeed(JobName, Timestamp),
-    /// A run of ours was closed as lost by others and is killed.
-    ClosedAsLost(RunId),
+    /// A run of ours was closed as lost by others and is killed, unless its job lets runs overlap.
+    ClosedAsLost {
+        /// The run.
+        run_id: RunId,
+        /// It is killed.
+        killed: bool,
+    },
     /// A fire was claimed so late that it is let go.
     TooLate(OpenRun),
     /// A fire of a job is due, and no worker has the labels that the job wants.

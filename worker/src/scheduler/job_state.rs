@@ -5,7 +5,7 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::mark::Mark;
-use common::domain::options::{JobOptions, Selector};
+use common::domain::options::{Concurrency, JobOptions, Selector};
 use common::domain::record::Record;
 use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
@@ -31,6 +31,8 @@ pub(super) struct Definition {
     pub(super) rule: Rule,
     /// Its fires start so much later than their times, in ms.
     pub(super) jitter_ms: i64,
+    /// What becomes of a fire while a run goes.
+    pub(super) concurrency: Concurrency,
     /// The labels that a worker must have.
     pub(super) selector: Option<Selector>,
     /// It has fires.
@@ -60,6 +62,7 @@ impl Definition {
             hash,
             rule: Rule::of(options),
             jitter_ms: options.jitter_ms(&name),
+            concurrency: options.concurrency(),
             selector: options.selector.clone(),
             enabled: options.is_enabled(),
             marked_since: known_since.max(create_revision),
@@ -108,6 +111,7 @@ impl Definition {
             command: OpenRun::cut_command(&self.work.command),
             trigger: Trigger::Schedule,
             skipped: None,
+            unlocked: false,
         }
     }
 }
@@ -160,9 +164,6 @@ impl Streak {
     }
 }
 
-/// Which runs a kill request names (`None`: those claimed before it), and its revision.
-pub(super) type KillSeen = (Option<Vec<RunId>>, Revision);
-
 /// Everything about one job. What few jobs have is boxed: a worker holds a million of these.
 #[derive(Clone, Debug)]
 pub(super) struct JobState {
@@ -180,10 +181,8 @@ pub(super) struct JobState {
     /// Its mark is being read.
     pub(super) reading: bool,
     pub(super) pending: Pending,
-    /// The run that holds its lock here.
+    /// The run that holds its lock here. Runs without the lock are nowhere but among the scheduler's runs.
     pub(super) run: Option<RunId>,
-    /// A kill request that came while a claim was in flight: the claim may have committed before it.
-    pub(super) kill_seen: Option<Box<KillSeen>>,
     pub(super) streak: Option<Box<Streak>>,
     /// Its last fire was left to a seed worker.
     pub(super) left_to_seed: bool,
@@ -211,7 +210,6 @@ impl JobState {
             reading: false,
             pending: Pending::None,
             run: None,
-            kill_seen: None,
             streak: None,
             left_to_seed: false,
             stale_until: None,
@@ -280,7 +278,7 @@ impl JobState {
     /// Sends a claim. A sending of `earlier`, which it replaces, may still commit just before it: then that fire is taken after all.
     pub(super) fn send(&mut self, mut claim: Claim, earlier: Option<Claim>, out: &mut Vec<Action>) {
         claim.replaces = earlier.as_ref().map(|earlier| earlier.seq);
-        claim.alone = earlier.is_some() || claim.over_lock.is_some();
+        claim.alone = earlier.is_some() || claim.over_lock.is_some() || claim.exclusive;
         let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
         self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };

@@ -1,7 +1,7 @@
 //! What the scheduler knows to be in the store: for the audit (design P5).
 
 use common::domain::job::JobName;
-use common::domain::run::OpenRun;
+use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
 
 use super::Scheduler;
@@ -29,6 +29,12 @@ impl Scheduler {
             |state: &JobState| state.run.is_some() || matches!(state.pending, Pending::Claiming { .. });
         self.jobs.get(job).is_some_and(held)
     }
+
+    /// Whether a run that holds a key in the place of the lock is one that is claimed or going here, or whose claim may have committed.
+    #[must_use]
+    pub fn knows_shared(&self, job: &JobName, run_id: &RunId) -> bool {
+        self.runs.contains_key(run_id) || self.jobs.get(job).is_some_and(|state| state.claims_run(run_id))
+    }
 }
 
 impl JobState {
@@ -37,6 +43,17 @@ impl JobState {
         match &self.pending {
             Pending::Claiming { claim, earlier, .. } => {
                 claim.seq == seq || earlier.as_ref().is_some_and(|earlier| earlier.seq == seq)
+            }
+            Pending::None | Pending::Adopting => false,
+        }
+    }
+
+    /// A claim in flight, or one that it replaces, is of this run.
+    fn claims_run(&self, run_id: &RunId) -> bool {
+        match &self.pending {
+            Pending::Claiming { claim, earlier, .. } => {
+                claim.open.run_id == *run_id
+                    || earlier.as_ref().is_some_and(|earlier| earlier.open.run_id == *run_id)
             }
             Pending::None | Pending::Adopting => false,
         }

@@ -4,7 +4,7 @@
 //! clock alone, and no second cursor is kept. While an `all` job works its backlog off, its newer fires wait behind it.
 
 use common::clock::Timestamp;
-use common::domain::options::{JobOptions, Misfire};
+use common::domain::options::{Concurrency, JobOptions, Misfire};
 use common::schedule::{Fires, Schedule};
 
 use super::SKIP_COUNT_MAX;
@@ -42,10 +42,12 @@ pub(super) enum Turn {
 
 impl Rule {
     pub(super) fn of(options: &JobOptions) -> Self {
-        Self {
-            misfire: options.misfire(),
-            start_deadline_ms: options.start_deadline_ms().max(START_GRACE_MS),
-        }
+        let misfire = match (options.misfire(), options.concurrency()) {
+            // Each of them would be replaced by the next at once: the newest stands for all.
+            (Misfire::All, Concurrency::Replace) => Misfire::Once,
+            (misfire, _) => misfire,
+        };
+        Self { misfire, start_deadline_ms: options.start_deadline_ms().max(START_GRACE_MS) }
     }
 
     /// A fire that is later than this, in ms, was missed.

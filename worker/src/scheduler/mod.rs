@@ -3,6 +3,7 @@
 //!
 //! It looks at the range of time from a job's mark to `now`, so that a late wake, a restart and a step of the clock are one case.
 
+mod concurrency;
 mod event;
 mod job_state;
 mod knows;
@@ -30,9 +31,10 @@ use common::schedule::Schedule;
 
 use crate::exec::work::Kill;
 
+use concurrency::{Asked, older_than_newest, replaced_by};
 pub use event::{
-    Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, JobSeen, LockSeen, MarkSeen, Members,
-    MoveAnswer, Refusal, Report, Slots,
+    Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, Holder, JobSeen, KillSeen, LockSeen, MarkSeen,
+    Members, MoveAnswer, Refusal, Report, Slots,
 };
 use job_state::{Definition, JobState, MarkView, Pending, Streak};
 pub use misfire::LATE_START_MAX_MS;
@@ -41,7 +43,7 @@ use ownership::Ranks;
 #[cfg(test)]
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{gone_back, is_from_before};
-use runs::{Run, Stage};
+use runs::{Run, Stage, by_worker_that_ends};
 use schedules::Schedules;
 
 /// A fire is claimed at least so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and
@@ -99,6 +101,10 @@ pub struct Scheduler {
     draining: bool,
     /// Runs that are claimed from now on are killed before they start: whoever asked for it wants the process to end.
     killing: bool,
+    /// Kill requests that came while a claim of the job was in flight: it may have committed before them.
+    kills_seen: BTreeMap<JobName, Vec<KillSeen>>,
+    /// Runs elsewhere that were asked to make room for a fire, by job.
+    asked: BTreeMap<JobName, Asked>,
     jobs: BTreeMap<JobName, JobState>,
     schedules: Schedules,
     /// The same jobs by slot, so that what is read of a slot touches its jobs alone.
@@ -146,6 +152,8 @@ impl Scheduler {
             marks_ahead: BTreeSet::new(),
             draining: false,
             killing: false,
+            kills_seen: BTreeMap::new(),
+            asked: BTreeMap::new(),
             jobs: BTreeMap::new(),
             schedules: Schedules::new(),
             slots: BTreeMap::new(),
@@ -205,9 +213,7 @@ impl Scheduler {
             Event::MoveAnswered(run_id, sid, seq, answer) => {
                 self.on_move_answered(now, &run_id, sid, seq, answer, &mut out)
             }
-            Event::KillAsked(job, run_ids, revision) => {
-                self.on_kill_asked(now, &job, run_ids.as_deref(), revision, &mut out)
-            }
+            Event::KillAsked(job, request) => self.on_kill_asked(now, &job, request, &mut out),
             Event::ClockTrusted(trusted) => self.on_clock_trusted(now, trusted),
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
@@ -220,7 +226,7 @@ impl Scheduler {
             Event::KillAllRequested => {
                 self.killing = true;
                 for run_id in self.runs.keys().cloned().collect::<Vec<_>>() {
-                    self.kill_run(now, &run_id, Kill::AtOnce, &mut out);
+                    self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), &mut out);
                 }
             }
         }
@@ -326,6 +332,7 @@ impl Scheduler {
             // Its open key is among those that are swept.
             state.streak = None;
         }
+        self.kills_seen.clear();
         self.starts.clear();
         self.timers.clear();
         self.claiming.clear();
@@ -459,6 +466,7 @@ impl Scheduler {
             self.set_behind(name, None);
             self.waiting_for_room.remove(name);
             self.marks_ahead.remove(name);
+            self.asked.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
             if let Some(due) = state.unclaimed {
                 self.unclaimed.remove(&(due, name.clone()));
@@ -636,6 +644,7 @@ impl Scheduler {
         let again = self.decide(name, now, out);
         self.note_claiming(name);
         self.note_unclaimed(name);
+        self.forget_kills_seen(name);
         self.set_timer(name, again);
         self.tidy(name, out);
     }
@@ -767,7 +776,7 @@ impl Scheduler {
             self.end_streak(name, out); // no fire will come that goes on with it, or ends it
             return None;
         };
-        let has_room = self.has_room();
+        let (has_room, takes_lock) = (self.has_room(), self.takes_lock(definition));
         let state = self.jobs.get_mut(name)?;
         state.due = None;
         if state.nobody && rank == 0 && now >= due && !std::mem::replace(&mut state.nobody_told, true) {
@@ -792,9 +801,9 @@ impl Scheduler {
             self.skip(name, skipped, (mark, mark_revision), None, clock, out);
             return None;
         }
-        let run_before = state.run.as_ref().and_then(|id| self.runs.get(id));
+        let run_before = state.run.as_ref().filter(|_| takes_lock).and_then(|id| self.runs.get(id));
         // The lock of a run that has ended, kept from seed workers, goes over to this fire: it need not wait, nor leave them a gap.
-        let over_lock = run_before.and_then(|run| run.kept_lock);
+        let over_lock = run_before.and_then(|run| run.kept_lock).filter(|_| !mark.unlocked);
         if let Some(run) = run_before.filter(|_| over_lock.is_none()) {
             // Overlap is decided at T, not when the claim would be made (P9).
             if now < due {
@@ -806,7 +815,21 @@ impl Scheduler {
             let goes_since = run.started_at.map_or(due, |started| started.plus_ms(-jitter));
             // While a job whose fires are all to run catches up, newer fires wait behind: they are no overlaps of a run that is late itself.
             let catches_up = rule.runs_all() && goes_since.ms_since(run.open.plan_time) > rule.late_max_ms();
-            let (until, reason) = if due < goes_since || catches_up {
+            let (until, reason) = if definition.replaces() {
+                let waits_ms = rule.waits_ms();
+                let too_late = due.plus_ms(waits_ms + 1);
+                let newer = schedule.next_after(due);
+                if newer.is_some_and(|newer| newer <= now) {
+                    let older = older_than_newest(schedule, after, now)?;
+                    (older.last, SkipReason::Replaced)
+                } else if now < too_late {
+                    let run_id = run.open.run_id.clone();
+                    self.kill_run(clock, &run_id, Kill::Gracefully, replaced_by(due, clock), out);
+                    return on_the_clock(newer.map_or(too_late, |newer| newer.min(too_late)));
+                } else {
+                    (now.plus_ms(-waits_ms - 1), SkipReason::Misfire)
+                }
+            } else if due < goes_since || catches_up {
                 // The run before was late itself, and was not going at this fire's time: the fire waits for its end, within a limit.
                 let waits_ms = rule.waits_for_late_run_ms();
                 let too_late = due.plus_ms(waits_ms + 1);
@@ -823,15 +846,20 @@ impl Scheduler {
             return None;
         }
         let turn = rule.turn(schedule, after, due, now);
-        let waits_ms = match turn {
-            Turn::LetGo(fires) => {
-                let skipped = Skipped::all(fires, SkipReason::Misfire);
-                self.skip(name, skipped, (mark, mark_revision), None, clock, out);
-                return None;
+        let older = definition.replaces().then(|| older_than_newest(schedule, after, now)).flatten();
+        let let_go = match (turn, older) {
+            // While fires wait for runs elsewhere to end they are not missed, however late they are.
+            (Turn::LetGo(_), Some(older)) if self.asked.contains_key(name) => {
+                Some((older, SkipReason::Replaced))
             }
-            Turn::Run => rule.late_max_ms(),
-            Turn::CatchUp => rule.start_deadline_ms(),
+            (Turn::LetGo(missed), _) => Some((missed, SkipReason::Misfire)),
+            (Turn::Run | Turn::CatchUp, older) => older.map(|older| (older, SkipReason::Replaced)),
         };
+        if let Some((fires, reason)) = let_go {
+            self.skip(name, Skipped::all(fires, reason), (mark, mark_revision), None, clock, out);
+            return None;
+        }
+        let waits_ms = if turn == Turn::CatchUp { rule.start_deadline_ms() } else { rule.late_max_ms() };
         if !has_room {
             self.waiting_for_room.insert(name.clone());
             return on_the_clock(due.plus_ms(waits_ms + 1));
@@ -866,19 +894,26 @@ impl Scheduler {
         let Some(sid) = self.session else { return };
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
+        let takes_lock = |definition: &Arc<Definition>| self.takes_lock(definition);
+        let definition = self.jobs.get(name).and_then(|state| state.definition.as_ref());
+        let unlocked = definition.is_some_and(|definition| !takes_lock(definition));
         let Some(state) = self.jobs.get_mut(name) else { return };
         let Some(definition) = &state.definition else { return };
         let run_id = RunId::new(sid, seq);
         let open = definition.open_run(run_id.clone(), name, due, worker, now);
+        let (exclusive, mark_value) = (mark.unlocked && !unlocked, mark.stored_value());
+        let mut mark = mark.claimed(due, run_id, sid);
+        mark.unlocked = unlocked;
         let claim = Claim {
             kind: ClaimKind::Run,
             sid,
             seq,
-            open,
+            open: OpenRun { unlocked, ..open },
             job_revision: definition.mod_revision,
             mark_revision,
-            mark_value: mark.stored_value(),
-            mark: mark.claimed(due, run_id, sid),
+            mark_value,
+            mark,
+            exclusive,
             over_lock,
             replaces: None,
             alone: false,
@@ -938,6 +973,7 @@ impl Scheduler {
             mark_value: mark.stored_value(),
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
             open,
+            exclusive: false,
             over_lock: None,
             replaces: None,
             alone: false,
@@ -1024,7 +1060,7 @@ impl Scheduler {
                 // A job that was edited or deleted since its claim is looked at again before the start (P15).
                 let jitter = self.jobs.get(&name).map_or(0, JobState::jitter_ms);
                 let start_at = claim.open.plan_time.plus_ms(jitter);
-                let run_id = claim.open.run_id.clone();
+                let (run_id, unlocked) = (claim.open.run_id.clone(), claim.open.unlocked);
                 let run = Run {
                     sid: claim.sid,
                     seq: claim.seq,
@@ -1034,6 +1070,7 @@ impl Scheduler {
                     kept_lock: None,
                     stage: Stage::Claimed,
                     start_at,
+                    killed: None,
                     moving: false,
                     rescue: false,
                     started_at: None,
@@ -1042,17 +1079,18 @@ impl Scheduler {
                 };
                 self.runs.insert(run_id.clone(), run);
                 self.starts.insert((start_at, run_id.clone()));
-                let mut kill = None;
                 if let Some(state) = self.jobs.get_mut(&name) {
-                    state.run = Some(run_id.clone());
+                    if !unlocked {
+                        state.run = Some(run_id.clone());
+                    }
                     state.left_to_seed = false;
-                    kill = state.kill_seen.take();
                 }
-                if let Some((run_ids, revision)) = kill.map(|kill| *kill) {
-                    self.on_kill_asked(now, &name, run_ids.as_deref(), revision, out);
+                self.asked.remove(&name);
+                for request in self.kills_seen.remove(&name).unwrap_or_default() {
+                    self.on_kill_asked(now, &name, request, out);
                 }
                 if self.killing {
-                    self.kill_run(now, &run_id, Kill::AtOnce, out);
+                    self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), out);
                 }
                 self.start_due(now, out);
                 self.prepare(&run_id, out);
@@ -1106,18 +1144,25 @@ impl Scheduler {
         }
         let due = claim.open.plan_time.plus_ms(state.jitter_ms());
         let locked_retry_ms = state.waits_for_lock(due, now);
+        let replaces = state.definition.as_ref().is_some_and(|definition| definition.replaces());
         let locked_reason =
             if state.was_missed(due, now) { SkipReason::Misfire } else { SkipReason::Overlap };
         match refusal.lock {
             _ if now < due => {
-                // Held by the run before; whether it overlaps is decided at T (P9).
-                if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
+                // Held by the run before; whether it overlaps is decided at T (P9). What replaces it is decided anew then: a newer fire may
+                // have come by the time it is over.
+                if replaces && !ambiguous {
+                    state.pending = Pending::None;
+                } else if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
                     *ambiguous = true; // the identical request will be sent again
                     *resend_at = Some(due);
                 }
                 self.set_timer(&name, Some(due));
             }
             LockSeen::HeldBySeed => self.leave_to_seed(claim, out),
+            LockSeen::Held if replaces => {
+                self.replace_elsewhere(now, claim, ambiguous, refusal.holders, out);
+            }
             LockSeen::Held if let Some(pause) = locked_retry_ms => {
                 // Nothing of it can commit any more, unless a sending is still under way: then the identical request tells (P2).
                 match &mut state.pending {
@@ -1137,7 +1182,13 @@ impl Scheduler {
         }
     }
 
-    fn give_up(&mut self, now: Timestamp, claim: &Claim, reason: SkipReason, out: &mut Vec<Action>) {
+    pub(super) fn give_up(
+        &mut self,
+        now: Timestamp,
+        claim: &Claim,
+        reason: SkipReason,
+        out: &mut Vec<Action>,
+    ) {
         let name = claim.open.job.clone();
         let due = claim.open.plan_time;
         let Some(state) = self.jobs.get_mut(&name) else { return };
@@ -1166,6 +1217,7 @@ impl Scheduler {
         left.kind = ClaimKind::SeedRan;
         left.seq = seq;
         left.mark.run_id = Some(run_id.clone());
+        left.mark.unlocked = claim.exclusive; // nothing was compared
         left.open.run_id = run_id;
         if let Some(state) = self.jobs.get_mut(&name) {
             state.send(left, Some(claim), out);

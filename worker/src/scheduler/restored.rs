@@ -42,10 +42,11 @@ impl Scheduler {
                 // Revisions name other contents now: every job is news.
                 state.definition = None;
                 state.mark = MarkView::Unknown;
-                (state.kill_seen, state.stale_until, state.due) = (None, None, None);
+                (state.stale_until, state.due) = (None, None);
             }
             self.forget_job_if_done(&name);
         }
+        self.kills_seen.clear();
         self.jobs_listed = false;
         (self.paused, self.base) = (false, Timestamp::ZERO);
     }

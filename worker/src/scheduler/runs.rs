@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use common::clock::Timestamp;
 use common::domain::job::JobName;
+use common::domain::kill::Killed;
+use common::domain::options::Concurrency;
 use common::domain::record::{Ending, Record, SkipReason, Skipped, Status};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
@@ -11,9 +13,20 @@ use common::kv::Revision;
 
 use crate::exec::work::Kill;
 
-use super::event::{Action, MoveAnswer, Report};
+use super::event::{Action, KillSeen, MoveAnswer, Report};
 use super::job_state::{Definition, Pending};
 use super::{SEED_LOCK_HOLD_MS, Scheduler};
+
+/// Kill requests that are kept of one job while a claim of it is in flight: more than anybody sends in the time that a claim takes.
+const KILLS_SEEN_MAX: usize = 16;
+/// Who asks in a kill request that does not say so.
+const BY_OLDER_VERSION: &str = "unknown: the request is of a version that did not say";
+const BY_SEED: &str = "unknown: a kill request as the seed's master writes it";
+
+/// Why runs are killed when their worker was told to end at once, or has waited for them as long as it may.
+pub(super) fn by_worker_that_ends(now: Timestamp) -> Killed {
+    Killed { by: "its worker, which ends".to_owned(), at: now }
+}
 
 /// How far a run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,13 +49,15 @@ pub(super) struct Run {
     pub(super) job_revision: Revision,
     /// Of its claim.
     pub(super) claim_revision: Revision,
-    /// Of its lock; `None` when it holds none any more.
+    /// Of its lock, or of what it holds in its place; `None` when it holds neither any more.
     pub(super) lock_revision: Option<Revision>,
     /// Its lock, which is kept from seed workers for a while after its end: the next fire may take it over.
     pub(super) kept_lock: Option<Revision>,
     pub(super) stage: Stage,
     /// When it should start: its fire's time and the job's jitter.
     pub(super) start_at: Timestamp,
+    /// Who has it killed; nobody yet.
+    pub(super) killed: Option<Box<Killed>>,
     /// When its command was started.
     pub(super) started_at: Option<Timestamp>,
     /// It is on its way to a new session.
@@ -81,6 +96,10 @@ impl Scheduler {
             None => Err(SkipReason::Deleted),
             Some(new) if new.mod_revision == run.job_revision => Ok(Arc::clone(new)),
             Some(new) if !new.enabled => Err(SkipReason::Disabled),
+            // Claimed without the lock, and now no two runs may overlap: nobody has looked whether another goes.
+            Some(new) if run.open.unlocked && new.concurrency != Concurrency::Allow => {
+                Err(SkipReason::Superseded)
+            }
             Some(new) => match &new.runnable {
                 Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
                     Ok(Arc::clone(new))
@@ -138,7 +157,16 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(run) = self.runs.get(run_id) else { return };
-        let record = Record::ended(&run.open, ending);
+        // One that was over before the kill came to it was not killed; and nobody asks for what its guardian does.
+        let killed = run.killed.as_deref().cloned().unwrap_or_else(|| Killed {
+            by: "its guardian: its worker's lease was about to end".to_owned(),
+            at: ending.end_time,
+        });
+        let is_killed = ending.status == Status::Killed;
+        let mut record = Record::ended(&run.open, ending);
+        if is_killed {
+            record = record.killed(killed);
+        }
         self.finish(now, run_id, record, out);
     }
 
@@ -152,7 +180,7 @@ impl Scheduler {
         out.push(Action::Record { record: Box::new(record), settles: Some((run.sid, run.seq)) });
         // If this process dies here, the record may be lost with it, but the open run is still in the store: the fire ends as `lost`.
         // It ends after its time, so that no more than the whole hold is left; a clock that was put back says otherwise.
-        let hold = if self.members.seeds.is_empty() {
+        let hold = if self.members.seeds.is_empty() || run.open.unlocked {
             now
         } else {
             run.open.plan_time.plus_ms(SEED_LOCK_HOLD_MS).min(now.plus_ms(SEED_LOCK_HOLD_MS))
@@ -165,6 +193,7 @@ impl Scheduler {
                     job: run.open.job.clone(),
                     sid: run.sid,
                     lock_revision,
+                    unlocked: run.open.unlocked,
                     not_before: hold,
                 });
             }
@@ -203,6 +232,7 @@ impl Scheduler {
         if answer == MoveAnswer::Refused && self.session != Some(sid) {
             return; // that session is over itself; the move to the next one tells
         }
+        let allows = self.allows_overlap(run_id);
         let Some(run) = self.runs.get_mut(run_id) else { return };
         match answer {
             MoveAnswer::Done(revision) | MoveAnswer::Unlocked(revision) => {
@@ -213,13 +243,29 @@ impl Scheduler {
             MoveAnswer::Refused => {
                 run.lock_revision = None;
                 if run.stage == Stage::Running {
-                    out.push(Action::Report(Report::ClosedAsLost(run_id.clone())));
-                    // Without a grace: another run of the job may be going by now.
-                    out.push(Action::Kill(run_id.clone(), Kill::AtOnce));
+                    out.push(Action::Report(Report::ClosedAsLost {
+                        run_id: run_id.clone(),
+                        killed: !allows,
+                    }));
+                    if !allows {
+                        let by = "its worker: it had been closed as lost".to_owned();
+                        // Without a grace: another run of the job may be going by now.
+                        self.kill_run(now, run_id, Kill::AtOnce, Killed { by, at: now }, out);
+                    }
                 }
             }
         }
         self.stop_moving(now, run_id, out);
+    }
+
+    /// Whether a run may go on that nobody else can see any more: it was claimed without the lock, and its job still lets runs overlap.
+    fn allows_overlap(&self, run_id: &RunId) -> bool {
+        let Some(run) = self.runs.get(run_id) else { return false };
+        let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
+        run.open.unlocked
+            && definition.is_none_or(|definition| {
+                definition.concurrency == Concurrency::Allow && !definition.work.execution().has_fence()
+            })
     }
 
     /// Its open key is decided: what waited for that goes on.
@@ -235,18 +281,12 @@ impl Scheduler {
         &mut self,
         now: Timestamp,
         job: &JobName,
-        run_ids: Option<&[RunId]>,
-        revision: Revision,
+        request: KillSeen,
         out: &mut Vec<Action>,
     ) {
-        if let Some(state) = self.jobs.get_mut(job)
-            && matches!(state.pending, Pending::Claiming { .. })
-        {
-            state.kill_seen = Some(Box::new((run_ids.map(<[RunId]>::to_vec), revision)));
-        }
-        let meant = |run: &Run| match run_ids {
+        let meant = |run: &Run| match &request.run_ids {
             Some(run_ids) => run_ids.contains(&run.open.run_id),
-            None => run.claim_revision < revision,
+            None => run.claim_revision < request.revision,
         };
         let targets: Vec<RunId> = self
             .runs
@@ -254,16 +294,45 @@ impl Scheduler {
             .filter(|(_, run)| run.open.job == *job && meant(run))
             .map(|(id, _)| id.clone())
             .collect();
+        let unnamed = if request.run_ids.is_some() { BY_OLDER_VERSION } else { BY_SEED };
+        let by = request.by.clone().unwrap_or_else(|| unnamed.to_owned());
+        let killed = Killed { by, at: request.at.unwrap_or(now) };
         for run_id in targets {
-            self.kill_run(now, &run_id, Kill::Gracefully, out);
+            self.kill_run(now, &run_id, Kill::Gracefully, killed.clone(), out);
+        }
+        if self.jobs.get(job).is_some_and(|state| matches!(state.pending, Pending::Claiming { .. })) {
+            let seen = self.kills_seen.entry(job.clone()).or_default();
+            seen.push(request);
+            if seen.len() > KILLS_SEEN_MAX {
+                seen.remove(0);
+            }
         }
     }
 
-    pub(super) fn kill_run(&mut self, now: Timestamp, run_id: &RunId, how: Kill, out: &mut Vec<Action>) {
+    /// Once no claim of the job is in flight, none can turn out to have committed before a kill request.
+    pub(super) fn forget_kills_seen(&mut self, job: &JobName) {
+        let claims = |pending: &Pending| matches!(pending, Pending::Claiming { .. });
+        if !self.kills_seen.is_empty() && !self.jobs.get(job).is_some_and(|state| claims(&state.pending)) {
+            self.kills_seen.remove(job);
+        }
+    }
+
+    /// Has a run killed; who asked first stands in its record.
+    pub(super) fn kill_run(
+        &mut self,
+        now: Timestamp,
+        run_id: &RunId,
+        how: Kill,
+        killed: Killed,
+        out: &mut Vec<Action>,
+    ) {
         let Some(run) = self.runs.get_mut(run_id) else { return };
         match run.stage {
             Stage::Ended => {}
-            Stage::Running => out.push(Action::Kill(run_id.clone(), how)),
+            Stage::Running => {
+                run.killed.get_or_insert_with(|| Box::new(killed));
+                out.push(Action::Kill(run_id.clone(), how));
+            }
             Stage::Claimed => {
                 self.starts.remove(&(run.start_at, run_id.clone()));
                 let ending = Ending {
@@ -278,7 +347,7 @@ impl Scheduler {
                     exit_code: None,
                     signal: None,
                 };
-                let record = Record::ended(&run.open, ending);
+                let record = Record::ended(&run.open, ending).killed(killed);
                 self.finish(now, run_id, record, out);
             }
         }

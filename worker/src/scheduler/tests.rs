@@ -1,5 +1,6 @@
 //! The scheduler's rules, through `step` alone: what happens, and what is done about it.
 
+mod concurrency;
 mod enabling;
 mod late;
 
@@ -241,6 +242,7 @@ impl World {
             job_revision: claim.job_revision,
             mark: self.marks.get(&claim.open.job).cloned(),
             lock: LockSeen::Free,
+            holders: Vec::new(),
             open: Vec::new(),
         };
         change(&mut refusal);
@@ -270,6 +272,11 @@ impl World {
 
 fn answer(claim: &Claim, answer: ClaimAnswer) -> Event {
     Event::ClaimAnswered(claim.open.run_id.clone(), claim.mark.plan_time, claim.open.job.clone(), answer)
+}
+
+/// A kill request that does not say who asks.
+fn kill(job: &JobName, run_ids: Option<Vec<RunId>>, revision: i64) -> Event {
+    Event::KillAsked(job.clone(), KillSeen { run_ids, revision, by: None, at: None })
 }
 
 /// The mark as another worker's claim of the same fire leaves it.
@@ -1146,10 +1153,10 @@ fn a_claim_that_is_lost_gives_its_room_to_who_waits() {
 fn a_kill_reaches_a_run_and_not_a_later_one() {
     let (mut world, open) = World::running();
     let claimed = world.scheduler.runs.values().next().unwrap().claim_revision;
-    world.feed(Event::KillAsked(name("a"), None, claimed - 1));
-    world.feed(Event::KillAsked(name("a"), Some(vec![RunId::from_text("another")]), claimed + 1));
+    world.feed(kill(&name("a"), None, claimed - 1));
+    world.feed(kill(&name("a"), Some(vec![RunId::from_text("another")]), claimed + 1));
     assert!(!world.has(&Action::Kill(open.run_id.clone(), Kill::Gracefully)));
-    world.feed(Event::KillAsked(name("a"), None, claimed + 1));
+    world.feed(kill(&name("a"), None, claimed + 1));
     assert!(world.has(&Action::Kill(open.run_id, Kill::Gracefully)));
 }
 
@@ -1157,7 +1164,7 @@ fn a_kill_reaches_a_run_and_not_a_later_one() {
 fn a_kill_from_before_a_move_still_reaches_the_run() {
     let (mut world, open, seq) = moving();
     world.feed(Event::MoveAnswered(open.run_id.clone(), Sid(2), seq, MoveAnswer::Done(700)));
-    world.feed(Event::KillAsked(name("a"), None, 650));
+    world.feed(kill(&name("a"), None, 650));
     assert!(world.has(&Action::Kill(open.run_id, Kill::Gracefully)));
 }
 
@@ -1167,7 +1174,7 @@ fn a_kill_that_overtakes_the_claims_answer_is_not_lost() {
         let (mut world, claim) = World::claiming();
         let revision = world.put_mark(&name("a"), claim.mark.clone());
         let run_ids = by_id.then(|| vec![claim.open.run_id.clone()]);
-        world.feed(Event::KillAsked(name("a"), run_ids, revision + 1));
+        world.feed(kill(&name("a"), run_ids, revision + 1));
         world.feed(answer(&claim, ClaimAnswer::Won(revision)));
         assert_eq!(world.start_times(), NONE);
         assert_eq!(world.records()[0].0.status, Some(Status::Killed));
@@ -1346,9 +1353,9 @@ fn a_run_goes_on_while_the_store_goes_back_and_settles_in_the_new_session() {
         let [(to, true)] = moves[..] else { panic!("{moves:?}") };
         world.feed(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer));
         // A kill request that was restored with the backup is older than the rescue; a later one is meant.
-        world.feed(Event::KillAsked(open.job.clone(), None, 6));
+        world.feed(kill(&open.job.clone(), None, 6));
         assert!(!world.has(&Action::Kill(open.run_id.clone(), Kill::Gracefully)));
-        world.feed(Event::KillAsked(open.job.clone(), None, 8));
+        world.feed(kill(&open.job.clone(), None, 8));
         assert!(world.has(&Action::Kill(open.run_id.clone(), Kill::Gracefully)));
         world.end(&open, Status::Succeeded);
         assert_eq!(world.records().last().unwrap().1, Some(to));
@@ -1363,7 +1370,15 @@ fn a_mark_or_a_job_of_an_earlier_revision_shows_that_the_store_went_back() {
     let refusal = |job_revision, mark: Option<Revision>| {
         let mark = mark.map(|revision| MarkSeen { mark: Ok(claim.mark.clone()), revision, retired: false });
         let open = Vec::new();
-        Refusal { session_alive: true, paused: false, job_revision, mark, lock: LockSeen::Free, open }
+        Refusal {
+            session_alive: true,
+            paused: false,
+            job_revision,
+            mark,
+            lock: LockSeen::Free,
+            holders: Vec::new(),
+            open,
+        }
     };
     let earlier_mark = refusal(claim.job_revision, Some(claim.mark_revision - 1));
     let earlier_job = refusal(claim.job_revision - 1, Some(claim.mark_revision));

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use common::domain::job::{Job, JobName};
+use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
+use common::domain::run::LockHolder;
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{LeaseId, Op};
@@ -201,8 +203,11 @@ impl World {
             }
             Fault::Recreate => self.recreate(),
             Fault::Kill => {
-                // As the seed's master does it: an empty value for a second.
                 let name = self.any_job();
+                if self.has_concurrency && self.dice.percent(50) {
+                    return self.kill_by_id(&name);
+                }
+                // As the seed's master does it: an empty value for a second.
                 let lease = self.store.grant(std::time::Duration::from_secs(1), self.now);
                 self.await_end_of(lease);
                 self.write(vec![Op::put_leased(keys::killer(&name), b"".as_slice(), lease)]);
@@ -216,6 +221,21 @@ impl World {
             Fault::Restore => self.put_back(),
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
         }
+    }
+
+    /// As the `kill` function does it: the runs that are open now, by their ids.
+    fn kill_by_id(&mut self, name: &JobName) {
+        let lock = self.store.get(keys::lock(name));
+        let locked =
+            lock.and_then(|pair| LockHolder::decode(&pair.value).unwrap()).map(|holder| holder.run_id);
+        let shared = keys::shared_of(name);
+        let unlocked = self.store.prefix(&shared).filter_map(|pair| Some(keys::parse_shared(&pair.key)?.1));
+        let run_ids = unlocked.chain(locked).collect();
+        let asked = Killed { by: "an operator".to_owned(), at: self.time() };
+        let lease = self.store.grant(std::time::Duration::from_secs(KILL_TTL_SECONDS), self.now);
+        self.await_end_of(lease);
+        let request = KillRequest::new(run_ids, asked).encode();
+        self.write(vec![Op::put_leased(keys::killer(name), request, lease)]);
     }
 
     /// A job deleted and put again: by a save, or by other hands.
@@ -301,6 +321,9 @@ impl World {
         if self.dice.percent(25) {
             job["jitterSeconds"] = self.dice.between(1, 2).into();
         }
+        if self.has_concurrency && self.dice.percent(80) {
+            job["concurrency"] = (*self.dice.one_of(&["forbid", "allow", "replace"])).into();
+        }
         self.with_switches(&mut job);
         // Always the same one: an edit is nothing to a run that goes.
         if name.as_str() == "c" {
@@ -319,6 +342,9 @@ impl World {
         if !stands || before.as_ref().is_none_or(|mark| mark.hash != job.schedule_hash()) {
             let mark = Mark::based(before.as_ref(), self.time(), job.schedule_hash());
             then.push(Op::put(keys::fired(name), mark.encode()));
+        }
+        if self.mutant == Mutant::EditFreesLock {
+            then.push(Op::delete(keys::lock(name)));
         }
         self.write(then);
     }

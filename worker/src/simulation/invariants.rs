@@ -6,7 +6,7 @@ use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
 use common::domain::options::Misfire;
-use common::domain::record::Record;
+use common::domain::record::{Record, Status};
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
@@ -25,6 +25,9 @@ pub(super) struct Process {
     pub(super) job: JobName,
     /// It overlaps no other run, however its worker fares.
     pub(super) fence: bool,
+    plan_time: Timestamp,
+    /// It was claimed without the lock.
+    unlocked: bool,
 }
 
 /// Who writes.
@@ -169,6 +172,10 @@ impl Invariants {
         }
         for open in runs {
             // A rescue goes on without the lock when it is another's.
+            if open.unlocked && self.session_of.get(&open.run_id).is_some_and(|before| *before != sid) {
+                // Nobody saw it before it came into this session, as nobody sees a worker that is cut off.
+                self.without_lock.insert(open.run_id.clone());
+            }
             let lock = store.get(keys::lock(&open.job)).map(|pair| LockHolder::decode(&pair.value).unwrap());
             if lock.flatten().is_some_and(|holder| holder.run_id == open.run_id) {
                 self.without_lock.remove(&open.run_id);
@@ -239,7 +246,7 @@ impl Invariants {
                 if open.plan_time != to {
                     self.violated(format!("the open run of {job} at {to} is of {}", open.plan_time));
                 }
-                self.check_run_claimed(store, job, sid, together);
+                self.check_run_claimed(store, open, sid, together);
                 1
             }
         };
@@ -261,14 +268,35 @@ impl Invariants {
         }
     }
 
-    fn check_run_claimed(&mut self, store: &Store, job: &JobName, sid: Sid, together: &[Change]) {
+    fn check_run_claimed(&mut self, store: &Store, open: &OpenRun, sid: Sid, together: &[Change]) {
+        let job = &open.job;
         if store.get(keys::PAUSED).is_some() {
             self.violated(format!("a run of {job} was claimed while paused"));
         }
-        let key = keys::lock(job).into();
-        let Some(lock) = together.iter().find(|change| change.pair.key == key && !change.is_delete()) else {
+        let put = |key: String| {
+            together.iter().find(|change| change.pair.key.as_bytes() == key.as_bytes() && !change.is_delete())
+        };
+        let (lock, shared) = (put(keys::lock(job)), put(keys::shared(job, &open.run_id)));
+        if open.unlocked {
+            if lock.is_some() {
+                self.violated(format!("a run of {job} that goes without the lock takes it"));
+            }
+            if shared.is_none() {
+                self.violated(format!("a run of {job} was claimed without its lock or a key in its place"));
+            }
+            return;
+        }
+        let Some(lock) = lock else {
             return self.violated(format!("a run of {job} was claimed without its lock"));
         };
+        let beside = store
+            .prefix(&keys::shared_of(job))
+            .filter_map(|pair| keys::parse_shared(&pair.key))
+            // What came back with a backup, or was rescued from the store before, may be there without the mark's knowing.
+            .any(|(_, run_id)| self.claimed.contains_key(&run_id));
+        if beside {
+            self.violated(format!("a claim takes the lock of {job} beside a run without it"));
+        }
         let held_by = lock.previous.as_ref().map(|pair| LockHolder::decode(&pair.value).unwrap());
         if held_by.is_some_and(|holder| holder.is_none_or(|holder| holder.sid != sid)) {
             self.violated(format!("a claim of {job} takes the lock of another"));
@@ -305,7 +333,7 @@ impl Invariants {
             self.without_lock.insert(run_id.clone());
             holds = false;
         }
-        if holds && self.runs_under_live_session(store, job) {
+        if holds && self.overlaps(store, open) {
             self.violated(format!("{job} at {at} overlaps another run"));
         }
         // A lease that was ended before its time could not be known of.
@@ -313,21 +341,39 @@ impl Invariants {
             !self.without_lock.contains(run_id)
                 && self.session_of.get(run_id).is_some_and(|sid| !self.ended_early.contains(sid))
         };
-        let mut others = self.processes.iter().filter(|(_, process)| process.job == *job && process.fence);
+        let may_not =
+            |process: &Process| process.job == *job && process.fence && may_not_overlap(process, open);
+        let mut others = self.processes.iter().filter(|(_, process)| may_not(process));
         if holds && others.any(|(run_id, _)| as_promised(run_id)) {
             self.violated(format!("{job} at {at} overlaps a run with a fence"));
         }
-        if holds && self.seed_runs.contains(job) {
+        if holds && !open.unlocked && self.seed_runs.contains(job) {
             self.violated(format!("{job} at {at} overlaps a seed worker's run"));
         }
         self.started_by.insert(run_id.clone(), by);
-        self.processes.insert(run_id.clone(), Process { worker: by.0, job: job.clone(), fence });
+        let (worker, job, unlocked) = (by.0, job.clone(), open.unlocked);
+        self.processes.insert(run_id.clone(), Process { worker, job, fence, plan_time: at, unlocked });
     }
 
-    /// A command of the job is going, whose worker has not lost its session.
-    pub(super) fn runs_under_live_session(&self, store: &Store, job: &JobName) -> bool {
+    /// Another run of the job is going that this one may not overlap.
+    fn overlaps(&self, store: &Store, open: &OpenRun) -> bool {
+        self.runs_under_live_session(store, &open.job, |other| may_not_overlap(other, open))
+    }
+
+    /// A command of the job is going with the lock, whose worker has not lost its session.
+    pub(super) fn holds_lock(&self, store: &Store, job: &JobName) -> bool {
+        self.runs_under_live_session(store, job, |process| !process.unlocked)
+    }
+
+    fn runs_under_live_session(
+        &self,
+        store: &Store,
+        job: &JobName,
+        of_these: impl Fn(&Process) -> bool,
+    ) -> bool {
         self.processes.iter().any(|(run_id, process)| {
             process.job == *job
+                && of_these(process)
                 && !self.without_lock.contains(run_id)
                 && self.session_of.get(run_id).is_some_and(|sid| lives(store, *sid))
         })
@@ -382,7 +428,9 @@ impl Invariants {
         let of_this = |holder: &Option<LockHolder>| holder.as_ref().is_some_and(|holder| holder.sid == sid);
         let locks =
             store.prefix(keys::LOCK).filter(|pair| of_this(&LockHolder::decode(&pair.value).unwrap()));
-        let left: Vec<String> = runs.chain(locks).map(|pair| pair.key.to_string()).collect();
+        let shared =
+            store.prefix(keys::SHARED).filter(|pair| of_this(&LockHolder::decode(&pair.value).unwrap()));
+        let left: Vec<String> = runs.chain(locks).chain(shared).map(|pair| pair.key.to_string()).collect();
         for key in left {
             self.violated(format!("{key} is left behind by a worker that has drained"));
         }
@@ -390,7 +438,7 @@ impl Invariants {
 
     /// Every claimed fire has exactly one record. `lives`: this start of the worker is the one that is there.
     pub(super) fn check_records(&mut self, store: &Store, log: &Stored, lives: impl Fn(Incarnation) -> bool) {
-        for prefix in [keys::RUNS, keys::LOCK, keys::SESSIONS] {
+        for prefix in [keys::RUNS, keys::LOCK, keys::SHARED, keys::SESSIONS] {
             if let Some(left) = store.prefix(prefix).next() {
                 self.violated(format!("{} is left behind", left.key));
             }
@@ -399,6 +447,11 @@ impl Invariants {
         let conflict = log.conflicts.iter().find(|(one, other)| !lawful(one) && !lawful(other));
         if let Some((one, _)) = conflict {
             self.violated(format!("{} has records of two claims", one.id));
+        }
+        for record in log.records.values() {
+            if (record.status == Some(Status::Killed)) != record.killed_by.is_some() {
+                self.violated(format!("{} is {:?} by {:?}", record.id, record.status, record.killed_by));
+            }
         }
         let mut with_record: BTreeMap<RunId, (usize, u64)> = BTreeMap::new();
         for record in log.records.values() {
@@ -420,6 +473,12 @@ impl Invariants {
             }
         }
     }
+}
+
+/// Runs of one job do not overlap, unless one goes without the lock. One without it that was claimed later may go beside one with it: by then
+/// the job was another.
+fn may_not_overlap(other: &Process, open: &OpenRun) -> bool {
+    !open.unlocked && (!other.unlocked || other.plan_time < open.plan_time)
 }
 
 /// The session's key is there.

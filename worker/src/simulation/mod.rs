@@ -32,7 +32,7 @@ const SEEDS_FOR_A_MUTANT: u64 = 2_000;
 
 /// Seeds that have found something in what the simulation drives, each with what it was: run every time. A world that draws otherwise makes
 /// other runs of them.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 10] = [
     (536, "a rescue whose first sending came late put the lock of a run that had ended"),
     (
         1670,
@@ -53,6 +53,10 @@ const FOUND: [(u64, &str); 9] = [
     (
         13_687,
         "a worker that was cut off while the store was put back moved a mark back whose revision it knew by chance",
+    ),
+    (
+        1449,
+        "a fire that was left to a seed worker made the mark forget that a run without the lock was going",
     ),
 ];
 

@@ -7,7 +7,7 @@ use common::domain::record::Record;
 use common::domain::run::OpenRuns;
 use common::domain::worker::Sid;
 use common::keys;
-use common::kv::{Compare, Key, Kv, Op, Range, Txn};
+use common::kv::{Compare, Key, Kv, Op, Range, Span, Txn};
 use common::run_log::RunLog;
 
 use super::log::At;
@@ -49,11 +49,26 @@ pub(super) enum Mutant {
     NoFence,
     /// It counts the lease from the answer, without a margin: the request may have been there long before.
     FenceFromAnswer,
+    /// A fire takes the lock of the run that it is to replace, and does not wait.
+    ReplacesAtOnce,
+    /// A run of a job that lets runs overlap takes the lock beside.
+    OverlapTakesLock,
+    /// Whoever takes the lock does not look for runs without it.
+    NoSharedCompare,
+    /// The mark does not say that there are runs without the lock.
+    ForgetsUnlocked,
+    /// A job that is edited loses its lock.
+    EditFreesLock,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 18] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 23] = [
+        (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
+        (Self::OverlapTakesLock, &["goes without the lock takes it"]),
+        (Self::NoSharedCompare, &["beside a run without it"]),
+        (Self::ForgetsUnlocked, &["beside a run without it"]),
+        (Self::EditFreesLock, &["overlaps"]),
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
         (Self::NoMarkCompare, &["claimed where", "went back", "claimed again", "started twice"]),
@@ -82,6 +97,13 @@ impl Mutant {
                 *nested = self.send(std::mem::take(nested));
             }
         }
+        if self == Self::OverlapTakesLock {
+            let locks: Vec<Op> = txn.then.iter().filter_map(lock_beside).collect();
+            txn.then.extend(locks);
+        }
+        if self == Self::ForgetsUnlocked {
+            txn.then.iter_mut().for_each(forget_unlocked);
+        }
         if self == Self::SharedOpenKey {
             for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
                 share_open_key(op);
@@ -99,7 +121,8 @@ impl Mutant {
         let (Compare::CreateRevision(key, ..)
         | Compare::ModRevision(key, ..)
         | Compare::Lease(key, _)
-        | Compare::Value(key, _)) = compare;
+        | Compare::Value(key, _)
+        | Compare::NoneIn(Span { from: key, .. })) = compare;
         let of = |prefix: &str| key.strip_prefix(prefix).is_some();
         match self {
             Self::NoJobCompare => !of(keys::JOBS),
@@ -110,8 +133,26 @@ impl Mutant {
             Self::UnlockAnybodys => {
                 !(of(keys::LOCK) && matches!(compare, Compare::ModRevision(..) | Compare::Value(..)))
             }
+            Self::NoSharedCompare => !matches!(compare, Compare::NoneIn(_)),
             _ => true,
         }
+    }
+}
+
+/// The lock that is put beside what a run holds in its place.
+fn lock_beside(op: &Op) -> Option<Op> {
+    let Op::Put { key, value, lease } = op else { return None };
+    let (job, _) = keys::parse_shared(key)?;
+    Some(Op::Put { key: keys::lock(&job).into(), value: value.clone(), lease: *lease })
+}
+
+fn forget_unlocked(op: &mut Op) {
+    if let Op::Put { key, value, .. } = op
+        && keys::parse_fired(key).is_some()
+        && let Ok(mut mark) = Mark::decode(value)
+    {
+        mark.unlocked = false;
+        *value = mark.encode();
     }
 }
 
@@ -169,6 +210,7 @@ pub(super) async fn read_then_decide(kv: &dyn Kv, claims: &[Claim]) -> Vec<Claim
                 job_revision: claim.job_revision + 1,
                 mark: seen,
                 lock: LockSeen::Free,
+                holders: Vec::new(),
                 open: Vec::new(),
             }),
         };

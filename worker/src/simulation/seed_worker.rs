@@ -69,7 +69,7 @@ impl World {
         if self.now < self.no_space_until || self.store.get(keys::lock(job)).is_some() {
             return;
         }
-        if self.checks.runs_under_live_session(&self.store, job) {
+        if self.checks.holds_lock(&self.store, job) {
             self.checks.violated(format!("a seed worker's run of {job} overlaps one of ours"));
         }
         let lease = self.store.grant(TTL, self.now);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::clock::Timestamp;
 use common::domain::job::JobName;
+use common::domain::kill::Killed;
 use common::domain::mark::Mark;
 use common::domain::record::{Ending, Record, Status};
 use common::domain::run::{OpenRun, RunId};
@@ -26,7 +27,7 @@ use crate::batches::{Answered, Batch, Batches};
 use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::follow::News;
 use crate::scheduler::{
-    Action, AdoptAnswer, Claim, ClaimAnswer, Event, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
+    Action, AdoptAnswer, Claim, ClaimAnswer, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
 };
 use crate::session::{self, Session};
 use crate::sink::Entry;
@@ -117,6 +118,11 @@ pub(super) enum Job {
         from: (Sid, u64),
         to: (Sid, u64),
         rescue: bool,
+    },
+    Replace {
+        claim: Box<Claim>,
+        holders: Vec<Holder>,
+        killed: Killed,
     },
     Settle(Vec<(Sid, u64)>),
     Sweep,
@@ -427,6 +433,14 @@ impl World {
                         Err(kv::Error::LeaseGone) => Done::Nothing,
                         Err(_away) => Done::Again,
                     }
+                }
+                .boxed()
+            }
+            Job::Replace { claim, holders, killed } => {
+                let (claim, holders, killed) = (claim.clone(), holders.clone(), killed.clone());
+                async move {
+                    let _asked_again = claims::replace(kv.as_ref(), &claim, &holders, killed).await;
+                    Done::Nothing
                 }
                 .boxed()
             }
@@ -971,8 +985,8 @@ impl World {
             }
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
             Action::RetireMark { job, revision, mark } => Job::Retire { job, revision, mark },
-            Action::Release { run_id, job, sid, lock_revision, not_before } => {
-                let job = Job::Release(HeldLock::new(job, lock_revision, sid, run_id));
+            Action::Release { run_id, job, sid, lock_revision, unlocked, not_before } => {
+                let job = Job::Release(HeldLock::new(job, lock_revision, sid, run_id, unlocked));
                 let wait = not_before.ms_since(self.time_of(worker)).max(0);
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
@@ -980,7 +994,17 @@ impl World {
             Action::Start { open, work, .. } => {
                 return self.start_command(worker, &open, work.execution().has_fence());
             }
-            Action::Kill(run_id, _) => return self.push_to(now + 5, worker, What::ProcessEnds(run_id)),
+            Action::Replace { claim, holders, .. } if self.mutant == Mutant::ReplacesAtOnce => {
+                let over_lock = holders.iter().find(|held| !held.unlocked).map(|held| held.revision);
+                self.hosts[worker].shell.claims.put(Claim { over_lock, ..*claim });
+                return;
+            }
+            Action::Replace { claim, holders, killed } => Job::Replace { claim, holders, killed },
+            Action::Kill(run_id, _) => {
+                let slow = self.has_concurrency && self.dice.percent(30);
+                let takes = if slow { self.dice.between(5, 2500) } else { 5 };
+                return self.push_to(now + takes, worker, What::ProcessEnds(run_id, Status::Killed));
+            }
             Action::Record { record, settles } => {
                 self.hosts[worker].shell.sink.push(Entry { record, settles });
                 return self.flush_soon(worker);
@@ -1010,7 +1034,7 @@ impl World {
             takes = self.dice.between(5_000, 15_000); // longer than a lease, which alone makes a fence needed
         }
         let ends = self.now + takes;
-        self.push_to(ends, worker, What::ProcessEnds(open.run_id.clone()));
+        self.push_to(ends, worker, What::ProcessEnds(open.run_id.clone(), Status::Succeeded));
     }
 
     pub(super) fn process_ends(&mut self, worker: usize, run_id: &RunId, status: Status) {
@@ -1027,8 +1051,8 @@ impl World {
             output_bytes: 0,
             start_time: at,
             end_time: at,
-            exit_code: Some(0),
-            signal: None,
+            exit_code: (status == Status::Succeeded).then_some(0),
+            signal: (status == Status::Killed).then_some(9),
         };
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         self.push_to(now, worker, What::Tell(era, Event::RunEnded(run_id.clone(), ending)));

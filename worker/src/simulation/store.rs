@@ -152,6 +152,7 @@ impl Store {
             }
             Compare::Lease(key, lease) => pair(key).and_then(|p| p.lease) == some_lease(*lease),
             Compare::Value(key, value) => pair(key).is_some_and(|p| p.value == *value),
+            Compare::NoneIn(span) => self.within(span).is_empty(),
         }
     }
 
@@ -237,7 +238,14 @@ impl Store {
             return Err(Error::Compacted(self.oldest));
         }
         let told = self.changes_since(from).iter().filter(|change| span.contains(&change.pair.key));
-        Ok(WatchBatch { revision: self.revision, changes: told.cloned().collect() })
+        Ok(WatchBatch { revision: self.revision, changes: told.map(|change| self.told(change)).collect() })
+    }
+
+    /// A watch is told the value as it was before the whole revision, which may have changed the key twice.
+    fn told(&self, change: &Change) -> Change {
+        let of_revision = self.changes_since(change.pair.mod_revision);
+        let first = of_revision.iter().find(|other| other.pair.key == change.pair.key).unwrap_or(change);
+        Change { pair: change.pair.clone(), previous: first.previous.clone() }
     }
 
     pub(super) fn grant(&mut self, ttl: Duration, now: i64) -> LeaseId {

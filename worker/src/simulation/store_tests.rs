@@ -39,6 +39,12 @@ impl Requests<'_> {
         }
     }
 
+    /// One that begins with a key, as every compare does.
+    fn some_span(&mut self) -> Span {
+        let key = self.key();
+        if self.dice.percent(50) { Span::prefix(key) } else { Span::between(key, "z") }
+    }
+
     fn lease(&mut self) -> Option<LeaseId> {
         let number = self.dice.below(LEASES + 3);
         (number > 0 && number <= LEASES).then_some(LeaseId(number))
@@ -48,7 +54,8 @@ impl Requests<'_> {
         let key = self.key().into();
         let is = *self.dice.one_of(&[Is::Equal, Is::NotEqual, Is::Greater, Is::Less]);
         let number = if self.dice.percent(40) { 0 } else { self.dice.between(1, self.revision) };
-        match self.dice.below(6) {
+        match self.dice.below(7) {
+            6 => Compare::NoneIn(self.some_span()),
             0 | 1 => Compare::CreateRevision(key, is, number),
             2 | 3 => Compare::ModRevision(key, is, number),
             4 => Compare::Lease(key, self.lease()),

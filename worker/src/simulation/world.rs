@@ -87,7 +87,8 @@ pub(super) enum What {
     Sweep,
     /// The sink stores what it has.
     Flush,
-    ProcessEnds(RunId),
+    /// By itself, or killed.
+    ProcessEnds(RunId, Status),
     /// Runs with a fence must not go on, unless the lease was renewed.
     FenceDue,
     /// It is found to have lost its session.
@@ -137,6 +138,8 @@ impl Host {
 
 pub(super) struct World {
     pub(super) mutant: Mutant,
+    /// Jobs have `concurrency`. In the other worlds nothing is drawn for it, so that seeds which found something before it was there still do.
+    pub(super) has_concurrency: bool,
     pub(super) dice: Dice,
     /// In a world in which jobs are disabled and enabled.
     pub(super) switching: Option<Dice>,
@@ -186,6 +189,7 @@ impl World {
         };
         let mut world = Self {
             mutant,
+            has_concurrency: seed % 5 >= 3,
             dice: Dice::new(seed),
             switching: switching::dice(seed),
             now: 0,
@@ -322,7 +326,7 @@ impl World {
         }
         match what {
             // Whether or not its worker sees it at once.
-            What::ProcessEnds(run_id) => return self.process_ends(worker, &run_id, Status::Succeeded),
+            What::ProcessEnds(run_id, status) => return self.process_ends(worker, &run_id, status),
             What::FenceDue => return self.fence_due(worker),
             _ => {}
         }
@@ -352,7 +356,7 @@ impl World {
             What::Flush => self.flush(worker),
             What::LosesSession => self.lose_session(worker),
             What::Leaves => self.stop(worker),
-            What::ProcessEnds(_) | What::FenceDue => unreachable!("is done above"),
+            What::ProcessEnds(..) | What::FenceDue => unreachable!("is done above"),
         }
     }
 

@@ -51,6 +51,7 @@ pub(super) fn compared_key(compare: &Compare) -> &Key {
         | Compare::ModRevision(key, ..)
         | Compare::Lease(key, _)
         | Compare::Value(key, _) => key,
+        Compare::NoneIn(span) => &span.from,
     }
 }
 

@@ -223,15 +223,15 @@ impl Store {
     }
 
     fn holds(&self, compare: &Compare) -> rusqlite::Result<bool> {
-        let pair = self.tables.get(compared_key(compare))?;
-        let pair = pair.as_ref();
+        let pair = || self.tables.get(compared_key(compare));
         Ok(match compare {
             Compare::CreateRevision(_, is, number) => {
-                is.holds(pair.map_or(0, |p| p.create_revision), *number)
+                is.holds(pair()?.map_or(0, |p| p.create_revision), *number)
             }
-            Compare::ModRevision(_, is, number) => is.holds(pair.map_or(0, |p| p.mod_revision), *number),
-            Compare::Lease(_, lease) => pair.and_then(|p| p.lease) == some_lease(*lease),
-            Compare::Value(_, value) => pair.is_some_and(|p| p.value == *value),
+            Compare::ModRevision(_, is, number) => is.holds(pair()?.map_or(0, |p| p.mod_revision), *number),
+            Compare::Lease(_, lease) => pair()?.and_then(|p| p.lease) == some_lease(*lease),
+            Compare::Value(_, value) => pair()?.is_some_and(|p| p.value == *value),
+            Compare::NoneIn(span) => self.tables.range(span, 1)?.is_empty(),
         })
     }
 

@@ -21,6 +21,7 @@ pub(in crate::exec) fn open() -> OpenRun {
         command: String::new(),
         trigger: Trigger::Schedule,
         skipped: None,
+        unlocked: false,
     }
 }
 
