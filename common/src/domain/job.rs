@@ -153,7 +153,6 @@ const PLANNED_OPTIONS: &[&str] = &[
     "timezone",
     "dialect",
     "dst",
-    "retry",
     "concurrency",
     "mode",
     "http",
@@ -367,13 +366,13 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         refused(
-            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "retry": {}}),
+            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "after": {}}),
             &[
                 ("command", "not a string"),
                 ("name", "\"/\""),
                 ("cronExpr", "minute: \"61\" at character 1"),
                 ("comand", "did you mean \"command\""),
-                ("retry", "not built yet"),
+                ("after", "not built yet"),
             ],
         );
         refused(json!({}), &[("name", "missing"), ("command", "missing"), ("cronExpr", "missing")]);
@@ -429,11 +428,11 @@ mod tests {
         assert!(taken.job.extra.is_empty() && taken.warnings.is_empty());
         assert_eq!(taken.job.to_value(), good(&options));
         refused(
-            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "retry": 1, "jitterSeconds": -1}),
+            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "notify": 1, "jitterSeconds": -1}),
             &[
                 ("name", "\"/\""),
                 ("misfire", "none of"),
-                ("retry", "not built yet"),
+                ("notify", "not built yet"),
                 ("jitterSeconds", "0 to 3600"),
             ],
         );
@@ -492,10 +491,11 @@ mod tests {
         let job = Job::from_stored("x", b"{}").unwrap();
         assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
         // Options of a newer version are kept, and keep the job from being run here.
-        let newer = br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","retry":{"attempts":3}}"#;
+        let newer =
+            br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","notify":{"on":"failure"}}"#;
         let job = Job::from_stored("x", newer).unwrap();
-        assert_eq!(job.options_not_understood(), ["after", "retry"]);
-        assert_eq!(job.to_value()["retry"], json!({"attempts": 3}));
+        assert_eq!(job.options_not_understood(), ["after", "notify"]);
+        assert_eq!(job.to_value()["notify"], json!({"on": "failure"}));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::execution::{
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
 use super::job::{Fault, JobName};
+use super::retry::Retry;
 use crate::clock::Timestamp;
 use crate::schedule::Window;
 
@@ -143,6 +144,8 @@ pub struct JobOptions {
     pub start_at: Option<Moment>,
     /// It has no fires from this time on.
     pub end_at: Option<Moment>,
+    /// How often it is tried again.
+    pub retry: Option<Retry>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -294,6 +297,14 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.execution.fence.map(Value::from),
     },
+    Field {
+        name: "retry",
+        read: |options, value| {
+            options.retry = Some(Retry::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.retry.map(Retry::to_value),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -412,6 +423,7 @@ mod tests {
             json!({"enabled": true}),
             json!({"fence": true}),
             json!({"fence": false}),
+            json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));

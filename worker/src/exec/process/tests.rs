@@ -21,6 +21,9 @@ pub(in crate::exec) fn open() -> OpenRun {
         command: String::new(),
         trigger: Trigger::Schedule,
         skipped: None,
+        asked: None,
+        env: None,
+        on_lost: None,
     }
 }
 
