@@ -29,6 +29,9 @@ pub const SESSIONS: &str = "/cron/sessions/";
 pub const FIRED: &str = "/cron/fired/";
 /// `/cron/runs/{sid}/{seq}`: written by claims; the open runs; lives until their records are stored.
 pub const RUNS: &str = "/cron/runs/";
+/// `/cron/requests/{runId}`: written by the `run` function, and by workers for retries; a run that is to be; deleted by its claim; absent = it was
+/// claimed, or never asked for.
+pub const REQUESTS: &str = "/cron/requests/";
 /// `/cron/paused`: written by the function `fleet_pause`, or with any value by other hands; who paused, when and why; lives until deleted;
 /// present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
@@ -115,6 +118,12 @@ pub fn runs(sid: Sid, seq: u64) -> String {
     format!("{}{seq:016x}", runs_of(sid))
 }
 
+/// The request for the run of this id.
+#[must_use]
+pub fn request(run_id: &RunId) -> String {
+    format!("{REQUESTS}{run_id}")
+}
+
 /// The answer that is kept under a client's key.
 #[must_use]
 pub fn idempotency(key: &IdempotencyKey) -> String {
@@ -147,6 +156,12 @@ pub fn parse_runs(key: &crate::kv::Key) -> Option<Sid> {
 pub fn parse_run(key: &crate::kv::Key) -> Option<(Sid, u64)> {
     let (_sid, seq) = key.strip_prefix(RUNS)?.split_once('/')?;
     Some((parse_runs(key)?, u64::from_str_radix(seq, 16).ok()?))
+}
+
+/// The run in `/cron/requests/{runId}`.
+#[must_use]
+pub fn parse_request(key: &crate::kv::Key) -> Option<RunId> {
+    key.strip_prefix(REQUESTS).filter(|id| !id.is_empty()).map(RunId::from_text)
 }
 
 /// The job in `/cron/lock/{name}`.
@@ -187,6 +202,8 @@ mod tests {
             assert_eq!(parse_session(&Key::from(session(sid))), Some(sid));
             assert_eq!(parse_runs(&Key::from(runs(sid, 77))), Some(sid));
             assert_eq!(parse_run(&Key::from(runs(sid, 77))), Some((sid, 77)));
+            let run_id = RunId::new(sid, 77).of_attempt(2);
+            assert_eq!(parse_request(&Key::from(request(&run_id))), Some(run_id));
         }
     }
 

@@ -358,7 +358,8 @@ impl Fields {
             .map_err(|why| Refusal::bad(format!("{whole} is not percent-encoded UTF-8: {why}")))
     }
 
-    fn of_json(object: serde_json::Map<String, Value>) -> Result<Self, Refusal> {
+    /// The texts of a JSON object; `null` counts as left out.
+    pub(crate) fn of_json(object: serde_json::Map<String, Value>) -> Result<Self, Refusal> {
         let fields =
             object.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| match value {
                 Value::String(text) => Ok((name, text)),

@@ -27,21 +27,39 @@ pub(crate) struct Once(Option<Named>);
 
 struct Named {
     key: String,
+    by_client: bool,
+    kept_for: Duration,
     fingerprint: String,
     lease: Option<LeaseId>,
 }
+
+/// The answer to a change that its client has not named is kept for as long as a try of ours may be on its way.
+const OWN_KEPT_FOR: Duration = Duration::from_secs(60);
 
 impl Once {
     /// Reads the header; `route` and `asked` tell this request from others.
     pub(crate) fn of(call: &Call, route: &str, asked: &Value) -> Result<Self, Refusal> {
         let Some(key) = key(call)? else { return Ok(Self(None)) };
         let fingerprint = fingerprint(route, asked);
-        Ok(Self(Some(Named { key: keys::idempotency(&key), fingerprint, lease: None })))
+        let (key, kept_for) = (keys::idempotency(&key), Duration::from_secs(KEPT_SECONDS));
+        Ok(Self(Some(Named { key, by_client: true, kept_for, fingerprint, lease: None })))
+    }
+
+    /// As [`Self::of`]; a change that its client has not named is named by us. For one that leaves nothing behind by which it could be told
+    /// whether a try whose answer was lost was applied.
+    pub(crate) fn always(call: &Call, route: &str, asked: &Value) -> Result<Self, Refusal> {
+        let once = Self::of(call, route, asked)?;
+        if once.0.is_some() {
+            return Ok(once);
+        }
+        let key = IdempotencyKey::random();
+        let (key, kept_for) = (keys::idempotency(&key), OWN_KEPT_FOR);
+        Ok(Self(Some(Named { key, by_client: false, kept_for, fingerprint: String::new(), lease: None })))
     }
 
     /// Whether the client gave a key.
     pub(crate) fn is_named(&self) -> bool {
-        self.0.is_some()
+        self.0.as_ref().is_some_and(|named| named.by_client)
     }
 
     /// Reads the kept answer; to go behind the operations that read what the change is decided from.
@@ -74,7 +92,7 @@ impl Once {
         let Some(named) = &mut self.0 else { return Ok(()) };
         let lease = match named.lease {
             Some(lease) => lease,
-            None => store::grant(kv, Duration::from_secs(KEPT_SECONDS)).await?,
+            None => store::grant(kv, named.kept_for).await?,
         };
         // If the function dies here, or another request with the key comes first, the lease ends without a key.
         named.lease = Some(lease);

@@ -23,7 +23,7 @@ use lambda_http::Request;
 
 use crate::endpoints::{
     console, delete, fleet_pause, fleet_resume, fleet_status, get, kill, list, log, output, pause, resume,
-    running, save, workers,
+    run, running, save, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -54,7 +54,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 16] = [
+pub static ROUTES: [Route; 17] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -97,6 +97,14 @@ pub static ROUTES: [Route; 16] = [
         function: "resume",
         handler: |ports, request| {
             Box::pin(async move { resume::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/job/run",
+        methods: run::METHODS,
+        function: "run",
+        handler: |ports, request| {
+            Box::pin(async move { run::handle(&*ports.kv, &*ports.clock, request).await })
         },
     },
     Route {

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
+use common::domain::execution::Environment;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
 use common::domain::mark::Mark;
 use common::domain::output::Chunk;
 use common::domain::pause::{Base, Pause};
 use common::domain::record::Record;
+use common::domain::request::Request as RunRequest;
 use common::domain::run::{LockHolder, RunId};
 use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
@@ -238,10 +240,22 @@ async fn golden(stage: &Stage, step: &Value) -> Map<String, Value> {
         golden.insert("replayed".to_owned(), replayed.into());
     }
     match header("content-type").unwrap() {
-        json if json == "application/json" => golden.insert("reply".to_owned(), body(&response)),
+        json if json == "application/json" => {
+            golden.insert("reply".to_owned(), with_run_id_masked(body(&response)))
+        }
         other => golden.insert("replyType".to_owned(), other.into()),
     };
     golden
+}
+
+/// The id of a run that was asked for is drawn.
+fn with_run_id_masked(mut reply: Value) -> Value {
+    if let Some(run_id) = reply["data"].get_mut("runId") {
+        let text = run_id.as_str().unwrap();
+        assert!(text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()), "{text}");
+        *run_id = "…".into();
+    }
+    reply
 }
 
 #[tokio::test]
@@ -554,6 +568,68 @@ async fn a_kill_names_the_open_run_and_goes_with_its_lease() {
     assert_eq!(left, Duration::from_secs(KILL_TTL_SECONDS));
 }
 
+// ---- run ----
+
+async fn requests(stage: &Stage) -> Vec<(RunId, RunRequest)> {
+    let pairs = stage.kv.inner.range(Range::prefix(keys::REQUESTS)).await.unwrap().pairs;
+    pairs
+        .iter()
+        .map(|pair| (keys::parse_request(&pair.key).unwrap(), RunRequest::decode(&pair.value).unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_run_is_asked_for_under_the_id_that_it_will_have() {
+    let stage = Stage::new();
+    stage.post("/job/save", job("a")).await;
+    let (status, reply) = stage.post("/job/run", json!({"name": "a", "env": {"DAY": "monday"}})).await;
+    assert_eq!(status, 200, "{reply}");
+    let [(run_id, request)] = requests(&stage).await.try_into().unwrap();
+    assert_eq!(reply["data"], json!({"runId": run_id}));
+    let env = Environment::parse(&json!({"DAY": "monday"})).unwrap();
+    assert_eq!(request, RunRequest::manual(run_id, name("a"), env, NOW));
+    assert_eq!(stage.mark("a").await.unwrap().plan_time, Timestamp::ZERO, "the schedule goes on as it was");
+}
+
+#[tokio::test]
+async fn a_run_is_asked_for_once_also_when_the_answer_is_lost_and_the_run_has_begun() {
+    for named in [false, true] {
+        for fault in [Fault::AnswerLost, Fault::RequestLost] {
+            let stage = Stage::new();
+            stage.post("/job/save", job("a")).await;
+            stage.kv.fail(&[fault]);
+            let before = stage.revision().await;
+            let sent = json!({"name": "a"});
+            let (status, reply) = match named {
+                true => {
+                    let (status, reply, replayed) = stage.post_once("/job/run", sent, "k").await;
+                    assert!(!replayed);
+                    (status, reply)
+                }
+                false => stage.post("/job/run", sent).await,
+            };
+            assert_eq!(status, 200, "{reply}");
+            let [(run_id, _)] = requests(&stage).await.try_into().unwrap();
+            assert_eq!(reply["data"], json!({"runId": run_id}));
+            // Put again, it could come when its run has begun and its key is gone.
+            assert_eq!(stage.revision().await, before + 1, "it was put once");
+            let [kept] = stage.kept().await.try_into().unwrap();
+            let left = stage.kv.inner.keep_alive(kept.lease.unwrap()).await.unwrap();
+            assert_eq!(left, Duration::from_secs(if named { 3600 } else { 60 }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_deleted_just_then_is_not_asked_to_run() {
+    let stage = Stage::new();
+    stage.post("/job/save", job("a")).await;
+    stage.kv.fail(&[Fault::Deleted]);
+    let (status, reply) = stage.post("/job/run", json!({"name": "a"})).await;
+    assert_eq!(status, 404, "{reply}");
+    assert_eq!(requests(&stage).await, []);
+}
+
 // ---- stores that fail ----
 
 /// What becomes of a write.
@@ -565,6 +641,8 @@ enum Fault {
     RequestLost,
     /// Somebody else puts the job first.
     Overtaken,
+    /// Somebody else deletes the job first.
+    Deleted,
 }
 
 struct FaultyKv {
@@ -611,6 +689,11 @@ impl Kv for FaultyKv {
             Some(Fault::Overtaken) => {
                 let put = Op::put("/cron/jobs/a", job("a").to_string());
                 kv.txn(Txn { then: vec![put], ..Txn::default() }).await?;
+                kv.txn(txn).await
+            }
+            Some(Fault::Deleted) => {
+                let delete = Op::delete("/cron/jobs/a");
+                kv.txn(Txn { then: vec![delete], ..Txn::default() }).await?;
                 kv.txn(txn).await
             }
         }
@@ -710,6 +793,7 @@ async fn a_store_that_is_down_is_503_and_the_next_call_works() {
             ("save", stage.post("/job/save", job("a")).await),
             ("list", stage.get("/job/list").await),
             ("kill", stage.post("/job/kill", json!({"name": "a"})).await),
+            ("run", stage.post("/job/run", json!({"name": "a"})).await),
             ("pause", stage.post("/job/pause", json!({"name": "a"})).await),
             ("resume", stage.post("/job/resume", json!({"name": "a"})).await),
             ("fleet_pause", stage.post("/fleet/pause", json!({})).await),
@@ -833,6 +917,8 @@ async fn each_endpoint_uses_its_own_store_alone() {
     stage.kv.down.store(false, Ordering::Relaxed);
     stage.run_log.down.store(true, Ordering::Relaxed);
     assert_eq!(stage.post("/job/kill", json!({"name": "a"})).await.0, 200, "kill opens no MongoDB");
+    stage.post("/job/save", job("a")).await;
+    assert_eq!(stage.post("/job/run", json!({"name": "a"})).await.0, 200, "nor does run");
 }
 
 #[tokio::test]
@@ -1096,6 +1182,7 @@ async fn of_many_requests_with_one_key_one_applies() {
         ("/job/save", job("a"), "/cron/jobs/a"),
         // Nothing but the kept answer keeps a second kill or a second delete of nothing from being applied.
         ("/job/kill", json!({"name": "a"}), "/cron/killer/a"),
+        ("/job/run", json!({"name": "a"}), "/cron/jobs/a"),
         ("/job/delete", json!({"name": "b"}), "/cron/jobs/b"),
     ];
     for (path, sent, key) in rows {

@@ -16,7 +16,8 @@ use futures::future::join_all;
 
 use crate::batches::{Batched, Bounds};
 use crate::scheduler::{
-    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
+    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Close, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal,
+    RequestAnswer, RequestClaim, RequestRefusal, Slots,
 };
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
@@ -178,16 +179,22 @@ fn unanswered(why: &kv::Error, claim: &Claim) -> ClaimAnswer {
     }
 }
 
+fn lock_seen(pair: Option<&Pair>) -> LockSeen {
+    match pair {
+        None => LockSeen::Free,
+        Some(pair) if pair.value.is_empty() => LockSeen::HeldBySeed,
+        Some(_) => LockSeen::Held,
+    }
+}
+
 fn refusal(claim: &Claim, reply: &TxnReply) -> Refusal {
     let shared = reply.pairs(SHARED).iter().filter(|_| claim.exclusive);
     let lock = reply.pair(LOCK).filter(|_| !claim.open.unlocked);
     let mut holders: Vec<Holder> = shared.filter_map(holder).collect();
     holders.extend(lock.and_then(holder));
-    let lock = match lock {
-        Some(pair) if pair.value.is_empty() => LockSeen::HeldBySeed,
-        Some(_) => LockSeen::Held,
-        None if claim.exclusive && !reply.pairs(SHARED).is_empty() => LockSeen::Held,
-        None => LockSeen::Free,
+    let lock = match lock_seen(lock) {
+        LockSeen::Free if claim.exclusive && !reply.pairs(SHARED).is_empty() => LockSeen::Held,
+        seen => seen,
     };
     Refusal {
         holders,
@@ -242,6 +249,68 @@ fn open_seen(pair: &Pair) -> Option<(OpenRun, Revision)> {
 
 fn mark_seen(pair: &Pair) -> MarkSeen {
     MarkSeen { mark: Mark::decode(&pair.value), revision: pair.mod_revision, retired: pair.lease.is_some() }
+}
+
+/// The transaction that takes a request (design P13): its key goes, and the open run comes, with the lock if it is to run. Two that take the
+/// same one compare the same revision of its key. The mark is not touched: fires go on as if nothing were.
+fn request_txn(claim: &RequestClaim) -> Txn {
+    let (name, request) = (&claim.open.job, keys::request(&claim.open.run_id));
+    let mut when = vec![
+        Compare::exists(keys::session(claim.sid)),
+        Compare::unchanged(request.as_str(), claim.request_revision),
+        Compare::unchanged(keys::job(name), claim.job_revision),
+    ];
+    let mut then = vec![Op::delete(request.as_str()), put_open(&claim.open, (claim.sid, claim.seq))];
+    if claim.open.skipped.is_none() {
+        when.extend([Compare::absent(keys::PAUSED), Compare::absent(keys::lock(name))]);
+        when.extend(claim.exclusive.then(|| Compare::NoneIn(Span::prefix(keys::shared_of(name)))));
+        then.push(put_lock(&claim.open, claim.sid));
+    }
+    let otherwise = vec![
+        Op::get(keys::session(claim.sid)),
+        Op::get(keys::PAUSED),
+        Op::get(keys::job(name)),
+        Op::get(request),
+        Op::get(keys::lock(name)),
+        Op::Range(Range::prefix(keys::shared_of(name)).limit(1)),
+        Op::get(keys::runs(claim.sid, claim.seq)),
+    ];
+    Txn { when, then, otherwise }
+}
+
+/// Sends the claim of a request once. Each goes by itself: they have no time to meet, and etcd syncs those that come together at once anyway.
+pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestAnswer {
+    // Reads of the refused branch: all but this one are where those of a fire's claim are.
+    const REQUEST: usize = MARK;
+    match kv.txn(request_txn(claim)).await {
+        Ok(reply) if reply.succeeded => RequestAnswer::Won(reply.revision),
+        Ok(reply) => RequestAnswer::Refused(RequestRefusal {
+            session_alive: reply.pair(SESSION).is_some(),
+            paused: reply.pair(PAUSED).is_some(),
+            job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
+            request_revision: reply.pair(REQUEST).map_or(0, |pair| pair.mod_revision),
+            lock: match lock_seen(reply.pair(LOCK)) {
+                LockSeen::Free if claim.exclusive && !reply.pairs(SHARED).is_empty() => LockSeen::Held,
+                seen => seen,
+            },
+            // Whatever is under the number of this claim, this claim has put there.
+            open: reply.pair(OPEN).map(|pair| pair.mod_revision),
+        }),
+        Err(kv::Error::Indeterminate(_) | kv::Error::Full(_)) => RequestAnswer::Unknown,
+        Err(_not_applied) => RequestAnswer::NotApplied,
+    }
+}
+
+/// Writes the open key of a run that has ended, and with it asks for the next attempt (design P13).
+///
+/// Not under the session's key, which P3 wants of whatever a session puts: nothing is added that a survivor could have missed. It puts an
+/// open key again that is there, at the revision that this worker has put; a survivor deletes it at that revision. One of the two comes
+/// first and refuses the other, so that one asks for the next attempt at most. Sent again, it finds the key at another revision.
+pub(crate) async fn close_run(kv: &dyn Kv, close: &Close) -> Result<(), kv::Error> {
+    let mut then = vec![put_open(&close.open, close.key)];
+    then.extend(close.next.iter().map(|(run_id, request)| Op::put(keys::request(run_id), request.encode())));
+    let when = vec![Compare::unchanged(keys::runs(close.key.0, close.key.1), close.revision)];
+    kv.txn(Txn { when, then, otherwise: Vec::new() }).await.map(|_done_or_anothers| ())
 }
 
 /// A first or a new mark to be put, with what it was decided from.

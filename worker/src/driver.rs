@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -265,6 +265,8 @@ struct Driver {
     sweeper: Arc<Notify>,
     /// Sessions whose open runs are this worker's to close.
     own_sids: Arc<Mutex<BTreeSet<Sid>>>,
+    /// Runs that were claimed up to then may have ended in what the store was before: the sweep asks for no retry of them. In ms.
+    floor: Arc<AtomicI64>,
     /// It is the fleet's first worker, in an order on which all agree: what one of them is enough for is its to do.
     first: Arc<AtomicBool>,
     draining: bool,
@@ -317,6 +319,7 @@ impl Driver {
             live,
             sweeper: Arc::new(Notify::new()),
             own_sids: Arc::default(),
+            floor: Arc::default(),
             first: Arc::default(),
             draining: false,
         }
@@ -330,6 +333,7 @@ impl Driver {
             self.ports.clone(),
             Arc::clone(&self.sweeper),
             Arc::clone(&self.own_sids),
+            Arc::clone(&self.floor),
         ));
         let keeping_up = tokio::spawn(upkeep::keep_up(
             Arc::clone(&self.ports.kv),
@@ -383,6 +387,7 @@ impl Driver {
             }
             self.send_batches();
             self.spare_own_sids();
+            self.floor.store(self.scheduler.floor().ms(), Relaxed);
             self.first.store(self.scheduler.owns_slot(0), Relaxed);
             self.status.note_marks_ahead(self.scheduler.marks_ahead());
             self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
@@ -969,6 +974,21 @@ impl Driver {
                     Some(Event::MoveAnswered(open.run_id.clone(), to.0, to.1, answer))
                 });
             }
+            // Each job has one at most.
+            Action::ClaimRequest(claim) => {
+                let kv = Arc::clone(&self.ports.kv);
+                self.answer(Duration::ZERO, async move {
+                    let answer = claims::claim_request(kv.as_ref(), &claim).await;
+                    Some(Event::RequestAnswered(claim, answer))
+                });
+            }
+            Action::Close(close) => {
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
+                self.answer(Duration::ZERO, async move {
+                    until_answered(&retries.closing, || claims::close_run(kv.as_ref(), &close)).await;
+                    Some(Event::Closed(close.open.run_id.clone()))
+                });
+            }
             Action::RetireMark { job, revision, mark } => {
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 tokio::spawn(async move {
@@ -1198,12 +1218,18 @@ where
 }
 
 /// Sweeps whenever a session ends, and now and then in any case: nobody watches when all die.
-async fn sweep_often(ports: Ports, asked: Arc<Notify>, own_sids: Arc<Mutex<BTreeSet<Sid>>>) {
+async fn sweep_often(
+    ports: Ports,
+    asked: Arc<Notify>,
+    own_sids: Arc<Mutex<BTreeSet<Sid>>>,
+    floor: Arc<AtomicI64>,
+) {
     let retries = Retries::new("open runs left behind not closed");
     loop {
         let spared = own_sids.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let swept =
-            sweep::sweep(ports.kv.as_ref(), ports.run_log.as_ref(), ports.clock.as_ref(), &spared).await;
+        let floor = Timestamp::from_ms(floor.load(Relaxed));
+        let (kv, run_log) = (ports.kv.as_ref(), ports.run_log.as_ref());
+        let swept = sweep::sweep(kv, run_log, ports.clock.as_ref(), &spared, floor).await;
         let pause = match swept {
             Ok(_) => {
                 retries.worked();

@@ -77,6 +77,9 @@ fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
         trigger: Trigger::Schedule,
         skipped: None,
         unlocked: false,
+        asked: None,
+        env: None,
+        on_lost: None,
     }
 }
 
@@ -770,7 +773,10 @@ async fn a_sweep_gets_done_on_a_store_that_is_slow() {
         let plan_time = T.plus_ms(i64::try_from(seq).unwrap() * 1000);
         put(&kv, keys::runs(gone, seq), OpenRuns::new(vec![open_run(gone, seq, plan_time)]).encode()).await;
     }
-    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new()).await.unwrap(), 250);
+    assert_eq!(
+        sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new(), Timestamp::ZERO).await.unwrap(),
+        250
+    );
     assert_eq!(records(&run_log, "a").await.len(), 250);
 }
 
@@ -809,8 +815,8 @@ async fn open_runs_of_sessions_that_are_gone_are_closed_once_and_no_others() {
     }
     put(&kv, keys::runs(gone, 3), "unreadable").await;
     let spared = BTreeSet::from([own]);
-    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared).await.unwrap(), 2);
-    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared).await.unwrap(), 0);
+    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared, Timestamp::ZERO).await.unwrap(), 2);
+    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared, Timestamp::ZERO).await.unwrap(), 0);
     let left = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
     let kept = [keys::runs(gone, 3), keys::runs(own, 1), keys::runs(alive, 1)].map(kv::Key::from);
     assert_eq!(left.into_iter().map(|pair| pair.key).collect::<BTreeSet<_>>(), kept.into());

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use common::clock::{Clock, Timestamp};
 use common::domain::record::Record;
-use common::domain::run::{OpenRun, OpenRuns};
+use common::domain::request::Request;
+use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Range, Txn};
@@ -24,13 +25,15 @@ pub(crate) enum Error {
     RunLog(#[from] run_log::Error),
 }
 
-/// Closes the open runs of every session that is gone, except those in `spared` (this worker's own, still to be decided).
+/// Closes the open runs of every session that is gone, except those in `spared` (this worker's own, still to be decided), and asks for the
+/// next attempt where the job wants that; but not of a run that was claimed up to `floor`, and may have ended in what the store was before.
 /// Answers how many runs were closed.
 pub(crate) async fn sweep(
     kv: &dyn Kv,
     run_log: &dyn RunLog,
     clock: &dyn Clock,
     spared: &BTreeSet<Sid>,
+    floor: Timestamp,
 ) -> Result<usize, Error> {
     // Open runs first, sessions after: a session with an open run existed by then, so that its absence afterwards means its end.
     let (open, _) = read_pages(kv, Range::prefix(keys::RUNS)).await?;
@@ -44,7 +47,7 @@ pub(crate) async fn sweep(
     for sid in with_runs.difference(&alive).filter(|sid| !spared.contains(sid)) {
         // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
         let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(*sid))).await?;
-        closed += close_all(kv, run_log, clock, &left, Record::left_behind).await?;
+        closed += close_all(kv, run_log, clock, &left, Record::left_behind, floor).await?;
     }
     Ok(closed)
 }
@@ -57,11 +60,12 @@ pub(crate) async fn close_all(
     clock: &dyn Clock,
     mut left: &[Pair],
     record: fn(&OpenRun, Timestamp) -> Record,
+    floor: Timestamp,
 ) -> Result<usize, Error> {
     let (mut closed, mut size) = (0, BATCH);
     while !left.is_empty() {
         let (batch, rest) = left.split_at(size.min(left.len()));
-        match close(kv, run_log, clock, batch, record).await {
+        match close(kv, run_log, clock, batch, record, floor).await {
             Ok(number) => {
                 closed += number;
                 left = rest;
@@ -74,12 +78,18 @@ pub(crate) async fn close_all(
     Ok(closed)
 }
 
+/// The attempt that a lost run is followed by. Its open key says so only until its end is known: then its own worker has decided.
+fn next_attempt(run: &OpenRun, now: Timestamp) -> Option<(RunId, Request)> {
+    run.on_lost.map(|retry| Request::after(run, &retry, "survivor", now))
+}
+
 async fn close(
     kv: &dyn Kv,
     run_log: &dyn RunLog,
     clock: &dyn Clock,
     batch: &[Pair],
     record: fn(&OpenRun, Timestamp) -> Record,
+    floor: Timestamp,
 ) -> Result<usize, Error> {
     let now = clock.now();
     let mut records = Vec::new();
@@ -88,7 +98,8 @@ async fn close(
         match OpenRuns::decode(&pair.value) {
             Ok(open) => {
                 records.extend(open.runs.iter().map(|run| record(run, now)));
-                read.push(pair);
+                let again = open.runs.iter().filter(|run| run.schedule_time > floor);
+                read.push((pair, again.filter_map(|run| next_attempt(run, now)).collect::<Vec<_>>()));
             }
             Err(why) => tracing::error!(key = %pair.key, %why, "open run cannot be read: left alone"),
         }
@@ -98,10 +109,12 @@ async fn close(
         tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
     }
     // If this process dies here, the next sweep inserts the same records again, which is harmless, and deletes.
-    for pair in &read {
+    for (pair, next) in &read {
+        // In one transaction: an attempt that is taken away is followed by the next, and by one.
+        let requests = next.iter().map(|(run_id, request)| Op::put(keys::request(run_id), request.encode()));
         let txn = Txn {
             when: vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)],
-            then: vec![Op::delete(pair.key.clone())],
+            then: std::iter::once(Op::delete(pair.key.clone())).chain(requests).collect(),
             otherwise: Vec::new(),
         };
         kv.txn(txn).await?; // refused: taken over by its own worker, or deleted by another survivor

@@ -9,6 +9,7 @@ use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::options::Labels;
 use common::domain::pause::Pause;
+use common::domain::request::Request;
 use common::domain::run::RunId;
 use common::domain::worker::{self, Sid};
 use common::keys;
@@ -21,7 +22,7 @@ use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::exec::gate::GateFile;
 use crate::follow::{News, follow};
-use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, KillSeen, Members};
+use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, KillSeen, Members, RequestSeen};
 use crate::session::{Session, Standing};
 use crate::witness::Era;
 
@@ -142,6 +143,7 @@ pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Inputs) -> Vec<JoinHandle<()>> {
         tokio::spawn(follow_workers(kv_of(), to())),
         tokio::spawn(follow_sessions(kv_of(), to())),
         tokio::spawn(follow_kills(kv_of(), to())),
+        tokio::spawn(follow_requests(kv_of(), to())),
         tokio::spawn(follow_pause(kv_of(), to())),
         tokio::spawn(follow_base(kv_of(), to())),
     ]
@@ -328,6 +330,49 @@ fn kill_asked(pair: &Pair) -> Option<Event> {
         }
         Err(why) => {
             tracing::error!(key = %pair.key, %why, "kill request cannot be read: nothing is killed");
+            None
+        }
+    }
+}
+
+/// Requests: runs that somebody asks for, and retries.
+async fn follow_requests(kv: Arc<dyn Kv>, to: Inputs) {
+    let mut listed = BTreeSet::new();
+    follow(kv, Span::prefix(keys::REQUESTS), |news| {
+        let (to, events) = (to.clone(), request_events(&mut listed, &news));
+        async move { tell(&to, events).await }
+    })
+    .await;
+}
+
+/// `listed`: the requests of the pages so far.
+pub(crate) fn request_events(listed: &mut BTreeSet<RunId>, news: &News) -> Vec<Event> {
+    match news {
+        News::Page { pairs, first, last } => {
+            if *first {
+                listed.clear();
+            }
+            let requests: Vec<RequestSeen> = pairs.iter().filter_map(request_seen).collect();
+            listed.extend(requests.iter().map(|request| request.run_id.clone()));
+            let whole = last.then(|| Event::RequestsListed(std::mem::take(listed)));
+            requests.into_iter().map(Event::RequestSeen).chain(whole).collect()
+        }
+        News::Changed(changes) => changes
+            .iter()
+            .filter_map(|change| match change.is_delete() {
+                true => keys::parse_request(&change.pair.key).map(Event::RequestGone),
+                false => request_seen(&change.pair).map(Event::RequestSeen),
+            })
+            .collect(),
+    }
+}
+
+fn request_seen(pair: &Pair) -> Option<RequestSeen> {
+    let run_id = keys::parse_request(&pair.key)?;
+    match Request::decode(&pair.value) {
+        Ok(request) => Some(RequestSeen { run_id, request: Arc::new(request), revision: pair.mod_revision }),
+        Err(why) => {
+            tracing::error!(key = %pair.key, %why, "request cannot be read: left alone");
             None
         }
     }

@@ -7,7 +7,7 @@ pub enum Kind {
     BadRequest,
     /// It was sent from where nobody may send it: a page of another site, or under a name that is not this server's.
     Forbidden,
-    /// No such route.
+    /// No such route, or no such job.
     NotFound,
     /// The route does not take this method.
     MethodNotAllowed,

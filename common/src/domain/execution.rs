@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// `outputLimitBytes` of a job that gives none.
@@ -23,7 +24,8 @@ const PATH_BYTES_MAX: usize = 4096;
 const USER_BYTES_MAX: usize = 32;
 
 /// Environment variables that a job or a request gives to the command.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {

@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api::envelope::Envelope;
 use crate::domain::stored;
+use crate::ids::random_id;
 
 /// Format version that is written.
 const VERSION: u64 = 1;
@@ -43,6 +44,12 @@ impl IdempotencyKey {
             return Err(format!("has {} characters", key.len()));
         }
         Ok(Self(key))
+    }
+
+    /// A key that nobody has used.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(random_id())
     }
 
     /// SHA-256 of the key as hex digits: of one length whatever the client chose, and nobody can find a second key for it.

@@ -148,7 +148,7 @@ pub struct Submitted {
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
 const PLANNED_OPTIONS: &[&str] =
-    &["description", "labels", "timezone", "dialect", "dst", "retry", "mode", "http", "after", "notify"];
+    &["description", "labels", "timezone", "dialect", "dst", "mode", "http", "after", "notify"];
 
 impl Job {
     /// Reads a stored value; `key_name` is what follows `/cron/jobs/`.
@@ -356,13 +356,13 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         refused(
-            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "retry": {}}),
+            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "after": {}}),
             &[
                 ("command", "not a string"),
                 ("name", "\"/\""),
                 ("cronExpr", "minute: \"61\" at character 1"),
                 ("comand", "did you mean \"command\""),
-                ("retry", "not built yet"),
+                ("after", "not built yet"),
             ],
         );
         refused(json!({}), &[("name", "missing"), ("command", "missing"), ("cronExpr", "missing")]);
@@ -418,11 +418,11 @@ mod tests {
         assert!(taken.job.extra.is_empty() && taken.warnings.is_empty());
         assert_eq!(taken.job.to_value(), good(&options));
         refused(
-            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "retry": 1, "jitterSeconds": -1}),
+            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "notify": 1, "jitterSeconds": -1}),
             &[
                 ("name", "\"/\""),
                 ("misfire", "none of"),
-                ("retry", "not built yet"),
+                ("notify", "not built yet"),
                 ("jitterSeconds", "0 to 3600"),
             ],
         );
@@ -481,10 +481,11 @@ mod tests {
         let job = Job::from_stored("x", b"{}").unwrap();
         assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
         // Options of a newer version are kept, and keep the job from being run here.
-        let newer = br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","retry":{"attempts":3}}"#;
+        let newer =
+            br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","notify":{"on":"failure"}}"#;
         let job = Job::from_stored("x", newer).unwrap();
-        assert_eq!(job.options_not_understood(), ["after", "retry"]);
-        assert_eq!(job.to_value()["retry"], json!({"attempts": 3}));
+        assert_eq!(job.options_not_understood(), ["after", "notify"]);
+        assert_eq!(job.to_value()["notify"], json!({"on": "failure"}));
     }
 
     #[test]

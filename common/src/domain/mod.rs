@@ -10,6 +10,8 @@ pub mod options;
 pub mod output;
 pub mod pause;
 pub mod record;
+pub mod request;
+pub mod retry;
 pub mod run;
 pub mod stored;
 pub mod worker;

@@ -10,6 +10,7 @@ use super::execution::{
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
 use super::job::{Fault, JobName};
+use super::retry::Retry;
 use crate::clock::Timestamp;
 use crate::schedule::Window;
 
@@ -170,6 +171,8 @@ pub struct JobOptions {
     pub end_at: Option<Moment>,
     /// See [`Concurrency`].
     pub concurrency: Option<Concurrency>,
+    /// How often it is tried again.
+    pub retry: Option<Retry>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -331,6 +334,14 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.concurrency.map(|concurrency| concurrency.as_str().into()),
     },
+    Field {
+        name: "retry",
+        read: |options, value| {
+            options.retry = Some(Retry::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.retry.map(Retry::to_value),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -458,6 +469,7 @@ mod tests {
             json!({"concurrency": "forbid"}),
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
+            json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));

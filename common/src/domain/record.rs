@@ -13,7 +13,8 @@ use crate::schedule::Fires;
 /// Format version that is written.
 const VERSION: u32 = 1;
 
-/// A record's `_id`: `{job}/{plan time in ms}/{attempt}`. Job names have no `/`, so it is unique to the run.
+/// A record's `_id`: `{job}/{plan time in ms}/{attempt}`. Job names have no `/`, so it is unique to the run. Of a run that somebody asked for
+/// it is `{job}/{plan time in ms}/{its id}/{attempt}`: two may be asked for in one millisecond, which may be that of a fire.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordId(String);
@@ -23,6 +24,12 @@ impl RecordId {
     #[must_use]
     pub fn new(job: &JobName, plan_time: Timestamp, attempt: u32) -> Self {
         Self(format!("{job}/{}/{attempt}", plan_time.ms()))
+    }
+
+    /// The id of the record of a run that goes back to somebody's request.
+    #[must_use]
+    pub fn asked_for(job: &JobName, plan_time: Timestamp, asked: &RunId, attempt: u32) -> Self {
+        Self(format!("{job}/{}/{asked}/{attempt}", plan_time.ms()))
     }
 
     /// From the store's text; of a seed record the hex form of its object id.
@@ -80,6 +87,16 @@ impl Status {
         }
     }
 
+    /// Whether a run that ended so is tried again, if its job has attempts left. One that is `lost` is not this question: nobody knows how it
+    /// ended.
+    #[must_use]
+    pub fn is_worth_a_retry(self) -> bool {
+        match self {
+            Self::Failed | Self::TimedOut => true,
+            Self::Succeeded | Self::Killed | Self::Lost | Self::Skipped => false,
+        }
+    }
+
     /// Reads the stored form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -105,6 +122,8 @@ pub enum SkipReason {
     NoWorker,
     /// A newer fire came before it could start (`concurrency: replace`).
     Replaced,
+    /// The store was put back to an earlier state since it was asked for, so that it may have run before.
+    StoreWentBack,
 }
 
 impl SkipReason {
@@ -119,6 +138,9 @@ impl SkipReason {
             Self::Superseded => "skipped: the job was edited before its start",
             Self::NoWorker => "skipped: no worker has the labels that the job wants",
             Self::Replaced => "skipped: a newer fire came before it could start",
+            Self::StoreWentBack => {
+                "skipped: the store was put back to an earlier state, and it may have run before"
+            }
         }
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::domain::execution::Environment;
 use crate::domain::job::JobName;
 use crate::domain::record::{RecordId, Skipped};
+use crate::domain::retry::Retry;
 use crate::domain::stored;
 use crate::domain::worker::Sid;
 
@@ -23,7 +25,8 @@ pub struct Fire {
     pub plan_time: Timestamp,
 }
 
-/// Names one claim, and with it the run that it started: `{sid}-{seq}`. Opaque: compared, and taken apart only to guess where to look first.
+/// Names one claim, and with it the run that it started: `{sid}-{seq}` of a fire, random digits of a run that somebody asked for, and of a
+/// retry the id of the first attempt with `.{attempt}`. Opaque: compared, and taken apart only to guess where to look first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(Arc<str>);
@@ -39,6 +42,13 @@ impl RunId {
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// A later attempt at what this run attempts: of all its attempts the same, so that nobody can ask for one twice.
+    #[must_use]
+    pub fn of_attempt(&self, attempt: u32) -> Self {
+        let first = self.0.split_once('.').map_or(&*self.0, |(first, _)| first);
+        Self(format!("{first}.{attempt}").into())
     }
 
     /// Its text.
@@ -73,6 +83,10 @@ impl fmt::Debug for RunId {
 pub enum Trigger {
     /// Its schedule.
     Schedule,
+    /// Somebody asked for it.
+    Manual,
+    /// The attempt before did not succeed.
+    Retry,
 }
 
 /// Longest command that an open run carries for the record of its loss; the rest is cut, since etcd must stay small.
@@ -105,13 +119,26 @@ pub struct OpenRun {
     /// It holds no lock, only a key of its own under [`crate::keys::SHARED`]: its job's `concurrency` was `allow` when it was claimed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlocked: bool,
+    /// The request of a person that it goes back to, itself or that of the first attempt; absent = a fire of the schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<RunId>,
+    /// Variables that came with that request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Arc<Environment>>,
+    /// What whoever finds its session gone does beside writing the record: ask for the next attempt. Absent = nothing; also once the run has
+    /// ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lost: Option<Retry>,
 }
 
 impl OpenRun {
     /// The id of the record that this run will end in.
     #[must_use]
     pub fn record_id(&self) -> RecordId {
-        RecordId::new(&self.job, self.plan_time, self.attempt)
+        match &self.asked {
+            None => RecordId::new(&self.job, self.plan_time, self.attempt),
+            Some(asked) => RecordId::asked_for(&self.job, self.plan_time, asked, self.attempt),
+        }
     }
 
     /// The command as an open run carries it.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::clock::Timestamp;
 use crate::domain::output::Chunk;
-use crate::domain::record::{Record, RecordId, Status};
+use crate::domain::record::{Record, RecordId, SkipReason, Status};
 use crate::domain::run::RunId;
 
 mod batch;
@@ -122,7 +122,8 @@ pub enum Duplicate {
 }
 
 /// Compares a stored record with a new one of the same id. Of one claim, the record that knows more stays: `lost` is
-/// provisional, and a range of skipped fires may have grown; so the order in which records come does not matter.
+/// provisional, so is the skip of what may have run in a store that went back, and a range of skipped fires may have grown; so the order in
+/// which records come does not matter.
 #[must_use]
 pub fn duplicate(stored: &Record, new: &Record) -> Duplicate {
     if stored.claim != new.claim {
@@ -131,9 +132,17 @@ pub fn duplicate(stored: &Record, new: &Record) -> Duplicate {
     let grown = |record: &Record| record.skipped.as_ref().map_or(0, |s| s.count);
     match (stored.status, new.status) {
         (Some(Status::Lost), Some(status)) if status != Status::Lost => Duplicate::Replace,
+        (Some(Status::Skipped), Some(status)) if may_have_run(stored) && status != Status::Skipped => {
+            Duplicate::Replace
+        }
         (Some(Status::Skipped), Some(Status::Skipped)) if grown(new) > grown(stored) => Duplicate::Replace,
         _ => Duplicate::Replay,
     }
+}
+
+/// It was let go because nobody knew whether it had run.
+fn may_have_run(record: &Record) -> bool {
+    record.skipped.as_ref().is_some_and(|skipped| skipped.reason == SkipReason::StoreWentBack)
 }
 
 /// Why records were not stored or read.

@@ -13,6 +13,7 @@ pub mod log;
 pub mod output;
 pub mod pause;
 pub mod resume;
+pub mod run;
 pub mod running;
 mod runs;
 pub mod save;

@@ -96,6 +96,7 @@ impl Shell {
             shell.env("HOME", &account.home).env("USER", user).env("LOGNAME", user);
         }
         shell.envs(env.iter().flat_map(Environment::iter));
+        shell.envs(open.env.iter().flat_map(|env| env.iter())); // of this run alone: they win
         shell
             .env("CRON_JOB_NAME", open.job.as_str())
             .env("CRON_RUN_ID", open.run_id.as_str())

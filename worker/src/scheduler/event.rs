@@ -16,6 +16,8 @@ use common::kv::Revision;
 
 use crate::exec::work::{Kill, Work};
 
+use super::requests::{Close, RequestAnswer, RequestClaim, RequestSeen};
+
 /// A job's key as it was read or watched.
 #[derive(Clone, Debug)]
 pub struct JobSeen {
@@ -232,6 +234,16 @@ pub enum Event {
     JobPut(JobSeen),
     /// A job was deleted.
     JobDeleted(JobName),
+    /// Every request there is: each was told by [`Event::RequestSeen`] before.
+    RequestsListed(BTreeSet<RunId>),
+    /// A request was put, or is on the list.
+    RequestSeen(RequestSeen),
+    /// A request was taken away: by its claim.
+    RequestGone(RunId),
+    /// The answer to the claim of a request.
+    RequestAnswered(Box<RequestClaim>, RequestAnswer),
+    /// What [`Action::Close`] asked for is done, or is another's.
+    Closed(RunId),
     /// Marks were read; those that are not there are absent.
     MarksRead {
         /// Of these slots; [`Slots::All`] is answered in parts.
@@ -276,6 +288,10 @@ pub enum Event {
 pub enum Action {
     /// Send this claim; answer with [`Event::ClaimAnswered`].
     Claim(Box<Claim>),
+    /// Send this claim of a request; answer with [`Event::RequestAnswered`].
+    ClaimRequest(Box<RequestClaim>),
+    /// Write the open key of a run that has ended, and ask for its next attempt; answer with [`Event::Closed`] once the store has answered.
+    Close(Box<Close>),
     /// Put a first or a new mark; answer with [`Event::AdoptAnswered`].
     Adopt {
         /// The job.

@@ -7,6 +7,7 @@ use common::domain::job::{JobName, ScheduleHash};
 use common::domain::mark::Mark;
 use common::domain::options::{Concurrency, JobOptions, Selector};
 use common::domain::record::Record;
+use common::domain::retry::Retry;
 use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::kv::Revision;
@@ -40,6 +41,7 @@ pub(super) struct Definition {
     /// A mark of before this revision is of another job of the name, or of before it was last seen to be disabled: it says nothing about
     /// this one's fires.
     pub(super) marked_since: Revision,
+    pub(super) retry: Option<Retry>,
     pub(super) mod_revision: Revision,
     /// When this worker saw it: the catch-up base, should nobody have set one.
     pub(super) seen_at: Timestamp,
@@ -66,6 +68,7 @@ impl Definition {
             selector: options.selector.clone(),
             enabled: options.is_enabled(),
             marked_since: known_since.max(create_revision),
+            retry: options.retry,
             mod_revision,
             seen_at: now,
         };
@@ -92,6 +95,11 @@ impl Definition {
         if self.enabled { self.marked_since } else { self.mod_revision }
     }
 
+    /// What is to happen when the worker of an attempt is lost; `None` = it ends there.
+    pub(super) fn on_lost(&self, attempt: u32) -> Option<Retry> {
+        self.retry.filter(|retry| retry.on_lost && retry.goes_on_after(attempt))
+    }
+
     /// A fire of it that is being claimed.
     pub(super) fn open_run(
         &self,
@@ -112,6 +120,9 @@ impl Definition {
             trigger: Trigger::Schedule,
             skipped: None,
             unlocked: false,
+            asked: None,
+            env: None,
+            on_lost: self.on_lost(1),
         }
     }
 }

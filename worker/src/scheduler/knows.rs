@@ -19,7 +19,8 @@ impl Scheduler {
     #[must_use]
     pub fn knows_open(&self, sid: Sid, seq: u64, open: &OpenRun) -> bool {
         let run = self.runs.get(&open.run_id).is_some_and(|run| (run.sid, run.seq) == (sid, seq));
-        run || self.jobs.get(&open.job).is_some_and(|state| state.claims(seq) || state.skips_under(sid, seq))
+        run || self.requests.knows_open(sid, seq, open)
+            || self.jobs.get(&open.job).is_some_and(|state| state.claims(seq) || state.skips_under(sid, seq))
     }
 
     /// Whether this worker holds the job's lock, frees it, or may be taking it.
@@ -27,7 +28,7 @@ impl Scheduler {
     pub fn knows_lock(&self, job: &JobName) -> bool {
         let held =
             |state: &JobState| state.run.is_some() || matches!(state.pending, Pending::Claiming { .. });
-        self.jobs.get(job).is_some_and(held)
+        self.jobs.get(job).is_some_and(held) || self.requests.may_lock(job)
     }
 
     /// Whether a run that holds a key in the place of the lock is one that is claimed or going here, or whose claim may have committed.

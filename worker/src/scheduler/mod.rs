@@ -9,6 +9,7 @@ mod job_state;
 mod knows;
 mod misfire;
 mod ownership;
+mod requests;
 mod restored;
 mod runs;
 mod schedules;
@@ -40,6 +41,8 @@ use job_state::{Definition, JobState, MarkView, Pending, Streak};
 pub use misfire::LATE_START_MAX_MS;
 use misfire::{Pace, Turn};
 use ownership::Ranks;
+use requests::Requests;
+pub use requests::{Close, RequestAnswer, RequestClaim, RequestRefusal, RequestSeen};
 #[cfg(test)]
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{gone_back, is_from_before};
@@ -126,6 +129,7 @@ pub struct Scheduler {
     /// Jobs with a missed fire to run, by its time, that wait for the pace.
     behind: BTreeSet<(Timestamp, JobName)>,
     pace: Pace,
+    requests: Requests,
     /// Slots whose marks are to be read, by whether a stale answer will do.
     wanted: BTreeMap<bool, BTreeSet<u16>>,
 }
@@ -167,6 +171,7 @@ impl Scheduler {
             waiting_for_room: BTreeSet::new(),
             behind: BTreeSet::new(),
             pace: Pace::default(),
+            requests: Requests::default(),
             wanted: BTreeMap::new(),
         }
     }
@@ -188,9 +193,23 @@ impl Scheduler {
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
-            Event::JobsListed(names) => self.on_jobs_listed(&names, &mut out),
-            Event::JobPut(job) => self.on_job_put(now, job, &mut out),
-            Event::JobDeleted(name) => self.on_job_deleted(&name, &mut out),
+            Event::JobsListed(names) => {
+                self.on_jobs_listed(&names, &mut out);
+                self.requests.look_at_all(now);
+            }
+            Event::JobPut(job) => {
+                self.requests.look_anew(&job.name, now);
+                self.on_job_put(now, job, &mut out);
+            }
+            Event::JobDeleted(name) => {
+                self.on_job_deleted(&name, &mut out);
+                self.requests.look_anew(&name, now);
+            }
+            Event::RequestSeen(seen) => self.on_request_seen(now, seen, &mut out),
+            Event::RequestGone(run_id) => self.on_request_gone(&run_id),
+            Event::RequestsListed(run_ids) => self.on_requests_listed(&run_ids),
+            Event::RequestAnswered(claim, answer) => self.on_request_answered(now, &claim, answer, &mut out),
+            Event::Closed(run_id) => self.on_closed(&run_id, &mut out),
             Event::MarksRead { slots, marks, asked_at } => {
                 self.on_marks_read(now, &slots, marks, asked_at, &mut out)
             }
@@ -236,6 +255,7 @@ impl Scheduler {
         self.look_at_due(now, &mut out);
         self.offer_room(now, &mut out);
         self.catch_up(now, &mut out);
+        self.look_at_due_requests(now, &mut out); // last: fires have a time, and what is asked for can wait
         for (serializable, slots) in std::mem::take(&mut self.wanted) {
             out.push(Action::ReadMarks { slots: Slots::Some(slots), serializable });
         }
@@ -248,13 +268,15 @@ impl Scheduler {
         let timer = self.timers.first().map(|(at, _)| *at);
         let start = self.starts.first().map(|(at, _)| *at);
         let next_turn = (!self.behind.is_empty()).then(|| self.pace.next_turn());
-        timer.into_iter().chain(start).chain(next_turn).min()
+        timer.into_iter().chain(start).chain(next_turn).chain(self.requests.wake_at()).min()
     }
 
     /// Nothing is claimed, running or about to be: a draining worker may leave once its records are stored.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.runs.is_empty() && !self.jobs.values().any(|job| matches!(job.pending, Pending::Claiming { .. }))
+        self.runs.is_empty()
+            && self.requests.are_idle()
+            && !self.jobs.values().any(|job| matches!(job.pending, Pending::Claiming { .. }))
     }
 
     /// Runs that are claimed or going.
@@ -272,7 +294,7 @@ impl Scheduler {
     /// Sessions that runs here belong to.
     #[must_use]
     pub fn sids(&self) -> BTreeSet<Sid> {
-        self.runs.values().map(|run| run.sid).collect()
+        self.runs.values().map(|run| run.sid).chain(self.requests.sids()).collect()
     }
 
     /// Fires that are due, should be claimed by this worker as their owner and are not: the time of the oldest.
@@ -338,6 +360,7 @@ impl Scheduler {
         self.claiming.clear();
         self.waiting_for_room.clear();
         self.behind.clear();
+        self.requests.on_session_lost();
         for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
             self.forget_job_if_done(&name);
         }
@@ -374,6 +397,7 @@ impl Scheduler {
             self.end_streak(&name, out);
             self.set_timer(&name, Some(now));
         }
+        self.requests.look_at_all(now);
     }
 
     // --- jobs -----------------------------------------------------------------------------------------------------
@@ -566,6 +590,7 @@ impl Scheduler {
         for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
             self.set_timer(&name, Some(now));
         }
+        self.requests.look_at_all(now);
     }
 
     /// At the start, and whenever a watch begins anew, what is told is mostly what was known: no reason to walk over all jobs.
@@ -606,7 +631,7 @@ impl Scheduler {
     }
 
     fn has_room(&self) -> bool {
-        self.runs.len() + self.claiming.len() < self.runs_max
+        self.runs.len() + self.claiming.len() + self.requests.claiming() < self.runs_max
     }
 
     fn note_claiming(&mut self, name: &JobName) {
@@ -860,6 +885,14 @@ impl Scheduler {
             return None;
         }
         let waits_ms = if turn == Turn::CatchUp { rule.start_deadline_ms() } else { rule.late_max_ms() };
+        if self.requests.is_claiming(name) {
+            // It takes the lock, or not, within moments: until then this fire would find it held and be let go.
+            return on_the_clock(if now < due {
+                due
+            } else {
+                now.plus_ms(RETRY_MS).min(due.plus_ms(waits_ms + 1))
+            });
+        }
         if !has_room {
             self.waiting_for_room.insert(name.clone());
             return on_the_clock(due.plus_ms(waits_ms + 1));
@@ -961,7 +994,7 @@ impl Scheduler {
             }
             None => {
                 let open = definition.open_run(RunId::new(sid, seq), name, skipped.from, worker, now);
-                (seq, OpenRun { skipped: Some(skipped.clone()), ..open })
+                (seq, OpenRun { skipped: Some(skipped.clone()), on_lost: None, ..open })
             }
         };
         let claim = Claim {
@@ -1066,6 +1099,8 @@ impl Scheduler {
                     seq: claim.seq,
                     job_revision: claim.job_revision,
                     claim_revision: revision,
+                    open_revision: revision,
+                    beside: false,
                     lock_revision: Some(revision),
                     kept_lock: None,
                     stage: Stage::Claimed,

@@ -33,6 +33,7 @@ impl Scheduler {
             out.push(Action::Record { record, settles: Some((run.sid, run.seq)) });
         }
         self.on_session_lost(now, out);
+        self.forget_requests(out);
         // Runs that go on keep going. Until they are rescued, whatever kill request comes is younger than they are.
         for run in self.runs.values_mut() {
             (run.rescue, run.claim_revision) = (true, Revision::MIN);
@@ -49,6 +50,12 @@ impl Scheduler {
         self.kills_seen.clear();
         self.jobs_listed = false;
         (self.paused, self.base) = (false, Timestamp::ZERO);
+    }
+
+    /// Fires up to this time may have run in what the store was before.
+    #[must_use]
+    pub fn floor(&self) -> Timestamp {
+        self.floor
     }
 
     pub(super) fn raise_floor(&mut self, now: Timestamp) {

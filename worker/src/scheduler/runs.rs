@@ -7,7 +7,7 @@ use common::domain::job::JobName;
 use common::domain::kill::Killed;
 use common::domain::options::Concurrency;
 use common::domain::record::{Ending, Record, SkipReason, Skipped, Status};
-use common::domain::run::{OpenRun, RunId};
+use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::kv::Revision;
 
@@ -49,6 +49,10 @@ pub(super) struct Run {
     pub(super) job_revision: Revision,
     /// Of its claim.
     pub(super) claim_revision: Revision,
+    /// It has the lock, and nobody has looked whether runs without it go: its job let runs overlap when it was claimed.
+    pub(super) beside: bool,
+    /// At which its open key was put last.
+    pub(super) open_revision: Revision,
     /// Of its lock, or of what it holds in its place; `None` when it holds neither any more.
     pub(super) lock_revision: Option<Revision>,
     /// Its lock, which is kept from seed workers for a while after its end: the next fire may take it over.
@@ -95,6 +99,10 @@ impl Scheduler {
         match definition {
             None => Err(SkipReason::Deleted),
             Some(new) if new.mod_revision == run.job_revision => Ok(Arc::clone(new)),
+            // Claimed where runs may overlap, and now no two may: nobody has looked whether another goes.
+            Some(new) if run.beside && new.concurrency != Concurrency::Allow => Err(SkipReason::Superseded),
+            // It was asked for, whatever the schedule says.
+            Some(new) if run.open.trigger != Trigger::Schedule && new.runnable.is_ok() => Ok(Arc::clone(new)),
             Some(new) if !new.enabled => Err(SkipReason::Disabled),
             // Claimed without the lock, and now no two runs may overlap: nobody has looked whether another goes.
             Some(new) if run.open.unlocked && new.concurrency != Concurrency::Allow => {
@@ -177,7 +185,8 @@ impl Scheduler {
             run.record = Some(Box::new(record)); // which open key it settles is not known yet
             return;
         }
-        out.push(Action::Record { record: Box::new(record), settles: Some((run.sid, run.seq)) });
+        self.hand_on(now, run_id, Box::new(record), out);
+        let Some(run) = self.runs.get_mut(run_id) else { return };
         // If this process dies here, the record may be lost with it, but the open run is still in the store: the fire ends as `lost`.
         // It ends after its time, so that no more than the whole hold is left; a clock that was put back says otherwise.
         let hold = if self.members.seeds.is_empty() || run.open.unlocked {
@@ -202,9 +211,17 @@ impl Scheduler {
     }
 
     pub(super) fn on_released(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
-        let Some(name) = self.runs.get(run_id).map(|run| run.open.job.clone()) else { return };
+        let Some(run) = self.runs.get(run_id) else { return };
+        let (name, was_fire) = (run.open.job.clone(), run.open.trigger == Trigger::Schedule);
         self.forget_run(run_id);
-        self.look_at(&name, now, out);
+        // In turns: a job that catches up would keep what is asked for waiting for as long, and a thousand requests would keep its fires.
+        if was_fire {
+            self.look_at_requests_anew(&name, now, out);
+            self.look_at(&name, now, out);
+        } else {
+            self.look_at(&name, now, out);
+            self.look_at_requests_anew(&name, now, out);
+        }
         self.forget_job_if_done(&name);
     }
 
@@ -236,7 +253,7 @@ impl Scheduler {
         let Some(run) = self.runs.get_mut(run_id) else { return };
         match answer {
             MoveAnswer::Done(revision) | MoveAnswer::Unlocked(revision) => {
-                (run.sid, run.seq) = (sid, seq);
+                (run.sid, run.seq, run.open_revision) = (sid, seq, revision);
                 run.lock_revision = matches!(answer, MoveAnswer::Done(_)).then_some(revision);
                 run.rescued_at(revision);
             }
@@ -284,6 +301,7 @@ impl Scheduler {
         request: KillSeen,
         out: &mut Vec<Action>,
     ) {
+        self.requests.see_kill(job, || request.clone());
         let meant = |run: &Run| match &request.run_ids {
             Some(run_ids) => run_ids.contains(&run.open.run_id),
             None => run.claim_revision < request.revision,

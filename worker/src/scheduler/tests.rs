@@ -1,5 +1,6 @@
 //! The scheduler's rules, through `step` alone: what happens, and what is done about it.
 
+mod asked;
 mod concurrency;
 mod enabling;
 mod late;
@@ -96,6 +97,11 @@ impl World {
                 let revision = self.put_mark(&claim.open.job, claim.mark.clone());
                 Some(answer(claim, ClaimAnswer::Won(revision)))
             }
+            Action::ClaimRequest(claim) if self.claims_win => {
+                self.revision += 1;
+                Some(Event::RequestAnswered(claim.clone(), RequestAnswer::Won(self.revision)))
+            }
+            Action::Close(close) if self.releases => Some(Event::Closed(close.open.run_id.clone())),
             Action::Release { run_id, .. } if self.releases => Some(Event::Released(run_id.clone())),
             _ => None,
         }

@@ -38,6 +38,7 @@ impl Scheduler {
             state.stale_until = state.stale_until.map(|until| until.min(now.plus_ms(STALE_RETRY_MS)));
             state.mark_read_at = state.mark_read_at.min(now);
         }
+        self.requests.on_step_back(now);
         self.look_at_all(now);
     }
 

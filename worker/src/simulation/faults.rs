@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use common::domain::execution::Environment;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
-use common::domain::run::LockHolder;
+use common::domain::request::Request;
+use common::domain::run::{LockHolder, RunId};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{LeaseId, Op};
@@ -48,6 +50,8 @@ pub(super) enum Fault {
     /// Deleted and put again, mostly within the second.
     Recreate,
     Kill,
+    /// Somebody asks for a run.
+    RunNow,
     Pause,
     LiftPause,
     Backup,
@@ -101,6 +105,10 @@ impl World {
             let (at, worker) = (self.dice.between(800, HEALED_MS - 1000), self.any_worker());
             let fault = *self.dice.one_of(&DRAWN);
             self.push(at, Item::Fault(fault, worker));
+        }
+        for _ in 0..if self.asks { self.dice.between(1, 6) } else { 0 } {
+            let at = self.dice.between(800, HEALED_MS - 1000);
+            self.push(at, Item::Fault(Fault::RunNow, 0));
         }
         if self.dice.percent(25) {
             let backup = self.dice.between(500, HEALED_MS - 4000);
@@ -211,6 +219,12 @@ impl World {
                 let lease = self.store.grant(std::time::Duration::from_secs(1), self.now);
                 self.await_end_of(lease);
                 self.write(vec![Op::put_leased(keys::killer(&name), b"".as_slice(), lease)]);
+            }
+            Fault::RunNow => {
+                let run_id = RunId::from_text(&format!("asked{}", self.now));
+                let request =
+                    Request::manual(run_id.clone(), self.any_job(), Environment::default(), self.time());
+                self.write(vec![Op::put(keys::request(&run_id), request.encode())]);
             }
             Fault::Pause => {
                 self.write(vec![Op::put(keys::PAUSED, b"1".as_slice())]);
@@ -328,6 +342,11 @@ impl World {
         // Always the same one: an edit is nothing to a run that goes.
         if name.as_str() == "c" {
             job["fence"] = true.into();
+        }
+        if self.asks && self.dice.percent(60) {
+            let (attempts, backoff) = (self.dice.between(2, 4), self.dice.between(0, 2));
+            let on_lost = self.dice.percent(60);
+            job["retry"] = serde_json::json!({ "attempts": attempts, "backoff": backoff, "onLost": on_lost });
         }
         job.to_string().into_bytes()
     }

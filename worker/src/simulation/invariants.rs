@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
-use common::domain::options::Misfire;
-use common::domain::record::{Record, Status};
-use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
+use common::domain::options::{Concurrency, Misfire};
+use common::domain::record::{Record, RecordId, Status};
+use common::domain::request::Request;
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::keys;
-use common::kv::{Change, Revision};
+use common::kv::{Change, Pair, Revision};
 use common::schedule::Schedule;
 
 use super::log::Stored;
@@ -18,6 +19,9 @@ use super::store::Store;
 use super::world::{OFFSET_MS_MAX, START_MS};
 use crate::claims;
 use crate::scheduler::LEAD_MAX_MS;
+
+/// Runs that are asked for wait behind each other and behind fires: some of five seconds each.
+const REQUEST_WAITS_MAX_MS: i64 = 20_000;
 
 /// A command that is going.
 pub(super) struct Process {
@@ -55,7 +59,11 @@ pub(super) struct Invariants {
     /// Claims that workers made of a store that had gone back before they noticed. The fires of some had run before: their records are kept
     /// aside as conflicts (ARCHITECTURE, P16).
     unnoticed: BTreeSet<RunId>,
-    started: BTreeMap<(JobName, Timestamp), RunId>,
+    started: BTreeMap<RecordId, RunId>,
+    /// Runs that were asked for, by somebody or as retries.
+    asked: BTreeSet<RunId>,
+    /// Those that were asked for in the store as it was before it went back.
+    asked_before: BTreeSet<RunId>,
     started_by: BTreeMap<RunId, Incarnation>,
     /// Under which session a run is open, or was at last.
     session_of: BTreeMap<RunId, Sid>,
@@ -130,6 +138,14 @@ impl Invariants {
             if let Some(sid) = keys::parse_runs(key) {
                 // Who has not noticed may be about to close what came back.
                 self.open_run_written(store, sid, change, by.filter(|_| noticed));
+                if by.is_some() && !change.is_delete() {
+                    self.check_asked_for(store, change, &changes);
+                }
+            }
+        }
+        for change in &changes {
+            if let Some(run_id) = keys::parse_request(&change.pair.key) {
+                self.request_written(store, run_id, change, &changes, noticed);
             }
         }
         for change in &changes {
@@ -181,6 +197,94 @@ impl Invariants {
                 self.without_lock.remove(&open.run_id);
             }
             self.session_of.insert(open.run_id, sid);
+        }
+    }
+
+    /// A run that was asked for becomes open by the claim that takes its request away, and then is moved or written again.
+    fn check_asked_for(&mut self, store: &Store, change: &Change, together: &[Change]) {
+        let first = |pair: &Pair| OpenRuns::decode(&pair.value).unwrap().runs.remove(0);
+        let open = first(&change.pair);
+        if open.trigger == Trigger::Schedule || self.asked_before.contains(&open.run_id) {
+            return;
+        }
+        let of_this =
+            |pair: &Pair| keys::parse_runs(&pair.key).is_some() && first(pair).run_id == open.run_id;
+        let was_open = together.iter().filter_map(|change| change.previous.as_ref()).any(of_this);
+        let request = keys::request(&open.run_id);
+        let taken = |change: &Change| change.is_delete() && change.pair.key == request.as_str().into();
+        if store.get(request.as_str()).is_some() {
+            self.violated(format!("{} is open, and is still asked for", open.run_id));
+        } else if !was_open && !together.iter().any(taken) {
+            self.violated(format!("{} is claimed by another as well", open.run_id));
+        }
+    }
+
+    /// A request is put once, and goes with its claim.
+    fn request_written(
+        &mut self,
+        store: &Store,
+        run_id: RunId,
+        change: &Change,
+        together: &[Change],
+        noticed: bool,
+    ) {
+        if !change.is_delete() {
+            if !self.asked.insert(run_id.clone()) && !self.asked_before.contains(&run_id) {
+                self.violated(format!("{run_id} is asked for again"));
+            }
+            return;
+        }
+        let claim = together.iter().find_map(|change| {
+            let sid = keys::parse_runs(&change.pair.key).filter(|_| !change.is_delete())?;
+            let runs = OpenRuns::decode(&change.pair.value).unwrap().runs;
+            Some((sid, runs.into_iter().find(|open| open.run_id == run_id)?))
+        });
+        let Some((sid, open)) = claim else {
+            return self.violated(format!("{run_id} is not asked for any more, and nobody has claimed it"));
+        };
+        if !lives(store, sid) {
+            self.violated(format!("{run_id} claimed under a session that is over"));
+        }
+        if !noticed {
+            self.unnoticed.insert(run_id.clone());
+        } else if self.claimed.insert(run_id.clone(), 1).is_some() {
+            self.violated(format!("{run_id} claimed again"));
+        }
+        match &open.skipped {
+            Some(_) => {}
+            None if store.get(keys::job(&open.job)).is_none() => {
+                self.violated(format!("{run_id} claimed without a job"));
+            }
+            None => self.check_run_claimed(store, &open, sid, together),
+        }
+    }
+
+    /// A run whose record is stored is not tried again as one that was lost.
+    pub(super) fn check_retries(&mut self, store: &Store, from: Revision, log: &Stored) {
+        for change in store.changes_since(from) {
+            if change.is_delete() || keys::parse_request(&change.pair.key).is_none() {
+                continue;
+            }
+            let request = Request::decode(&change.pair.value).unwrap();
+            let Some(tried) = request.retries.filter(|_| request.by == "survivor") else { continue };
+            let known = |record: &&Record| {
+                record.claim.as_ref() == Some(&tried) && record.status != Some(Status::Lost)
+            };
+            if log.records.values().any(|record| known(&record)) {
+                self.violated(format!("{tried} is tried again as if it were lost, and has its record"));
+            }
+        }
+    }
+
+    /// What was asked for is claimed, unless it waits for its time or for its turn.
+    pub(super) fn check_requests_are_taken(&mut self, store: &Store, now: Timestamp) {
+        let waiting: Vec<Request> =
+            store.prefix(keys::REQUESTS).map(|pair| Request::decode(&pair.value).unwrap()).collect();
+        for request in waiting {
+            let late = now.ms_since(request.not_before.unwrap_or(request.at));
+            if late > REQUEST_WAITS_MAX_MS {
+                self.violated(format!("a run of {} is asked for since {late} ms", request.job));
+            }
         }
     }
 
@@ -294,7 +398,7 @@ impl Invariants {
             .filter_map(|pair| keys::parse_shared(&pair.key))
             // What came back with a backup, or was rescued from the store before, may be there without the mark's knowing.
             .any(|(_, run_id)| self.claimed.contains_key(&run_id));
-        if beside {
+        if beside && !goes_beside_others(store, open) {
             self.violated(format!("a claim takes the lock of {job} beside a run without it"));
         }
         let held_by = lock.previous.as_ref().map(|pair| LockHolder::decode(&pair.value).unwrap());
@@ -306,6 +410,7 @@ impl Invariants {
     // --- commands -----------------------------------------------------------------------------------------------------
 
     /// A command begins. `certain`: its worker cannot but know how its session and the store are.
+    /// `is_new`: that began after the store went back, and knows nothing of the time before.
     pub(super) fn begins(
         &mut self,
         store: &Store,
@@ -313,6 +418,7 @@ impl Invariants {
         open: &OpenRun,
         fence: bool,
         certain: bool,
+        is_new: bool,
     ) {
         let (job, at, run_id) = (&open.job, open.plan_time, &open.run_id);
         // Who heard nothing while the store went back, and has not noticed, may start what it has claimed since: once, all the same.
@@ -322,7 +428,9 @@ impl Invariants {
         let Some(sid) = self.session_of.get(run_id).copied().filter(|_| known) else {
             return self.violated(format!("{run_id} started without a claim"));
         };
-        if self.started.insert((job.clone(), at), run_id.clone()).is_some() {
+        // Whoever starts after a backup was put back does what it asks for (ARCHITECTURE, P16).
+        let again = is_new && self.asked_before.contains(run_id);
+        if self.started.insert(open.record_id(), run_id.clone()).is_some() && !again {
             self.violated(format!("{job} at {at} started twice"));
         }
         if certain && !self.ended_early.contains(&sid) && !lives(store, sid) {
@@ -342,7 +450,7 @@ impl Invariants {
                 && self.session_of.get(run_id).is_some_and(|sid| !self.ended_early.contains(sid))
         };
         let may_not =
-            |process: &Process| process.job == *job && process.fence && may_not_overlap(process, open);
+            |process: &Process| process.job == *job && process.fence && may_not_overlap(store, process, open);
         let mut others = self.processes.iter().filter(|(_, process)| may_not(process));
         if holds && others.any(|(run_id, _)| as_promised(run_id)) {
             self.violated(format!("{job} at {at} overlaps a run with a fence"));
@@ -357,7 +465,7 @@ impl Invariants {
 
     /// Another run of the job is going that this one may not overlap.
     fn overlaps(&self, store: &Store, open: &OpenRun) -> bool {
-        self.runs_under_live_session(store, &open.job, |other| may_not_overlap(other, open))
+        self.runs_under_live_session(store, &open.job, |other| may_not_overlap(store, other, open))
     }
 
     /// A command of the job is going with the lock, whose worker has not lost its session.
@@ -384,6 +492,7 @@ impl Invariants {
     pub(super) fn store_went_back(&mut self) {
         self.claimed_up_to.clear();
         self.enabled_at.clear();
+        self.asked_before.extend(std::mem::take(&mut self.asked));
         self.without_lock.extend(self.processes.keys().cloned());
         for run_id in std::mem::take(&mut self.claimed).into_keys() {
             let started = self.started_by.get(&run_id).copied();
@@ -477,8 +586,18 @@ impl Invariants {
 
 /// Runs of one job do not overlap, unless one goes without the lock. One without it that was claimed later may go beside one with it: by then
 /// the job was another.
-fn may_not_overlap(other: &Process, open: &OpenRun) -> bool {
-    !open.unlocked && (!other.unlocked || other.plan_time < open.plan_time)
+fn may_not_overlap(store: &Store, other: &Process, open: &OpenRun) -> bool {
+    !open.unlocked
+        && (!other.unlocked || other.plan_time < open.plan_time && !goes_beside_others(store, open))
+}
+
+/// What is asked for takes the lock also where runs may overlap.
+fn goes_beside_others(store: &Store, open: &OpenRun) -> bool {
+    let allows = |pair: &Pair| {
+        let definition = Job::from_stored(open.job.as_str(), &pair.value).unwrap();
+        definition.options.concurrency == Some(Concurrency::Allow)
+    };
+    open.trigger != Trigger::Schedule && store.get(keys::job(&open.job)).is_some_and(allows)
 }
 
 /// The session's key is there.

@@ -59,11 +59,19 @@ pub(super) enum Mutant {
     ForgetsUnlocked,
     /// A job that is edited loses its lock.
     EditFreesLock,
+    /// The claim of a request leaves it there.
+    RequestStays,
+    /// Whoever claims a request does not look whether it is still there.
+    NoRequestCompare,
+    /// The next attempt is asked for by each sending.
+    RetryUnconditional,
+    /// The record of a run is handed on while its open key still says that a survivor is to ask for the next attempt.
+    EndsUntold,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 23] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 27] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
@@ -87,11 +95,20 @@ impl Mutant {
         (Self::EnablesWithoutBase, &["before it was enabled"]),
         (Self::NoFence, &["overlaps a run with a fence"]),
         (Self::FenceFromAnswer, &["overlaps a run with a fence"]),
+        (Self::RequestStays, &["still asked for"]),
+        (Self::NoRequestCompare, &["claimed by another as well", "claimed again", "started twice"]),
+        (Self::RetryUnconditional, &["asked for again"]),
+        (Self::EndsUntold, &["tried again as if it were lost"]),
     ];
 
     /// The transaction as a broken worker sends it.
     pub(super) fn send(self, mut txn: Txn) -> Txn {
         txn.when.retain(|compare| self.keeps(compare));
+        if self == Self::RequestStays {
+            let of_request =
+                |op: &Op| matches!(op, Op::Delete(span) if keys::parse_request(&span.from).is_some());
+            txn.then.retain(|op| !of_request(op));
+        }
         for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
             if let Op::Txn(nested) = op {
                 *nested = self.send(std::mem::take(nested));
@@ -129,6 +146,8 @@ impl Mutant {
             Self::NoMarkCompare => !of(keys::FIRED),
             Self::NoSessionCompare => !of(keys::SESSIONS),
             Self::NoPausedCompare => !of(keys::PAUSED),
+            Self::NoRequestCompare => !of(keys::REQUESTS),
+            Self::RetryUnconditional => !(of(keys::RUNS) && matches!(compare, Compare::ModRevision(..))),
             Self::NoLockCompare => !(of(keys::LOCK) && matches!(compare, Compare::CreateRevision(..))),
             Self::UnlockAnybodys => {
                 !(of(keys::LOCK) && matches!(compare, Compare::ModRevision(..) | Compare::Value(..)))

@@ -27,7 +27,8 @@ use crate::batches::{Answered, Batch, Batches};
 use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::follow::News;
 use crate::scheduler::{
-    Action, AdoptAnswer, Claim, ClaimAnswer, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS, Scheduler, Slots,
+    Action, AdoptAnswer, Claim, ClaimAnswer, Close, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS, RequestClaim,
+    Scheduler, Slots,
 };
 use crate::session::{self, Session};
 use crate::sink::Entry;
@@ -56,11 +57,12 @@ pub(super) enum Watched {
     Kills,
     Pause,
     Base,
+    Requests,
 }
 
 impl Watched {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Jobs, Self::Workers, Self::Sessions, Self::Kills, Self::Pause, Self::Base];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Jobs, Self::Workers, Self::Sessions, Self::Kills, Self::Pause, Self::Base, Self::Requests];
 
     pub(super) fn span(self) -> Span {
         match self {
@@ -70,6 +72,7 @@ impl Watched {
             Self::Kills => Span::prefix(keys::KILLER),
             Self::Pause => Span::key(keys::PAUSED),
             Self::Base => Span::key(keys::BASE),
+            Self::Requests => Span::prefix(keys::REQUESTS),
         }
     }
 }
@@ -124,6 +127,8 @@ pub(super) enum Job {
         holders: Vec<Holder>,
         killed: Killed,
     },
+    ClaimRequest(Box<RequestClaim>),
+    Close(Box<Close>),
     Settle(Vec<(Sid, u64)>),
     Sweep,
     List(Watched),
@@ -277,7 +282,7 @@ impl World {
         host.trusts_clock = true; // until the first step
         host.shell = Shell::new();
         host.shell.restores_before = self.restores;
-        for watched in Watched::ALL {
+        for watched in self.watched() {
             self.spawn(worker, 0, Job::List(watched));
         }
         self.seek_session(worker);
@@ -444,6 +449,24 @@ impl World {
                 }
                 .boxed()
             }
+            Job::ClaimRequest(claim) => {
+                let claim = claim.clone();
+                async move {
+                    let answer = claims::claim_request(kv.as_ref(), &claim).await;
+                    Done::Event(Event::RequestAnswered(claim, answer))
+                }
+                .boxed()
+            }
+            Job::Close(close) => {
+                let close = close.clone();
+                async move {
+                    match claims::close_run(kv.as_ref(), &close).await {
+                        Ok(()) => Done::Event(Event::Closed(close.open.run_id)),
+                        Err(_away) => Done::Again,
+                    }
+                }
+                .boxed()
+            }
             Job::Settle(keys) => {
                 let keys = keys.clone();
                 async move { Done::Settled(claims::settle(kv.as_ref(), &keys).await.is_ok()) }.boxed()
@@ -451,14 +474,14 @@ impl World {
             Job::Sweep => {
                 let shell = &self.hosts[worker].shell;
                 let spared: BTreeSet<Sid> = shell.scheduler.sids().into_iter().chain(shell.sid()).collect();
-                let log = self.hosts[worker].log.clone();
+                let (log, floor) = (self.hosts[worker].log.clone(), shell.scheduler.floor());
                 async move {
                     let (kv, log) = (kv.as_ref(), &log);
                     let wrongly = [Mutant::SweepsTooEarly, Mutant::SweepsSessionsFirst].contains(&mutant);
                     let swept = if wrongly {
                         mutants::sweep_wrongly(mutant, kv, log, &clock, &spared).await
                     } else {
-                        sweep::sweep(kv, log, &clock, &spared).await
+                        sweep::sweep(kv, log, &clock, &spared, floor).await
                     };
                     Done::Swept(swept.is_ok())
                 }
@@ -649,7 +672,7 @@ impl World {
             self.hosts[worker].floor = now.plus_ms(crate::scheduler::CLAIMED_AHEAD_MAX_MS);
             self.step(worker, Event::StoreWentBack);
         }
-        for watched in Watched::ALL {
+        for watched in self.watched() {
             self.spawn(worker, era, Job::List(watched));
         }
         if let Some(own) = session {
@@ -799,6 +822,7 @@ impl World {
             Watched::Jobs => watches::job_events(&mut BTreeSet::new(), &news), // its list is one page
             Watched::Kills => watches::kill_events(&news),
             Watched::Base => vec![watches::base_event(&news)],
+            Watched::Requests => watches::request_events(&mut BTreeSet::new(), &news), // as that of the jobs
             Watched::Workers => {
                 let registered = &mut self.hosts[worker].shell.registered;
                 watches::note_registrations(registered, &news);
@@ -991,6 +1015,12 @@ impl World {
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
             Action::Move { open, from, to, rescue } => Job::Move { open, from, to, rescue },
+            Action::ClaimRequest(claim) => Job::ClaimRequest(claim),
+            Action::Close(close) if self.mutant == Mutant::EndsUntold => {
+                let closed = Event::Closed(close.open.run_id.clone());
+                return self.push_to(now, worker, What::Tell(era, closed));
+            }
+            Action::Close(close) => Job::Close(close),
             Action::Start { open, work, .. } => {
                 return self.start_command(worker, &open, work.execution().has_fence());
             }
@@ -1027,7 +1057,8 @@ impl World {
     fn start_command(&mut self, worker: usize, open: &OpenRun, fence: bool) {
         let by = (worker, self.hosts[worker].incarnation);
         let certain = self.is_up_to_date(worker);
-        self.checks.begins(&self.store, by, open, fence, certain);
+        let is_new = self.hosts[worker].shell.restores_before > 0;
+        self.checks.begins(&self.store, by, open, fence, certain, is_new);
         let long = self.dice.percent(30);
         let mut takes = if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
         if fence && self.faulty() && self.dice.percent(20) {
@@ -1042,8 +1073,9 @@ impl World {
             return;
         }
         let at = self.time_of(worker);
+        let fails = self.asks && self.dice.percent(30);
         let ending = Ending {
-            status,
+            status: if fails { Status::Failed } else { status },
             err: String::new(),
             command: String::new(),
             output: String::new(),

@@ -140,6 +140,8 @@ pub(super) struct World {
     pub(super) mutant: Mutant,
     /// Jobs have `concurrency`. In the other worlds nothing is drawn for it, so that seeds which found something before it was there still do.
     pub(super) has_concurrency: bool,
+    /// Runs are asked for, commands fail and are tried again. Not for every seed: those that have found something stay what they were.
+    pub(super) asks: bool,
     pub(super) dice: Dice,
     /// In a world in which jobs are disabled and enabled.
     pub(super) switching: Option<Dice>,
@@ -190,6 +192,7 @@ impl World {
         let mut world = Self {
             mutant,
             has_concurrency: seed % 5 >= 3,
+            asks: seed % 5 > 2,
             dice: Dice::new(seed),
             switching: switching::dice(seed),
             now: 0,
@@ -478,6 +481,9 @@ impl World {
         }
         let floors: Vec<Timestamp> = self.hosts.iter().map(|host| host.floor).collect();
         self.checks.written(&self.store, before + 1, by, &floors);
+        if self.restores == 0 {
+            self.checks.check_retries(&self.store, before + 1, &self.log.stored.lock().unwrap());
+        }
         let mut touched: Vec<Watched> = Vec::new();
         for change in self.store.changes_since(before + 1) {
             touched.extend(Watched::ALL.iter().filter(|watched| watched.span().contains(&change.pair.key)));
@@ -503,6 +509,12 @@ impl World {
         self.push_to(at, worker, What::News(watched));
     }
 
+    /// What its workers follow.
+    pub(super) fn watched(&self) -> impl Iterator<Item = Watched> + use<> {
+        let asks = self.asks;
+        Watched::ALL.into_iter().filter(move |watched| asks || *watched != Watched::Requests)
+    }
+
     /// A pause between two steps of a shell, in ms: mostly none.
     pub(super) fn pause(&mut self) -> i64 {
         if self.faulty() && self.dice.percent(4) { self.dice.below(PAUSE_MS_MAX) } else { 0 }
@@ -515,6 +527,7 @@ impl World {
         self.now = WELL_MS;
         self.checks.now = WELL_MS;
         self.checks.check_nothing_is_missed(&self.store, &job_names(), self.time());
+        self.checks.check_requests_are_taken(&self.store, self.time());
         for worker in 0..WORKERS {
             if !self.hosts[worker].alive {
                 self.checks.violated(format!("w{worker} is not there"));
@@ -541,7 +554,7 @@ impl World {
         // Nobody is left to sweep: somebody who comes later does.
         let kv = super::network::Direct::new(std::mem::replace(&mut self.store, Store::new()));
         let (at, none) = (At(self.time()), BTreeSet::new());
-        let swept = sweep::sweep(&kv, &self.log, &at, &none);
+        let swept = sweep::sweep(&kv, &self.log, &at, &none, at.0);
         let swept = futures::FutureExt::now_or_never(swept).expect("it waits for nobody");
         swept.unwrap();
         self.store = kv.into_store();

@@ -22,6 +22,9 @@ pub(in crate::exec) fn open() -> OpenRun {
         trigger: Trigger::Schedule,
         skipped: None,
         unlocked: false,
+        asked: None,
+        env: None,
+        on_lost: None,
     }
 }
 

@@ -1,0 +1,134 @@
+//! Requests: runs that somebody asks for, and retries. Each is claimed as a fire is, and goes with its claim.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::execution::Environment;
+use super::job::JobName;
+use super::retry::Retry;
+use super::run::{OpenRun, RunId, Trigger};
+use super::stored;
+use crate::clock::Timestamp;
+
+/// Format version that is written.
+const VERSION: u64 = 1;
+
+/// A run that was asked for and cannot be started for so long is let go, in ms: by then whoever asked has helped himself.
+pub const MANUAL_WAITS_MS: i64 = 24 * 3600 * 1000;
+
+/// Value of `/cron/requests/{runId}`. The run has the request's id, so that whoever asked knows the run that comes of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    v: u64,
+    /// The job.
+    pub job: JobName,
+    /// Of a retry that of the first attempt; else when it was asked for.
+    pub plan_time: Timestamp,
+    /// Which attempt it is.
+    pub attempt: u32,
+    /// It is not claimed earlier; absent = at once, whatever the claiming worker's clock says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// What asks for it.
+    pub trigger: Trigger,
+    /// Variables for this run (and its retries) alone; they win over the job's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Arc<Environment>>,
+    /// The request of a person that it goes back to: itself, or that of the first attempt; absent = a fire of the schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<RunId>,
+    /// The run that it tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<RunId>,
+    /// Who put it: `api`, or a worker's id.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Request {
+    /// A run that somebody asks for, under the id `run_id`.
+    #[must_use]
+    pub fn manual(run_id: RunId, job: JobName, env: Environment, at: Timestamp) -> Self {
+        Self {
+            v: VERSION,
+            job,
+            plan_time: at,
+            attempt: 1,
+            not_before: None,
+            trigger: Trigger::Manual,
+            env: Some(env).filter(|env| *env != Environment::default()).map(Arc::new),
+            asked: Some(run_id),
+            retries: None,
+            by: "api".to_owned(),
+            at,
+        }
+    }
+
+    /// The attempt after that of `open`, which ended at `ended` (or was found to be lost then), with the id that it has, whoever puts it.
+    #[must_use]
+    pub fn after(open: &OpenRun, retry: &Retry, by: &str, ended: Timestamp) -> (RunId, Self) {
+        let attempt = open.attempt.saturating_add(1);
+        let request = Self {
+            v: VERSION,
+            job: open.job.clone(),
+            plan_time: open.plan_time,
+            attempt,
+            not_before: Some(ended.plus_ms(retry.pause_ms(open.attempt, &open.run_id))),
+            trigger: Trigger::Retry,
+            env: open.env.clone(),
+            asked: open.asked.clone(),
+            retries: Some(open.run_id.clone()),
+            by: by.to_owned(),
+            at: ended,
+        };
+        (open.run_id.of_attempt(attempt), request)
+    }
+
+    /// Reads a stored value.
+    ///
+    /// # Errors
+    /// See [`stored::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, stored::Error> {
+        stored::decode(bytes, VERSION)
+    }
+
+    /// The value to store.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        stored::encode(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn name() -> JobName {
+        JobName::parse("backup").unwrap()
+    }
+
+    #[test]
+    fn values_of_version_1_are_read() {
+        let at = Timestamp::from_ms(1_800_000_000_000);
+        let env = Environment::parse(&json!({"DAY": "monday"})).unwrap();
+        let manual = Request::manual(RunId::from_text("0a"), name(), env, at);
+        let stored = br#"{"v":1,"job":"backup","planTime":1800000000000,"attempt":1,"trigger":"manual","env":{"DAY":"monday"},"asked":"0a","by":"api","at":1800000000000}"#;
+        assert_eq!(Request::decode(stored).unwrap(), manual);
+        assert_eq!(manual.encode(), stored);
+        let plain = Request::manual(RunId::from_text("0a"), name(), Environment::default(), at);
+        assert_eq!(plain.env, None);
+        assert!(matches!(Request::decode(br#"{"v":2}"#), Err(stored::Error::Newer { .. })));
+    }
+
+    #[test]
+    fn every_attempt_has_the_id_of_the_first_one_with_its_number() {
+        let fire = RunId::from_text("7f-12");
+        assert_eq!(fire.of_attempt(2).as_str(), "7f-12.2");
+        assert_eq!(fire.of_attempt(2).of_attempt(3).as_str(), "7f-12.3");
+    }
+}

@@ -1,0 +1,648 @@
+//! Requests: runs that somebody asks for, and retries (design P13). A request is claimed as a fire is, by a transaction that deletes its key,
+//! so that of all who try, however often, one wins and once. What keeps it from being claimed for a while (a lock, a pause, no room) can
+//! change: it waits, and is let go with a record only when it has waited too long.
+//!
+//! Of each job one request is tried at a time, the one that is ready longest: thousands of them wait in memory and ask nothing of the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::clock::Timestamp;
+use common::domain::job::JobName;
+use common::domain::record::{Record, SkipReason, Skipped};
+use common::domain::request::{MANUAL_WAITS_MS, Request};
+use common::domain::run::{OpenRun, RunId, Trigger};
+use common::domain::worker::Sid;
+use common::keys;
+use common::kv::Revision;
+
+use crate::exec::work::Kill;
+
+use super::event::{Action, KillSeen, LockSeen, Report};
+use super::job_state::{Definition, Pending};
+use super::runs::{Run, Stage, by_worker_that_ends};
+use super::{
+    LOCKED_RETRY_MS, LOOKS_PER_STEP, RESEND_MAX_MS, RETRY_MS, STALE_RETRY_MS, Scheduler, look_after_ms,
+};
+
+/// A retry that cannot start within its job's start deadline is let go, as a fire is; but not before the third worker had its look.
+const RETRY_WAITS_MIN_MS: i64 = 15_000;
+
+/// A request's key as it was read or watched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestSeen {
+    /// From the key.
+    pub run_id: RunId,
+    /// The value.
+    pub request: Arc<Request>,
+    /// Of the key.
+    pub revision: Revision,
+}
+
+/// The transaction that takes a request, complete: sending it again sends the identical one (design P2). The open run says what it does: with
+/// `skipped` the request is let go, else it takes the job's lock and runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestClaim {
+    /// The session it is made under, and compared.
+    pub sid: Sid,
+    /// Number of the open-run key in the session.
+    pub seq: u64,
+    /// What becomes open; its run id is that of the request.
+    pub open: OpenRun,
+    /// The request's key, compared: it is deleted, which is what makes the claim the only one.
+    pub request_revision: Revision,
+    /// The definition it was decided from, compared; 0 = there is no such job.
+    pub job_revision: Revision,
+    /// It compares that no run of the job goes without the lock. Where runs may overlap it takes the lock all the same, so that what is asked
+    /// for goes one at a time, and looks at no others.
+    pub exclusive: bool,
+}
+
+/// What a refused claim of a request saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestRefusal {
+    /// The session is there.
+    pub session_alive: bool,
+    /// The fleet is paused.
+    pub paused: bool,
+    /// The request's mod revision; 0 = absent.
+    pub request_revision: Revision,
+    /// The job's mod revision; 0 = absent.
+    pub job_revision: Revision,
+    /// The lock.
+    pub lock: LockSeen,
+    /// The claim's own open key is there, of this revision: it has committed before.
+    pub open: Option<Revision>,
+}
+
+/// How the claim of a request went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RequestAnswer {
+    /// Committed at this revision.
+    Won(Revision),
+    /// A compare did not hold.
+    Refused(RequestRefusal),
+    /// No answer came: it may commit yet.
+    Unknown,
+    /// It was not applied and will not be.
+    NotApplied,
+}
+
+/// A run has ended whose open key asks for a retry, should its session end, or whose end asks for one itself: written before its record is
+/// handed on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Close {
+    /// As it is put again: nobody is to ask for a retry of it any more.
+    pub open: OpenRun,
+    /// Its open key.
+    pub key: (Sid, u64),
+    /// At which revision it was put last, compared.
+    pub revision: Revision,
+    /// The next attempt.
+    pub next: Option<(RunId, Request)>,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Known {
+    request: Arc<Request>,
+    revision: Revision,
+    /// From when on it may be claimed.
+    ready_at: Timestamp,
+}
+
+/// A claim that was sent.
+#[derive(Debug)]
+struct Trying {
+    claim: Box<RequestClaim>,
+    /// A sending may have been applied, or be applied later.
+    ambiguous: bool,
+    /// When to send it again, or to decide anew; `None` while an answer is awaited.
+    resend_at: Option<Timestamp>,
+    /// Sendings that brought no answer.
+    sendings: u32,
+    /// A kill request that came meanwhile: the claim may have committed before it.
+    kill_seen: Option<Box<KillSeen>>,
+}
+
+/// The requests of one job.
+#[derive(Debug, Default)]
+struct Queue {
+    /// By the time at which they are ready.
+    waiting: BTreeSet<(Timestamp, RunId)>,
+    trying: Option<Trying>,
+    /// Nothing is tried before: what stood in the way is looked at again then.
+    held_until: Option<Timestamp>,
+    timer: Option<Timestamp>,
+}
+
+/// All requests that this worker knows of, and the ends of runs that ask for more.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    known: BTreeMap<RunId, Known>,
+    queues: BTreeMap<JobName, Queue>,
+    timers: BTreeSet<(Timestamp, JobName)>,
+    /// Jobs with a request that waits for room, by how long it is ready. One that needs none any more is looked at for nothing.
+    for_room: BTreeSet<(Timestamp, JobName)>,
+    /// Jobs of which a claim is sent that will need room.
+    claiming: BTreeSet<JobName>,
+    /// Records that wait until their runs' open keys say that nobody is to ask for a retry any more.
+    closing: BTreeMap<RunId, (Box<Record>, (Sid, u64))>,
+}
+
+impl Requests {
+    /// When to look at one of them.
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Claims that will need room.
+    pub(super) fn claiming(&self) -> usize {
+        self.claiming.len()
+    }
+
+    /// No claim is sent, and no record waits.
+    pub(super) fn are_idle(&self) -> bool {
+        self.closing.is_empty() && self.queues.values().all(|queue| queue.trying.is_none())
+    }
+
+    /// The sessions whose open keys are still to be closed here.
+    pub(super) fn sids(&self) -> impl Iterator<Item = Sid> {
+        self.closing.values().map(|(_, (sid, _))| *sid)
+    }
+
+    /// A claim of this number is sent, or the record of this open key waits.
+    pub(super) fn knows_open(&self, sid: Sid, seq: u64, open: &OpenRun) -> bool {
+        let tried = self.queues.get(&open.job).and_then(|queue| queue.trying.as_ref());
+        tried.is_some_and(|trying| (trying.claim.sid, trying.claim.seq) == (sid, seq))
+            || self.closing.get(&open.run_id).is_some_and(|(_, key)| *key == (sid, seq))
+    }
+
+    /// A claim is sent that may take this job's lock.
+    pub(super) fn may_lock(&self, job: &JobName) -> bool {
+        self.queues.get(job).is_some_and(|queue| queue.trying.is_some())
+    }
+
+    /// A claim is sent that may take this job's lock, and its answer is awaited.
+    pub(super) fn is_claiming(&self, job: &JobName) -> bool {
+        let tried = self.queues.get(job).and_then(|queue| queue.trying.as_ref());
+        tried.is_some_and(|trying| trying.resend_at.is_none() && trying.claim.open.skipped.is_none())
+    }
+
+    /// Has the requests of every job looked at.
+    pub(super) fn look_at_all(&mut self, now: Timestamp) {
+        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
+            self.set_timer(&name, Some(now));
+        }
+    }
+
+    /// Has the requests of a job looked at, whatever they wait for: there is news of it.
+    pub(super) fn look_anew(&mut self, job: &JobName, now: Timestamp) {
+        if let Some(queue) = self.queues.get_mut(job) {
+            queue.held_until = None;
+            self.set_timer(job, Some(now));
+        }
+    }
+
+    /// Remembers a kill request for a claim that may have committed.
+    pub(super) fn see_kill(&mut self, job: &JobName, kill: impl FnOnce() -> KillSeen) {
+        if let Some(trying) = self.queues.get_mut(job).and_then(|queue| queue.trying.as_mut()) {
+            trying.kill_seen = Some(Box::new(kill()));
+        }
+    }
+
+    /// Claims compare their session, so that none can commit any more. What committed is swept; the rest is still asked for.
+    pub(super) fn on_session_lost(&mut self) {
+        for queue in self.queues.values_mut() {
+            (queue.trying, queue.held_until, queue.timer) = (None, None, None);
+        }
+        self.queues.retain(|_, queue| !queue.waiting.is_empty());
+        self.timers.clear();
+        self.for_room.clear();
+        self.claiming.clear();
+    }
+
+    /// What is waited for shortly must not be waited for as long as the clock was put back.
+    pub(super) fn on_step_back(&mut self, now: Timestamp) {
+        for queue in self.queues.values_mut() {
+            queue.held_until = queue.held_until.map(|until| until.min(now.plus_ms(STALE_RETRY_MS)));
+            if let Some(Trying { resend_at: Some(at), .. }) = &mut queue.trying {
+                *at = (*at).min(now.plus_ms(RETRY_MS));
+            }
+            for (ready_at, run_id) in std::mem::take(&mut queue.waiting) {
+                let known = self.known.get_mut(&run_id).filter(|known| known.request.not_before.is_none());
+                let ready_at = known.map_or(ready_at, |known| {
+                    known.ready_at = known.ready_at.min(now);
+                    known.ready_at
+                });
+                queue.waiting.insert((ready_at, run_id));
+            }
+        }
+    }
+
+    fn put(&mut self, seen: RequestSeen, now: Timestamp) {
+        self.forget(&seen.run_id);
+        let ready_at = seen.request.not_before.unwrap_or(now);
+        let name = seen.request.job.clone();
+        let queue = self.queues.entry(name.clone()).or_default();
+        queue.waiting.insert((ready_at, seen.run_id.clone()));
+        self.known.insert(seen.run_id, Known { request: seen.request, revision: seen.revision, ready_at });
+        self.set_timer(&name, Some(now));
+    }
+
+    /// A request is not there any more. A claim of it that was sent is decided by its answer.
+    fn forget(&mut self, run_id: &RunId) {
+        let Some(known) = self.known.remove(run_id) else { return };
+        if let Some(queue) = self.queues.get_mut(&known.request.job) {
+            queue.waiting.remove(&(known.ready_at, run_id.clone()));
+        }
+        self.drop_if_empty(&known.request.job);
+    }
+
+    fn drop_if_empty(&mut self, job: &JobName) {
+        if self.queues.get(job).is_some_and(|queue| queue.waiting.is_empty() && queue.trying.is_none()) {
+            self.set_timer(job, None);
+            self.queues.remove(job);
+        }
+    }
+
+    fn set_timer(&mut self, job: &JobName, at: Option<Timestamp>) {
+        let Some(queue) = self.queues.get_mut(job) else { return };
+        if let Some(old) = std::mem::replace(&mut queue.timer, at) {
+            self.timers.remove(&(old, job.clone()));
+        }
+        self.timers.extend(at.map(|at| (at, job.clone())));
+    }
+}
+
+impl Scheduler {
+    pub(super) fn on_request_seen(&mut self, now: Timestamp, seen: RequestSeen, out: &mut Vec<Action>) {
+        match self.requests.known.get(&seen.run_id).map(|known| known.revision) {
+            Some(known) if known == seen.revision => {} // listed again
+            Some(known) if known > seen.revision => {
+                // News of a key come in order, and a list is younger than what is known: this is another history (P16).
+                out.push(Action::GiveUpStore(format!(
+                    "request {} is of revision {} again",
+                    seen.run_id, seen.revision
+                )));
+            }
+            _ => self.requests.put(seen, now),
+        }
+    }
+
+    pub(super) fn on_request_gone(&mut self, run_id: &RunId) {
+        self.requests.forget(run_id);
+    }
+
+    pub(super) fn on_requests_listed(&mut self, run_ids: &BTreeSet<RunId>) {
+        let gone: Vec<RunId> =
+            self.requests.known.keys().filter(|run_id| !run_ids.contains(run_id)).cloned().collect();
+        for run_id in gone {
+            self.requests.forget(&run_id);
+        }
+    }
+
+    /// What was asked for in the store as it was is asked for no more, unless the store still says so: then it is listed again.
+    pub(super) fn forget_requests(&mut self, out: &mut Vec<Action>) {
+        for (_, (record, key)) in std::mem::take(&mut self.requests).closing {
+            out.push(Action::Record { record, settles: Some(key) });
+        }
+    }
+
+    pub(super) fn look_at_due_requests(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        for _ in 0..LOOKS_PER_STEP {
+            match self.requests.timers.first().cloned() {
+                Some((at, name)) if at <= now => self.look_at_requests(&name, now, out),
+                _ => break,
+            }
+        }
+        while self.has_room()
+            && let Some((_, name)) = self.requests.for_room.pop_first()
+        {
+            self.look_at_requests(&name, now, out);
+        }
+    }
+
+    pub(super) fn look_at_requests_anew(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
+        self.requests.look_anew(name, now);
+        self.look_at_requests(name, now, out);
+    }
+
+    /// Decides what becomes of the request that is first in a job's queue, and when to look again.
+    fn look_at_requests(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
+        let again = self.decide_request(name, now, out);
+        let tried = self.requests.queues.get(name).and_then(|queue| queue.trying.as_ref());
+        if tried.is_some_and(|trying| trying.claim.open.skipped.is_none()) {
+            self.requests.claiming.insert(name.clone());
+        } else {
+            self.requests.claiming.remove(name);
+        }
+        self.requests.set_timer(name, again);
+        self.requests.drop_if_empty(name);
+    }
+
+    fn decide_request(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
+        self.session?;
+        if !self.jobs_listed {
+            return None;
+        }
+        let has_room = self.has_room();
+        let queue = self.requests.queues.get_mut(name)?;
+        if let Some(trying) = &mut queue.trying {
+            let at = trying.resend_at?;
+            if at > now {
+                return Some(at);
+            }
+            if trying.ambiguous {
+                // Only writing decides: the identical request again (P2).
+                trying.resend_at = None;
+                out.push(Action::ClaimRequest(trying.claim.clone()));
+                return None;
+            }
+            queue.trying = None; // never applied: decided anew
+        }
+        if self.paused || self.draining || self.sink_full || !self.clock_trusted {
+            return None;
+        }
+        if let Some(until) = queue.held_until.filter(|until| *until > now) {
+            return Some(until);
+        }
+        let (ready_at, run_id) = queue.waiting.first()?.clone();
+        let known = self.requests.known.get(&run_id)?;
+        let (request, revision) = (Arc::clone(&known.request), known.revision);
+        let state = self.jobs.get(name);
+        let definition = state.and_then(|state| state.definition.clone());
+        let (rank, nobody) = match state.filter(|_| definition.is_some()) {
+            Some(state) => (state.rank?, state.nobody),
+            None => (self.ranks.rank(keys::slot(name))?, false),
+        };
+        let act_at = ready_at.plus_ms(if rank == 0 { 0 } else { look_after_ms(rank) });
+        if now < act_at {
+            return Some(act_at);
+        }
+        let Some(definition) = definition else {
+            return self.claim_request(run_id, &request, revision, None, Some(SkipReason::Deleted), now, out);
+        };
+        let too_late = waits_until(&request, &definition).plus_ms(1);
+        let let_go = if request.at <= self.floor {
+            Some(SkipReason::StoreWentBack) // it may have run in what the store was before
+        } else if request.trigger == Trigger::Retry && !definition.enabled {
+            Some(SkipReason::Disabled) // somebody may run it all the same; by itself it does not
+        } else if now < too_late {
+            None
+        } else if nobody {
+            Some(SkipReason::NoWorker)
+        } else {
+            Some(SkipReason::Misfire)
+        };
+        if let_go.is_none() {
+            if nobody || definition.runnable.is_err() || state.is_some_and(|state| state.run.is_some()) {
+                return Some(too_late); // looked at when there is a worker, an edit, an end of that run
+            }
+            if state.is_some_and(|state| matches!(state.pending, Pending::Claiming { .. })) {
+                return Some(now.plus_ms(RETRY_MS)); // fires come first: they have a time
+            }
+            if !has_room {
+                self.requests.for_room.insert((ready_at, name.clone()));
+                return Some(too_late);
+            }
+        }
+        self.claim_request(run_id, &request, revision, Some(&definition), let_go, now, out)
+    }
+
+    /// Sends the claim of a request: as a run, or (`let_go`) as what is skipped.
+    #[expect(clippy::too_many_arguments, reason = "what `decide_request` has found out")]
+    fn claim_request(
+        &mut self,
+        run_id: RunId,
+        request: &Request,
+        request_revision: Revision,
+        definition: Option<&Definition>,
+        let_go: Option<SkipReason>,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) -> Option<Timestamp> {
+        let (sid, seq) = (self.session?, self.take_seq());
+        let attempt = request.attempt;
+        let skipped = let_go.map(|reason| {
+            let selector = definition.and_then(|definition| definition.selector.as_ref());
+            let selector = selector.filter(|_| reason == SkipReason::NoWorker).map(ToString::to_string);
+            Skipped { selector, ..Skipped::one(request.plan_time, reason) }
+        });
+        let runs = definition.filter(|_| skipped.is_none());
+        let open = OpenRun {
+            run_id,
+            job: request.job.clone(),
+            plan_time: request.plan_time,
+            attempt,
+            schedule_time: now,
+            worker: self.worker_id.clone(),
+            command: definition
+                .map(|definition| OpenRun::cut_command(&definition.work.command))
+                .unwrap_or_default(),
+            trigger: request.trigger,
+            skipped,
+            unlocked: false,
+            asked: request.asked.clone(),
+            env: request.env.clone(),
+            on_lost: runs.and_then(|definition| definition.on_lost(attempt)),
+        };
+        let job_revision = definition.map_or(0, |definition| definition.mod_revision);
+        let exclusive = definition.is_some_and(|definition| self.takes_lock(definition));
+        let claim = Box::new(RequestClaim { sid, seq, open, request_revision, job_revision, exclusive });
+        out.push(Action::ClaimRequest(claim.clone()));
+        let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0, kill_seen: None };
+        if let Some(queue) = self.requests.queues.get_mut(&request.job) {
+            queue.trying = Some(trying);
+        }
+        None
+    }
+
+    pub(super) fn on_request_answered(
+        &mut self,
+        now: Timestamp,
+        claim: &RequestClaim,
+        answer: RequestAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let name = &claim.open.job;
+        let Some(queue) = self.requests.queues.get_mut(name) else { return };
+        let Some(trying) = queue.trying.as_mut().filter(|trying| *trying.claim == *claim) else {
+            return; // an answer to a claim of a session that is over
+        };
+        match answer {
+            RequestAnswer::Won(revision)
+            | RequestAnswer::Refused(RequestRefusal { session_alive: true, open: Some(revision), .. }) => {
+                let kill = queue.trying.take().and_then(|trying| trying.kill_seen);
+                self.on_request_won(now, claim, revision, kill.map(|kill| *kill), out);
+            }
+            RequestAnswer::Unknown | RequestAnswer::NotApplied => {
+                trying.ambiguous |= answer == RequestAnswer::Unknown;
+                trying.sendings += 1;
+                let pause = (RETRY_MS << (trying.sendings - 1).min(10)).min(RESEND_MAX_MS);
+                trying.resend_at = Some(now.plus_ms(pause));
+            }
+            RequestAnswer::Refused(refusal) if !refusal.session_alive => {
+                // What has committed was closed as lost with its session (P10). SessionLost follows.
+                return out.push(Action::GiveUpSession(claim.sid));
+            }
+            RequestAnswer::Refused(refusal) => self.on_request_refused(now, claim, &refusal, out),
+        }
+        self.look_at_requests(name, now, out);
+        self.look_at(name, now, out); // a fire may have waited for this
+    }
+
+    fn on_request_refused(
+        &mut self,
+        now: Timestamp,
+        claim: &RequestClaim,
+        refusal: &RequestRefusal,
+        out: &mut Vec<Action>,
+    ) {
+        let name = &claim.open.job;
+        let rank = self.jobs.get(name).and_then(|state| state.rank).unwrap_or(0);
+        let Some(queue) = self.requests.queues.get_mut(name) else { return };
+        let gone_back = |seen: Revision, decided_from: Revision| (1..decided_from).contains(&seen);
+        if gone_back(refusal.request_revision, claim.request_revision)
+            || gone_back(refusal.job_revision, claim.job_revision)
+        {
+            return out.push(Action::GiveUpStore(format!(
+                "request {} or its job is of an earlier revision",
+                claim.open.run_id
+            )));
+        }
+        if refusal.request_revision != claim.request_revision {
+            // Another worker's, and gone: no sending of this claim can commit any more. Had one, its open key would be there.
+            queue.trying = None;
+            let known = self.requests.known.get(&claim.open.run_id);
+            if known.is_some_and(|known| known.revision == claim.request_revision) {
+                self.requests.forget(&claim.open.run_id);
+            }
+            return;
+        }
+        if refusal.job_revision != claim.job_revision {
+            // Edited, deleted or put anew: the watch brings it; no sending of this claim can commit any more.
+            queue.trying = None;
+            queue.held_until = Some(now.plus_ms(STALE_RETRY_MS));
+            return;
+        }
+        // What is left can change back (pause, lock): the request waits. If a sending may still commit, only the identical request tells.
+        let pause = match refusal.lock {
+            LockSeen::Free => RETRY_MS,
+            LockSeen::Held | LockSeen::HeldBySeed if rank == 0 => LOCKED_RETRY_MS,
+            LockSeen::Held | LockSeen::HeldBySeed => look_after_ms(rank),
+        };
+        match &mut queue.trying {
+            Some(trying) if trying.ambiguous => trying.resend_at = Some(now.plus_ms(pause)),
+            trying => {
+                *trying = None;
+                queue.held_until = Some(now.plus_ms(pause));
+            }
+        }
+    }
+
+    fn on_request_won(
+        &mut self,
+        now: Timestamp,
+        claim: &RequestClaim,
+        revision: Revision,
+        kill: Option<KillSeen>,
+        out: &mut Vec<Action>,
+    ) {
+        let (open, name) = (&claim.open, &claim.open.job);
+        self.requests.forget(&open.run_id);
+        if let Some(skipped) = &open.skipped {
+            out.push(Action::Report(Report::Skipped(open.clone())));
+            let record = Box::new(Record::skipped(open, skipped.clone()));
+            return out.push(Action::Record { record, settles: Some((claim.sid, claim.seq)) });
+        }
+        let run_id = open.run_id.clone();
+        let run = Run {
+            sid: claim.sid,
+            seq: claim.seq,
+            job_revision: claim.job_revision,
+            claim_revision: revision,
+            open_revision: revision,
+            beside: !claim.exclusive,
+            lock_revision: Some(revision),
+            kept_lock: None,
+            stage: Stage::Claimed,
+            start_at: now,
+            killed: None,
+            moving: false,
+            rescue: false,
+            started_at: None,
+            record: None,
+            open: open.clone(),
+        };
+        self.runs.insert(run_id.clone(), run);
+        self.starts.insert((now, run_id.clone()));
+        if let Some(state) = self.jobs.get_mut(name) {
+            state.run = Some(run_id.clone());
+        }
+        if let Some(kill) = kill {
+            self.on_kill_asked(now, name, kill, out);
+        }
+        if self.killing {
+            self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), out);
+        }
+        self.start_due(now, out);
+    }
+
+    // --- ends that ask for more -----------------------------------------------------------------------------------
+
+    /// Hands the record of a run on that has ended. Where the next attempt is to be asked for, or whoever finds the session gone would ask for
+    /// it, the open key is written first: so a run whose record is stored is never tried again as one that was lost, and one that asks for
+    /// a retry does it once, whoever dies.
+    pub(super) fn hand_on(
+        &mut self,
+        now: Timestamp,
+        run_id: &RunId,
+        record: Box<Record>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(run) = self.runs.get(run_id) else { return };
+        let (open, key, revision) = (&run.open, (run.sid, run.seq), run.open_revision);
+        let definition = self.jobs.get(&open.job).and_then(|state| state.definition.as_ref());
+        let failed = record.status.is_some_and(|status| status.is_worth_a_retry());
+        let next = definition
+            .filter(|_| failed)
+            .and_then(|definition| Some((definition, definition.retry?)))
+            .filter(|(_, retry)| retry.goes_on_after(open.attempt))
+            .map(|(definition, retry)| (definition, Request::after(open, &retry, &self.worker_id, now)))
+            .filter(|(definition, (_, request))| !is_of_the_next_fire(definition, request))
+            .map(|(_, next)| next);
+        if next.is_none() && open.on_lost.is_none() {
+            return out.push(Action::Record { record, settles: Some(key) });
+        }
+        let open = OpenRun { on_lost: None, ..open.clone() };
+        out.push(Action::Close(Box::new(Close { open, key, revision, next })));
+        self.requests.closing.insert(run_id.clone(), (record, key));
+    }
+
+    /// The open key of a run that has ended is written, or was taken away by others, who then have decided about its next attempt.
+    pub(super) fn on_closed(&mut self, run_id: &RunId, out: &mut Vec<Action>) {
+        if let Some((record, key)) = self.requests.closing.remove(run_id) {
+            out.push(Action::Record { record, settles: Some(key) });
+        }
+    }
+}
+
+/// Until when a request is worth a start.
+fn waits_until(request: &Request, definition: &Definition) -> Timestamp {
+    match request.trigger {
+        Trigger::Retry => {
+            let from = request.not_before.unwrap_or(request.at);
+            from.plus_ms(definition.rule.start_deadline_ms().max(RETRY_WAITS_MIN_MS))
+        }
+        Trigger::Manual | Trigger::Schedule => request.at.plus_ms(MANUAL_WAITS_MS),
+    }
+}
+
+/// A retry that would come when the job's next fire has come is none: that fire is the next attempt. But not where each fire is to run.
+fn is_of_the_next_fire(definition: &Definition, request: &Request) -> bool {
+    let Ok(schedule) = &definition.runnable else { return false };
+    let next = schedule.next_after(request.at.plus_ms(-definition.jitter_ms));
+    !definition.rule.runs_all()
+        && next.zip(request.not_before).is_some_and(|(next, at)| next.plus_ms(definition.jitter_ms) <= at)
+}
