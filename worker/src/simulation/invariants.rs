@@ -6,7 +6,7 @@ use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
 use common::domain::options::Misfire;
-use common::domain::record::Record;
+use common::domain::record::{Record, Status};
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
@@ -18,6 +18,7 @@ use super::store::Store;
 use super::world::{OFFSET_MS_MAX, START_MS};
 use crate::claims;
 use crate::scheduler::LEAD_MAX_MS;
+use crate::waiting::Entry;
 
 /// A command that is going.
 pub(super) struct Process {
@@ -68,6 +69,8 @@ pub(super) struct Invariants {
     pub(super) had_seed: bool,
     /// Up to when the fires of a job are nobody's, since it was enabled then.
     enabled_at: BTreeMap<JobName, Timestamp>,
+    /// Runs whose records have been on a worker's disk, which no fault takes away.
+    on_disk: BTreeSet<RunId>,
     schedules: BTreeMap<String, Schedule>,
 }
 
@@ -333,6 +336,14 @@ impl Invariants {
         })
     }
 
+    // --- records ------------------------------------------------------------------------------------------------------
+
+    /// These wait on a worker's disk. A worker may itself know no better than `lost`.
+    pub(super) fn on_disk(&mut self, entries: &[Entry]) {
+        let known = entries.iter().filter(|entry| entry.record.status != Some(Status::Lost));
+        self.on_disk.extend(known.filter_map(|entry| entry.record.claim.clone()));
+    }
+
     // --- the store goes back ------------------------------------------------------------------------------------------
 
     pub(super) fn store_went_back(&mut self) {
@@ -399,6 +410,11 @@ impl Invariants {
         let conflict = log.conflicts.iter().find(|(one, other)| !lawful(one) && !lawful(other));
         if let Some((one, _)) = conflict {
             self.violated(format!("{} has records of two claims", one.id));
+        }
+        for record in log.records.values().filter(|record| record.status == Some(Status::Lost)) {
+            if record.claim.as_ref().is_some_and(|claim| self.on_disk.contains(claim)) {
+                self.violated(format!("{} is lost, and its record was on disk", record.id));
+            }
         }
         let mut with_record: BTreeMap<RunId, (usize, u64)> = BTreeMap::new();
         for record in log.records.values() {

@@ -49,11 +49,15 @@ pub(super) enum Mutant {
     NoFence,
     /// It counts the lease from the answer, without a margin: the request may have been there long before.
     FenceFromAnswer,
+    /// An open run goes before its record is on disk.
+    SettlesFirst,
+    /// A record counts as on disk, and is not.
+    NoSync,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 18] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 20] = [
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
         (Self::NoMarkCompare, &["claimed where", "went back", "claimed again", "started twice"]),
@@ -72,6 +76,8 @@ impl Mutant {
         (Self::EnablesWithoutBase, &["before it was enabled"]),
         (Self::NoFence, &["overlaps a run with a fence"]),
         (Self::FenceFromAnswer, &["overlaps a run with a fence"]),
+        (Self::SettlesFirst, &["its records for None"]),
+        (Self::NoSync, &["was on disk"]),
     ];
 
     /// The transaction as a broken worker sends it.
