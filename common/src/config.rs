@@ -45,7 +45,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 22] = [
+const VARIABLES: [Variable; 23] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -218,6 +218,15 @@ const VARIABLES: [Variable; 22] = [
         secret: None,
     },
     Variable {
+        name: "CRON_SPOOL_MAX_BYTES",
+        help: "records that wait for MongoDB take so much of the data directory, 1048576 and more; beyond, nothing is claimed (default 4294967296, or half of what the disk has left)",
+        set: |s, v| {
+            s.spool_bytes_max = Some(within(v, 1 << 20, 1 << 50)?);
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
         name: "CRON_LISTEN",
         help: "where local-dev serves the API and the console (default 127.0.0.1:8070)",
         set: |s, v| parsed(&mut s.listen, v, "an address like 127.0.0.1:8070"),
@@ -368,6 +377,8 @@ pub struct Settings {
     pub log_retention_days: u32,
     /// See `CRON_LOG_MAX_PER_JOB`.
     pub log_max_per_job: u64,
+    /// See `CRON_SPOOL_MAX_BYTES`; `None` = not set.
+    pub spool_bytes_max: Option<u64>,
     /// See `CRON_LISTEN`.
     pub listen: SocketAddr,
     /// See `CRON_WORKERS`.
@@ -396,6 +407,7 @@ impl Default for Settings {
             log_commit_timeout: Duration::from_millis(1000), // the seed's jobLogCommitTimeout
             log_retention_days: 90,
             log_max_per_job: 0,
+            spool_bytes_max: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
             workers: 1,
             words: Vec::new(),

@@ -533,11 +533,21 @@ async fn rescue_run(
     ))
 }
 
-/// Deletes open keys whose records are stored. Each is of one claim and never put again, so nothing need be compared.
+/// Deletes open keys whose records are stored. Each is of one claim and never put again, so nothing need be compared. Neighbours go as one
+/// range (design P12).
 pub(crate) async fn settle(kv: &dyn Kv, keys: &[(Sid, u64)]) -> Result<(), kv::Error> {
-    for some in keys.chunks(kv::OPS_MAX) {
-        let then = some.iter().map(|(sid, seq)| Op::delete(keys::runs(*sid, *seq))).collect();
-        kv.txn(Txn { then, ..Txn::default() }).await?;
+    let mut ranges: Vec<(Sid, u64, u64)> = Vec::new();
+    for &(sid, seq) in &keys.iter().copied().collect::<BTreeSet<_>>() {
+        match ranges.last_mut() {
+            Some((of, _, last)) if *of == sid && *last + 1 == seq => *last = seq,
+            _ => ranges.push((sid, seq, seq)),
+        }
+    }
+    let delete = |&(sid, first, last): &(Sid, u64, u64)| {
+        Op::Delete(Span { from: keys::runs(sid, first).into(), ..Span::key(keys::runs(sid, last)) })
+    };
+    for some in ranges.chunks(kv::OPS_MAX) {
+        kv.txn(Txn { then: some.iter().map(delete).collect(), ..Txn::default() }).await?;
     }
     Ok(())
 }

@@ -38,6 +38,11 @@ pub(crate) fn seen_file(data_dir: &Path) -> PathBuf {
     data_dir.join("seen")
 }
 
+/// Where an instance keeps records until the record store has them.
+pub(crate) fn spool(data_dir: &Path) -> PathBuf {
+    data_dir.join("spool")
+}
+
 impl DataDir {
     /// Opens and locks the directory, making it where it is missing. Without one given, the first usable of `/var/lib/fleetcron`, the
     /// user's state directory and the temporary directory, and the first of its siblings that is free.

@@ -35,8 +35,9 @@ use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
 use crate::seen::SeenFile;
 use crate::session::{self, Session, Standing};
-use crate::sink::{BatchSettings, Entry, Sink};
+use crate::sink::{Sink, SinkSettings};
 use crate::status::Status;
+use crate::waiting::{Entry, Figures};
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
 use crate::{claims, clocks, sweep, upkeep};
@@ -61,7 +62,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 /// What is in the store under this worker's session is compared with what it knows this often (design P5).
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
-/// While so many records wait there is no audit: it reads the open run of each.
+/// While so many runs that have ended are open in the store there is no audit: it reads each.
 const AUDITED_MAX: usize = 10_000;
 /// Marks are read whole this often, to find those of deleted jobs.
 const READ_ALL_MARKS_EVERY: Duration = Duration::from_secs(3600);
@@ -98,11 +99,13 @@ pub struct Options {
     pub log_commit_timeout: Duration,
     /// How long records are kept.
     pub retention: Retention,
-    /// Where it keeps its state. Without one, every shell is started at its time, and a worker that starts again notices no store that was
-    /// put back while no process of it lived.
+    /// Where it keeps its state. Without one, every shell is started at its time, records wait in memory, and a worker that starts again
+    /// notices no store that was put back while no process of it lived.
     pub data_dir: Option<PathBuf>,
     /// What commands are run with.
     pub shell: Arc<Shell>,
+    /// What records that wait for the store may take in it, in bytes; `None` = 4 GiB, or half of what the disk has left if that is less.
+    pub spool_bytes_max: Option<u64>,
 }
 
 impl Options {
@@ -118,6 +121,7 @@ impl Options {
             retention: Retention::new(settings),
             data_dir: Some(data_dir.path.clone()),
             shell: Arc::new(Shell::new(&settings.shell, &settings.users).guarded_by(guard)),
+            spool_bytes_max: settings.spool_bytes_max,
         }
     }
 }
@@ -279,10 +283,15 @@ impl Driver {
         let before = seen_file.as_ref().and_then(SeenFile::read);
         let witness = Arc::new(Witness::new(ports.kv, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
-        let batch = BatchSettings { size: options.log_batch_size, timeout: options.log_commit_timeout };
         let gates = Gates::new(Arc::clone(&options.shell));
         let live = Live::default();
-        let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), batch, live.clone());
+        let sink = SinkSettings {
+            size: options.log_batch_size,
+            timeout: options.log_commit_timeout,
+            spool: options.data_dir.as_deref().map(data_dir::spool),
+            spool_bytes_max: options.spool_bytes_max,
+        };
+        let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), sink, live.clone());
         Self {
             scheduler: Scheduler::new(options.identity.max_runs),
             ports,
@@ -390,7 +399,9 @@ impl Driver {
             self.floor.store(self.scheduler.floor().ms(), Relaxed);
             self.first.store(self.scheduler.owns_slot(0), Relaxed);
             self.status.note_marks_ahead(self.scheduler.marks_ahead());
-            self.status.beat(self.scheduler.open_runs(), self.sink.waiting(), self.session.is_some());
+            let waiting = self.sink.waiting().figures();
+            let (now, open_runs) = (self.ports.clock.now(), self.scheduler.open_runs());
+            self.status.beat(now, open_runs, waiting, self.session.is_some());
         }
         self.leave().await;
         for task in self.watching.into_iter().chain([sweeping, keeping_up, following, retaining]) {
@@ -494,6 +505,7 @@ impl Driver {
 
     async fn take_workers(&mut self, registered: BTreeMap<String, Registration>) {
         let members = watches::members(&registered);
+        self.sink.waiting().share_among(members.ours.len());
         self.registered = registered;
         self.compare_clocks();
         self.step(Event::MembersChanged(members)).await;
@@ -693,7 +705,7 @@ impl Driver {
             self.all_marks_read = Stopwatch::start();
             self.perform(Action::ReadMarks { slots: Slots::All, serializable: true }).await;
         }
-        if self.audited.elapsed() >= AUDIT_EVERY && self.sink.waiting().records() <= AUDITED_MAX {
+        if self.audited.elapsed() >= AUDIT_EVERY && self.sink.waiting().unsettled() <= AUDITED_MAX {
             self.audited = Stopwatch::start();
             self.read_for_audit(sid);
         }
@@ -774,7 +786,7 @@ impl Driver {
         let (Some((sid, seq)), Ok(open)) = (keys::parse_run(&pair.key), OpenRuns::decode(&pair.value)) else {
             return true;
         };
-        self.sink.waiting().settles(sid, seq)
+        self.sink.waiting().settles((sid, seq))
             || open.runs.iter().any(|run| self.scheduler.knows_open(sid, seq, run))
     }
 
@@ -841,30 +853,44 @@ impl Driver {
     }
 
     async fn look_after_sink(&mut self) {
-        let full = self.sink.waiting().is_full();
-        if full != self.sink_was_full {
-            self.sink_was_full = full;
-            if full {
-                let bytes = self.sink.waiting().bytes();
+        let waiting = self.sink.waiting().figures();
+        if waiting.is_full != self.sink_was_full {
+            self.sink_was_full = waiting.is_full;
+            if waiting.is_full {
+                let Figures { records, memory_bytes, spool_bytes, fault, .. } = waiting;
                 tracing::error!(
-                    bytes,
-                    "too many records wait for the record store: nothing is claimed until it takes them"
+                    records,
+                    memory_bytes,
+                    spool_bytes,
+                    ?fault,
+                    "no room for more records: nothing is claimed until the record store takes them"
+                );
+            } else {
+                tracing::info!(
+                    records = waiting.records,
+                    "there is room for records again: fires are claimed"
                 );
             }
-            self.step(Event::SinkFull(full)).await;
+            self.step(Event::SinkFull(waiting.is_full)).await;
         }
     }
 
     /// The last of a draining worker: its records, then its session.
     async fn leave(&mut self) {
-        let waiting = Stopwatch::start();
-        while self.sink.waiting().records() > 0 {
-            let left = LAST_RECORDS_MAX.saturating_sub(waiting.elapsed());
+        let waited = Stopwatch::start();
+        loop {
+            let Figures { records, spool_bytes, memory_bytes, .. } = self.sink.waiting().figures();
+            if records == 0 {
+                break;
+            }
+            let left = LAST_RECORDS_MAX.saturating_sub(waited.elapsed());
             if clock::timeout(left, self.sink.stored_some()).await.is_err() {
-                let records = self.sink.waiting().records();
                 tracing::error!(
                     records,
-                    "leaving although the record store has not taken all records: they end as lost"
+                    spool_bytes,
+                    memory_bytes,
+                    "leaving although the record store has not taken all records: those on disk are stored by the next worker with this data \
+                     directory, those in memory end as lost"
                 );
                 break;
             }

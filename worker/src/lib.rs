@@ -21,9 +21,11 @@ pub mod scheduler;
 mod seen;
 mod session;
 mod sink;
+mod spool;
 pub mod status;
 mod sweep;
 mod upkeep;
+mod waiting;
 mod watches;
 mod witness;
 
@@ -35,5 +37,7 @@ pub use exec::work::{Kill, Work};
 mod gate_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod sink_tests;
 #[cfg(test)]
 mod store_tests;

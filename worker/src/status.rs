@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::clock::Stopwatch;
+use common::clock::{Stopwatch, Timestamp};
 use common::domain::record::Status as Outcome;
 use common::kv::Room;
 
 use crate::clocks::OFFSET_READY_MAX_MS;
 use crate::scheduler::ClaimAnswer;
-use crate::sink::Waiting;
+use crate::waiting::Figures;
 
 /// Upper bounds of the lateness histogram, in ms.
 const LATENESS_MS: [i64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 60_000];
@@ -28,8 +28,8 @@ pub struct Status {
     clock_offset_ms: AtomicI64,
     clock_trusted: AtomicBool,
     marks_ahead: AtomicUsize,
-    waiting_records: AtomicUsize,
-    waiting_bytes: AtomicUsize,
+    waiting: Mutex<Figures>,
+    oldest_record_ms: AtomicI64,
     claims_won: AtomicU64,
     claims_lost: AtomicU64,
     claims_unanswered: AtomicU64,
@@ -43,12 +43,17 @@ pub struct Status {
 }
 
 impl Status {
-    pub(crate) fn beat(&self, open_runs: usize, waiting: &Waiting, session: bool) {
+    pub(crate) fn beat(&self, now: Timestamp, open_runs: usize, waiting: Figures, session: bool) {
         *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
         self.session.store(session, Relaxed);
         self.open_runs.store(open_runs, Relaxed);
-        self.waiting_records.store(waiting.records(), Relaxed);
-        self.waiting_bytes.store(waiting.bytes(), Relaxed);
+        let age = waiting.oldest.map_or(0, |oldest| now.ms_since(oldest).max(0));
+        self.oldest_record_ms.store(age, Relaxed);
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = waiting;
+    }
+
+    fn waiting(&self) -> Figures {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn note_oldest_due(&self, age_ms: i64) {
@@ -119,10 +124,25 @@ impl Status {
         }
     }
 
+    /// What is wrong with keeping records, although the worker is in the fleet. `None` = nothing.
+    #[must_use]
+    pub fn records_in_trouble(&self) -> Option<String> {
+        let waiting = self.waiting();
+        match waiting.fault {
+            Some(why) => Some(format!("records cannot be written to disk: {why}")),
+            None if waiting.is_full => Some(format!(
+                "{} records wait for the record store, and there is no room for more: nothing is claimed",
+                waiting.records
+            )),
+            None => None,
+        }
+    }
+
     /// The counters in Prometheus' text format.
     #[must_use]
     pub fn metrics(&self) -> String {
         let mut text = String::new();
+        let waiting = self.waiting();
         let mut put = |name: &str, kind: &str, help: &str, value: String| {
             let _infallible = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
@@ -163,17 +183,37 @@ impl Status {
             "Jobs of this worker that wait for a time over a minute ahead which a wrong clock has put into their mark.",
             self.marks_ahead.load(Relaxed).to_string(),
         );
-        put(
-            "fleetcron_records_waiting",
-            "gauge",
-            "Records not yet stored.",
-            self.waiting_records.load(Relaxed).to_string(),
-        );
+        put("fleetcron_records_waiting", "gauge", "Records not yet stored.", waiting.records.to_string());
         put(
             "fleetcron_records_waiting_bytes",
             "gauge",
-            "Bytes of them.",
-            self.waiting_bytes.load(Relaxed).to_string(),
+            "Bytes of those that are in memory alone.",
+            waiting.memory_bytes.to_string(),
+        );
+        put(
+            "fleetcron_records_waiting_oldest_ms",
+            "gauge",
+            "How long ago the run of the oldest of them ended, 0 = none waits.",
+            self.oldest_record_ms.load(Relaxed).to_string(),
+        );
+        put(
+            "fleetcron_records_full",
+            "gauge",
+            "1 while nothing is claimed because there is no room for more records.",
+            u8::from(waiting.is_full).to_string(),
+        );
+        put("fleetcron_spool_bytes", "gauge", "Bytes of records on disk.", waiting.spool_bytes.to_string());
+        put(
+            "fleetcron_spool_max_bytes",
+            "gauge",
+            "Bytes beyond which nothing is claimed, 0 = there is no spool.",
+            waiting.spool_bytes_max.to_string(),
+        );
+        put(
+            "fleetcron_spool_fault",
+            "gauge",
+            "1 while records cannot be written to disk.",
+            u8::from(waiting.fault.is_some()).to_string(),
         );
         put(
             "fleetcron_claims_won_total",

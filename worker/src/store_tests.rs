@@ -33,7 +33,8 @@ use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
 };
-use crate::sink::{BatchSettings, Entry, Sink};
+use crate::sink::{Sink, SinkSettings};
+use crate::waiting::Entry;
 use crate::{audit, claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
@@ -587,9 +588,16 @@ async fn settling_deletes_just_those_open_runs() {
     for (sid, seq) in &many {
         put(&kv, keys::runs(*sid, *seq), "x").await;
     }
-    claims::settle(&kv, &many[1..]).await.unwrap();
+    put(&kv, keys::runs(Sid(8), 100), "x").await;
+    // In any order, neighbours and single ones, more ranges than go in one transaction.
+    let kept = |(_, seq): &(Sid, u64)| *seq < 280 && seq % 2 == 1;
+    let (left, mut settled): (Vec<_>, Vec<_>) = many.into_iter().partition(kept);
+    settled.reverse();
+    claims::settle(&kv, &settled).await.unwrap();
+    let expected: Vec<kv::Key> =
+        left.into_iter().chain([(Sid(8), 100)]).map(|(sid, seq)| keys::runs(sid, seq).into()).collect();
     let left = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
-    assert_eq!(left.iter().map(|pair| pair.key.clone()).collect::<Vec<_>>(), [keys::runs(Sid(7), 1).into()]);
+    assert_eq!(left.into_iter().map(|pair| pair.key).collect::<Vec<_>>(), expected);
 }
 
 /// The slots that were told, in order, and their marks.
@@ -727,47 +735,55 @@ pub(super) async fn records(run_log: &dyn RunLog, name: &str) -> Vec<Record> {
     run_log.list(&query).await.unwrap()
 }
 
-/// A store that takes too long over more than a few records at once.
-struct SlowLog(EmbeddedRunLog);
+/// A store that does not always take so many records.
+pub(super) struct Picky {
+    pub(super) inner: EmbeddedRunLog,
+    pub(super) takes: Box<dyn Fn(usize) -> bool + Send + Sync>,
+}
+
+/// One that takes too long over more than a few at once.
+fn slow_log() -> Picky {
+    Picky { inner: EmbeddedRunLog::in_memory().unwrap(), takes: Box::new(|records| records <= 10) }
+}
 
 #[async_trait]
-impl RunLog for SlowLog {
+impl RunLog for Picky {
     async fn prepare(&self) -> Result<(), run_log::Error> {
-        self.0.prepare().await
+        self.inner.prepare().await
     }
     async fn append(&self, records: &[Record]) -> Result<Appended, run_log::Error> {
-        match records.len() {
-            ..=10 => self.0.append(records).await,
-            _ => Err(run_log::Error::Unavailable("no answer within 3s".to_owned())),
+        match (self.takes)(records.len()) {
+            true => self.inner.append(records).await,
+            false => Err(run_log::Error::Unavailable("no answer within 3s".to_owned())),
         }
     }
     async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, run_log::Error> {
-        self.0.list(query).await
+        self.inner.list(query).await
     }
     async fn place(&self, query: &RecordQuery) -> Result<Option<Place>, run_log::Error> {
-        self.0.place(query).await
+        self.inner.place(query).await
     }
     async fn get(&self, id: &str) -> Result<Option<Record>, run_log::Error> {
-        self.0.get(id).await
+        self.inner.get(id).await
     }
     async fn put_output(&self, chunks: &[Chunk]) -> Result<(), run_log::Error> {
-        self.0.put_output(chunks).await
+        self.inner.put_output(chunks).await
     }
     async fn output(&self, run_id: &RunId, after: u64) -> Result<Vec<Chunk>, run_log::Error> {
-        self.0.output(run_id, after).await
+        self.inner.output(run_id, after).await
     }
     async fn jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, run_log::Error> {
-        self.0.jobs(after, limit).await
+        self.inner.jobs(after, limit).await
     }
     async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, run_log::Error> {
-        self.0.remove(what, limit).await
+        self.inner.remove(what, limit).await
     }
 }
 
 /// Found by chaos on real parts: after an outage every survivor sent the same hundred records every few seconds, and none was taken.
 #[tokio::test]
 async fn a_sweep_gets_done_on_a_store_that_is_slow() {
-    let (kv, run_log) = (store(), SlowLog(EmbeddedRunLog::in_memory().unwrap()));
+    let (kv, run_log) = (store(), slow_log());
     let gone = Sid(555);
     for seq in 1..=250 {
         let plan_time = T.plus_ms(i64::try_from(seq).unwrap() * 1000);
@@ -782,16 +798,17 @@ async fn a_sweep_gets_done_on_a_store_that_is_slow() {
 
 #[tokio::test]
 async fn records_reach_a_store_that_is_slow() {
-    let (kv, run_log) = (Arc::new(store()), Arc::new(SlowLog(EmbeddedRunLog::in_memory().unwrap())));
-    let batch = BatchSettings { size: 100, timeout: Duration::from_millis(10) };
-    let mut sink = Sink::start(kv, Arc::clone(&run_log) as Arc<dyn RunLog>, batch, Live::default());
+    let (kv, run_log) = (Arc::new(store()), Arc::new(slow_log()));
+    let settings =
+        SinkSettings { size: 100, timeout: Duration::from_millis(10), spool: None, spool_bytes_max: None };
+    let mut sink = Sink::start(kv, Arc::clone(&run_log) as Arc<dyn RunLog>, settings, Live::default());
     for second in 0..60 {
         let open = open_run(Sid(5), 1, T.plus_ms(second * 1000));
         let record = Box::new(Record::left_behind(&open, T));
         sink.put(Entry { record, settles: None });
     }
     let stored = async {
-        while sink.waiting().records() > 0 {
+        while sink.waiting().figures().records > 0 {
             sink.stored_some().await;
         }
     };
@@ -957,6 +974,7 @@ pub(super) fn options() -> Options {
         retention: Retention { days: 0, max_per_job: 0 },
         data_dir: None,
         shell: Arc::default(),
+        spool_bytes_max: None,
     }
 }
 

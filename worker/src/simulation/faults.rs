@@ -40,6 +40,9 @@ pub(super) enum Fault {
     /// Its line to the records' store is cut for a while.
     RecordsAway,
     RecordsBack,
+    /// Its disk takes nothing for a while.
+    DiskAway,
+    DiskBack,
     /// The store has no space for a while.
     NoSpace,
     /// History is forgotten.
@@ -63,7 +66,7 @@ pub(super) enum Fault {
 }
 
 /// Those that are drawn, the worse the rarer.
-const DRAWN: [Fault; 23] = [
+const DRAWN: [Fault; 25] = [
     Fault::Dies,
     Fault::Dies,
     Fault::Rolls,
@@ -77,6 +80,8 @@ const DRAWN: [Fault; 23] = [
     Fault::ClockFarOff,
     Fault::ClockSteps,
     Fault::RecordsAway,
+    Fault::RecordsAway,
+    Fault::DiskAway,
     Fault::NoSpace,
     Fault::Compaction,
     Fault::Save,
@@ -192,6 +197,11 @@ impl World {
                 self.push(until, Item::Fault(Fault::RecordsBack, worker));
             }
             Fault::RecordsBack => self.hosts[worker].log.set_away(false),
+            Fault::DiskAway => {
+                self.hosts[worker].disk_away = true;
+                self.push(until, Item::Fault(Fault::DiskBack, worker));
+            }
+            Fault::DiskBack => self.hosts[worker].disk_away = false,
             Fault::NoSpace => self.no_space_until = (self.now + for_ms / 2).min(HEALED_MS),
             Fault::Compaction => {
                 let revision = self.store.revision();
@@ -301,6 +311,7 @@ impl World {
             let host = &mut self.hosts[worker];
             host.frozen_until = self.now;
             host.log.set_away(false);
+            host.disk_away = false;
             let alive = host.alive;
             self.mend_clock(worker);
             if !alive {

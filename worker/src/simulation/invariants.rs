@@ -19,6 +19,7 @@ use super::store::Store;
 use super::world::{OFFSET_MS_MAX, START_MS};
 use crate::claims;
 use crate::scheduler::LEAD_MAX_MS;
+use crate::waiting::Entry;
 
 /// Runs that are asked for wait behind each other and behind fires: some of five seconds each.
 const REQUEST_WAITS_MAX_MS: i64 = 20_000;
@@ -79,6 +80,8 @@ pub(super) struct Invariants {
     pub(super) had_seed: bool,
     /// Up to when the fires of a job are nobody's, since it was enabled then.
     enabled_at: BTreeMap<JobName, Timestamp>,
+    /// Runs whose records have been on a worker's disk, which no fault takes away.
+    on_disk: BTreeSet<RunId>,
     schedules: BTreeMap<String, Schedule>,
 }
 
@@ -487,6 +490,14 @@ impl Invariants {
         })
     }
 
+    // --- records ------------------------------------------------------------------------------------------------------
+
+    /// These wait on a worker's disk. A worker may itself know no better than `lost`.
+    pub(super) fn on_disk(&mut self, entries: &[Entry]) {
+        let known = entries.iter().filter(|entry| entry.record.status != Some(Status::Lost));
+        self.on_disk.extend(known.filter_map(|entry| entry.record.claim.clone()));
+    }
+
     // --- the store goes back ------------------------------------------------------------------------------------------
 
     pub(super) fn store_went_back(&mut self) {
@@ -560,6 +571,11 @@ impl Invariants {
         for record in log.records.values() {
             if (record.status == Some(Status::Killed)) != record.killed_by.is_some() {
                 self.violated(format!("{} is {:?} by {:?}", record.id, record.status, record.killed_by));
+            }
+        }
+        for record in log.records.values().filter(|record| record.status == Some(Status::Lost)) {
+            if record.claim.as_ref().is_some_and(|claim| self.on_disk.contains(claim)) {
+                self.violated(format!("{} is lost, and its record was on disk", record.id));
             }
         }
         let mut with_record: BTreeMap<RunId, (usize, u64)> = BTreeMap::new();

@@ -67,11 +67,15 @@ pub(super) enum Mutant {
     RetryUnconditional,
     /// The record of a run is handed on while its open key still says that a survivor is to ask for the next attempt.
     EndsUntold,
+    /// An open run goes before its record is on disk.
+    SettlesFirst,
+    /// A record counts as on disk, and is not.
+    NoSync,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 27] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 29] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
@@ -99,6 +103,8 @@ impl Mutant {
         (Self::NoRequestCompare, &["claimed by another as well", "claimed again", "started twice"]),
         (Self::RetryUnconditional, &["asked for again"]),
         (Self::EndsUntold, &["tried again as if it were lost"]),
+        (Self::SettlesFirst, &["its records for None"]),
+        (Self::NoSync, &["was on disk"]),
     ];
 
     /// The transaction as a broken worker sends it.

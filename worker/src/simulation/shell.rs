@@ -10,7 +10,7 @@ use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::kill::Killed;
 use common::domain::mark::Mark;
-use common::domain::record::{Ending, Record, Status};
+use common::domain::record::{Ending, Status};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::{Identity, Sid};
 use common::keys;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::log::At;
 use super::mutants::{self, Mutant};
 use super::network::{CallId, Line, Reply};
-use super::world::{What, World};
+use super::world::{Host, What, World};
 use crate::batches::{Answered, Batch, Batches};
 use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::follow::News;
@@ -31,7 +31,7 @@ use crate::scheduler::{
     Scheduler, Slots,
 };
 use crate::session::{self, Session};
-use crate::sink::Entry;
+use crate::waiting::Entry;
 use crate::watches::{self, Registration};
 use crate::witness::{Era, WentBack, Witness};
 use crate::{claims, sweep};
@@ -43,6 +43,8 @@ pub(super) const TTL_MS: i64 = 10_000;
 const HEARTBEAT_MS: i64 = TTL_MS / 3;
 /// Sweeps come by themselves, sooner than in the driver.
 const SWEEP_MS: i64 = 12_000;
+/// So many runs that have ended may wait in the store for their records: fewer than do while those are away (design P12).
+const UNSETTLED_MAX: usize = 2;
 /// Room for so many runs: less than there are jobs.
 const RUNS_MAX: usize = 2;
 
@@ -130,6 +132,8 @@ pub(super) enum Job {
     ClaimRequest(Box<RequestClaim>),
     Close(Box<Close>),
     Settle(Vec<(Sid, u64)>),
+    /// Settles before the records are stored.
+    Thin(Vec<(Sid, u64)>),
     Sweep,
     List(Watched),
     Pause(Arc<News>),
@@ -191,9 +195,13 @@ pub(super) struct Shell {
     seeking: Option<TaskId>,
     watches: BTreeMap<Watched, Watch>,
     registered: BTreeMap<String, Registration>,
+    /// Records that are not on disk.
     sink: Vec<Entry>,
+    writing: bool,
     unsettled: Vec<(Sid, u64)>,
     flushing: bool,
+    /// So many of those on disk are stored.
+    stored: usize,
     sweeping: bool,
     sweep_asked: bool,
     draining: bool,
@@ -228,8 +236,10 @@ impl Shell {
             watches: Watched::ALL.into_iter().map(|watched| (watched, Watch::default())).collect(),
             registered: BTreeMap::new(),
             sink: Vec::new(),
+            writing: false,
             unsettled: Vec::new(),
             flushing: false,
+            stored: 0,
             sweeping: false,
             sweep_asked: false,
             draining: false,
@@ -289,6 +299,9 @@ impl World {
         self.ask_sweep(worker);
         self.push_to(now + HEARTBEAT_MS, worker, What::Heartbeat);
         self.push_to(now + SWEEP_MS, worker, What::Sweep);
+        if !self.hosts[worker].disk.is_empty() {
+            self.flush_soon(worker);
+        }
     }
 
     /// The process is gone, and its commands with it.
@@ -298,6 +311,9 @@ impl World {
         let host = &mut self.hosts[worker];
         host.alive = false;
         host.shell = Shell::new();
+        if self.mutant == Mutant::NoSync {
+            host.disk.clear();
+        }
         self.checks.processes.retain(|_, process| process.worker != worker);
         if comes_back {
             let back = self.now + self.dice.between(50, 3000);
@@ -324,8 +340,9 @@ impl World {
     }
 
     fn leave_if_done(&mut self, worker: usize) {
-        let shell = &mut self.hosts[worker].shell;
-        let done = shell.draining && shell.scheduler.is_idle() && shell.sink.is_empty() && !shell.flushing;
+        let Host { shell, disk, .. } = &mut self.hosts[worker];
+        let is_stored = shell.sink.is_empty() && disk.is_empty() && !shell.flushing;
+        let done = shell.draining && shell.scheduler.is_idle() && is_stored;
         if !done || std::mem::replace(&mut shell.leaving, true) {
             return;
         }
@@ -471,6 +488,16 @@ impl World {
                 let keys = keys.clone();
                 async move { Done::Settled(claims::settle(kv.as_ref(), &keys).await.is_ok()) }.boxed()
             }
+            Job::Thin(keys) => {
+                let keys = keys.clone();
+                async move {
+                    match claims::settle(kv.as_ref(), &keys).await {
+                        Ok(()) => Done::Nothing,
+                        Err(_away) => Done::Again,
+                    }
+                }
+                .boxed()
+            }
             Job::Sweep => {
                 let shell = &self.hosts[worker].shell;
                 let spared: BTreeSet<Sid> = shell.scheduler.sids().into_iter().chain(shell.sid()).collect();
@@ -611,12 +638,13 @@ impl World {
             }
             (Job::List(watched), Done::Listed(listed)) if is_present => self.listed(worker, watched, listed),
             (Job::Settle(keys), Done::Settled(settled)) => {
-                let shell = &mut self.hosts[worker].shell;
+                let Host { shell, disk, .. } = &mut self.hosts[worker];
                 if settled {
                     shell.unsettled.retain(|key| !keys.contains(key));
                 }
+                disk.drain(..std::mem::take(&mut shell.stored));
                 shell.flushing = false;
-                if !shell.sink.is_empty() || !shell.unsettled.is_empty() {
+                if !disk.is_empty() || !shell.unsettled.is_empty() {
                     self.flush_soon(worker);
                 }
                 self.leave_if_done(worker);
@@ -870,6 +898,41 @@ impl World {
         self.spawn(worker, era, Job::Sweep);
     }
 
+    /// A run has ended: its record goes to disk, in a moment.
+    fn ended(&mut self, worker: usize, entry: Entry) {
+        let era = self.hosts[worker].shell.era;
+        if let (Mutant::SettlesFirst, Some(key)) = (self.mutant, entry.settles) {
+            self.spawn_soon(worker, era, Job::Thin(vec![key]));
+        }
+        let shell = &mut self.hosts[worker].shell;
+        shell.sink.push(entry);
+        if !std::mem::replace(&mut shell.writing, true) {
+            let at = self.now + self.dice.between(1, 40);
+            self.push_to(at, worker, What::Write);
+        }
+    }
+
+    /// What has come is written to disk; if the disk takes nothing, it stays in memory and is stored from there. Beyond their share, open runs
+    /// of the oldest on disk go.
+    pub(super) fn write_spool(&mut self, worker: usize) {
+        let again = self.now + self.dice.between(100, 1000);
+        let host = &mut self.hosts[worker];
+        if host.disk_away {
+            self.push_to(again, worker, What::Write);
+            return self.flush_soon(worker);
+        }
+        host.shell.writing = false;
+        host.disk.append(&mut host.shell.sink);
+        self.checks.on_disk(&host.disk);
+        let open: Vec<(Sid, u64)> = host.disk.iter().filter_map(|entry| entry.settles).collect();
+        let era = host.shell.era;
+        let over = open.len().saturating_sub(UNSETTLED_MAX);
+        if over > 0 {
+            self.spawn_soon(worker, era, Job::Thin(open[..over].to_vec()));
+        }
+        self.flush_soon(worker);
+    }
+
     fn flush_soon(&mut self, worker: usize) {
         if !std::mem::replace(&mut self.hosts[worker].shell.flushing, true) {
             let at = self.now + self.dice.between(5, 1000);
@@ -884,17 +947,22 @@ impl World {
         if host.log.is_away() {
             return self.push_to(again, worker, What::Flush);
         }
+        let in_memory = if host.disk_away { std::mem::take(&mut host.shell.sink) } else { Vec::new() };
+        let batch: Vec<&Entry> = host.disk.iter().chain(&in_memory).collect();
         if faulty && self.dice.percent(10) {
             // Some of the batch is stored, and the answer is lost.
-            let records: Vec<Record> = host.shell.sink.iter().map(|entry| (*entry.record).clone()).collect();
-            let some = self.dice.below(i64::try_from(records.len()).unwrap() + 1);
-            host.log.store(&records[..usize::try_from(some).unwrap()]);
+            let some = self.dice.below(i64::try_from(batch.len()).unwrap() + 1);
+            for entry in &batch[..usize::try_from(some).unwrap()] {
+                host.log.store(std::slice::from_ref(&entry.record));
+            }
+            host.shell.sink.splice(..0, in_memory);
             return self.push_to(again, worker, What::Flush);
         }
-        for entry in std::mem::take(&mut host.shell.sink) {
+        for entry in batch {
             host.log.store(std::slice::from_ref(&entry.record));
             host.shell.unsettled.extend(entry.settles);
         }
+        host.shell.stored = host.disk.len();
         let (keys, era) = (host.shell.unsettled.clone(), host.shell.era);
         let at = self.now + self.pause();
         self.push_to(at, worker, What::Do(era, Job::Settle(keys)));
@@ -1035,10 +1103,7 @@ impl World {
                 let takes = if slow { self.dice.between(5, 2500) } else { 5 };
                 return self.push_to(now + takes, worker, What::ProcessEnds(run_id, Status::Killed));
             }
-            Action::Record { record, settles } => {
-                self.hosts[worker].shell.sink.push(Entry { record, settles });
-                return self.flush_soon(worker);
-            }
+            Action::Record { record, settles } => return self.ended(worker, Entry { record, settles }),
             Action::GiveUpSession(sid) => {
                 if self.hosts[worker].shell.sid() == Some(sid) {
                     self.lose_session(worker);

@@ -22,6 +22,7 @@ use super::switching;
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::sweep;
+use crate::waiting::Entry;
 use crate::witness::Era;
 
 pub(super) const START_MS: i64 = 1_800_000_000_000;
@@ -85,6 +86,8 @@ pub(super) enum What {
     Seek(Era),
     Heartbeat,
     Sweep,
+    /// The sink writes to disk what has come.
+    Write,
     /// The sink stores what it has.
     Flush,
     /// By itself, or killed.
@@ -118,6 +121,10 @@ pub(super) struct Host {
     /// What it takes for the last fire that may have run before the store went back.
     pub(super) floor: Timestamp,
     pub(super) log: Log,
+    /// Records that wait for their store: they outlive the process.
+    pub(super) disk: Vec<Entry>,
+    /// The disk takes nothing.
+    pub(super) disk_away: bool,
 }
 
 /// What clocks.rs allows, in ms (design P8).
@@ -188,6 +195,8 @@ impl World {
             doubted_until: 0,
             floor: Timestamp::ZERO,
             log: log.beside(),
+            disk: Vec::new(),
+            disk_away: false,
         };
         let mut world = Self {
             mutant,
@@ -356,6 +365,7 @@ impl World {
             What::Seek(era) => self.seek_again(worker, era),
             What::Heartbeat => self.heartbeat(worker),
             What::Sweep => self.sweep(worker),
+            What::Write => self.write_spool(worker),
             What::Flush => self.flush(worker),
             What::LosesSession => self.lose_session(worker),
             What::Leaves => self.stop(worker),
