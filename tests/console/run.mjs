@@ -51,8 +51,8 @@ async function api(path, body) {
   const response = await fetch(URL_ + path, options);
   return response.json();
 }
-async function save(name, command, cronExpr = "0 0 1 1 *") {
-  const answer = await api("job/save", { name, command, cronExpr });
+async function save(name, command, cronExpr = "0 0 1 1 *", options = {}) {
+  const answer = await api("job/save", { name, command, cronExpr, ...options });
   assert(answer.errno === 0, `${name}: ${answer.msg}`);
 }
 
@@ -103,6 +103,14 @@ const noDialog = () => page.locator("dialog[open]").waitFor({ state: "detached" 
 const toast = (text) => page.locator(".toast", { hasText: text }).first().waitFor();
 const fill = async (job) => {
   for (const [field, value] of Object.entries(job)) await page.locator(`#${field}`).fill(value);
+};
+const choose = async (choices) => {
+  for (const [field, value] of Object.entries(choices)) await page.locator(`#${field}`).selectOption(value);
+};
+/** Opens every group of options of the form. */
+const unfold = async () => {
+  const folded = page.locator(".more details:not([open]) > summary");
+  while (await folded.count()) await folded.first().click();
 };
 const noScript = async () => equal(await page.evaluate(() => window.ran), [], "a script ran, or the policy stopped something:");
 
@@ -253,6 +261,80 @@ await check("options are shown, kept by an edit, changed, and their faults stand
   equal(await stored("other"), { ...job, name: "other options", command: "echo edited", startDeadlineSeconds: 0, selector: { zone: "a" } });
 });
 
+await check("every option is typed, stored as the API has it, shown, and kept by an edit", async () => {
+  const job = { name: "all options", command: "true", cronExpr: "@yearly" };
+  const stored = async () => (await api("job/list?prefix=all")).data[0];
+  await go("#/new");
+  await dialog().waitFor();
+  await unfold();
+  await fill({
+    ...job, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", startDeadlineSeconds: "300", jitterSeconds: "7", timeoutSeconds: "3600", killGraceSeconds: "0",
+    "retry-attempts": "3", "retry-backoff": "2", env: "GREETING=hello = you\nEMPTY=\n", workingDir: "/tmp", user: "1000", outputLimitBytes: "2097152",
+    "limits-cpuSeconds": "10", "limits-openFiles": "64", selector: "zone=a",
+  });
+  await shown("= 2 MiB");
+  await choose({ enabled: "false", misfire: "skip", concurrency: "allow", "retry-onLost": "true", fence: "true" });
+  await button("Save").click();
+  await heading("all options");
+  await noDialog();
+  const given = {
+    enabled: false, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", misfire: "skip", startDeadlineSeconds: 300, jitterSeconds: 7, timeoutSeconds: 3600,
+    killGraceSeconds: 0, concurrency: "allow", retry: { attempts: 3, backoff: 2, onLost: true }, fence: true, env: { GREETING: "hello = you", EMPTY: "" }, workingDir: "/tmp", user: "1000",
+    outputLimitBytes: 2_097_152, limits: { cpuSeconds: 10, openFiles: 64 }, selector: { zone: "a" },
+  };
+  const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([one], [other]) => (one < other ? -1 : 1)));
+  equal(sorted(await stored()), sorted({ ...job, ...given }));
+  for (const text of ["GREETING=hello = you", "1000", "cpuSeconds: 10"]) await page.locator(".definition dd", { hasText: text }).first().waitFor();
+  await page.locator("main .bar .chip", { hasText: "paused" }).waitFor();
+  await link("Edit all options").click();
+  await fill({ command: "echo edited" });
+  await button("Save").click();
+  await noDialog();
+  equal(sorted(await stored()), sorted({ ...job, ...given, command: "echo edited" }));
+  // What is emptied is taken away; a line of variables can hold what is no line's.
+  await api("job/save", { ...job, env: { LINES: "one\ntwo" }, retry: { attempts: 2 }, concurrency: "forbid" });
+  await link("Edit all options").click();
+  equal(await page.locator("#env").inputValue(), '{"LINES":"one\\ntwo"}');
+  equal(await page.locator("#concurrency").inputValue(), "forbid");
+  await fill({ "retry-attempts": "", "retry-backoff": "" });
+  await button("Save").click();
+  await noDialog();
+  const { retry, ...left } = await stored();
+  equal([retry, sorted(left)], [undefined, sorted({ ...job, concurrency: "forbid", env: { LINES: "one\ntwo" } })]);
+});
+
+await check("faults of options stand at their fields, those that the form finds itself, too", async () => {
+  await go("#/new");
+  await dialog().waitFor();
+  await unfold();
+  await fill({ name: "faulty", command: "true", cronExpr: "@yearly", env: "no value here" });
+  for (const [env, says] of [["no value here", "has no “=”"], ["A=1\nA=2", "there twice"], ["{A", "begins like JSON"]]) {
+    await fill({ env });
+    await button("Save").click();
+    await page.locator("#env-fault", { hasText: says }).waitFor();
+    equal(await page.evaluate(() => document.activeElement.id), "env", "focus");
+  }
+  await fill({ env: "CRON_RUN_ID=mine", startAt: "tomorrow", timeoutSeconds: "soon", "limits-memoryBytes": "much", "retry-backoff": "5", workingDir: "here" });
+  await button("Save").click();
+  for (const option of ["env", "startAt", "timeoutSeconds", "limits", "retry", "workingDir"]) await page.locator(`#${option}-fault span`).waitFor();
+  equal(await page.evaluate(() => document.activeElement.id), "startAt", "focus");
+  for (const id of ["limits-memoryBytes", "retry-attempts"]) equal(await page.locator(`#${id}`).getAttribute("aria-invalid"), "true", id);
+  await picture("option-faults");
+  await button("Cancel").click();
+  await button("Discard it").click();
+  await noDialog();
+  // A fold that the reader has closed opens for a fault in it.
+  await go("#/jobs/all%20options/edit");
+  await fill({ timeoutSeconds: "soon" });
+  await page.locator(".more details", { has: page.locator("#timeoutSeconds") }).locator("summary").click();
+  await button("Save").click();
+  await page.locator("#timeoutSeconds-fault span").waitFor();
+  equal(await page.evaluate(() => document.activeElement.id), "timeoutSeconds", "focus");
+  await button("Cancel").click();
+  await button("Discard it").click();
+  await noDialog();
+});
+
 await check("a failure that belongs to no field stands at the top of the form", async () => {
   await go("#/new");
   await page.route("**/job/save", (route) => route.fulfill({ status: 503, json: { message: "Service Unavailable" } }));
@@ -301,7 +383,168 @@ await check("killing what does not run says so", async () => {
   await page.locator(".toast button").last().click();
 });
 
+await check("a job is run by hand, with a variable of its own, and its page shows what it prints", async () => {
+  await save("by hand", 'echo "<b>$GREETING</b> $CRON_ATTEMPT"; exit 3', "0 0 1 1 *", { env: { GREETING: "nobody" } });
+  await go("#/jobs/by%20hand");
+  await button("Run now: by hand").click();
+  await dialog().getByLabel("Environment for this run").fill("GREETING");
+  await dialog().getByRole("button", { name: "Run now" }).click();
+  await dialog().locator(".note.bad", { hasText: "has no “=”" }).waitFor();
+  await dialog().getByLabel("Environment for this run").fill("GREETING=hello");
+  await dialog().getByRole("button", { name: "Run now" }).click();
+  await page.locator(".toast", { hasText: "Asked for a run of by hand" }).getByRole("link", { name: "Watch" }).click();
+  await heading("Run of by hand");
+  await page.locator(".output pre", { hasText: "<b>hello</b> 1" }).waitFor();
+  await page.locator("main .chip.bad", { hasText: "failed" }).waitFor();
+  await page.locator(".facts", { hasText: "exit status 3" }).waitFor();
+  const address = page.url();
+  await page.goto("about:blank");
+  await page.goto(address);
+  await page.locator(".output pre", { hasText: "<b>hello</b> 1" }).waitFor();
+  await link("← by hand").click();
+  await page.locator(".runs .origin", { hasText: "by hand" }).waitFor();
+  await noScript();
+});
+
+await check("an answer that was lost starts no second run", async () => {
+  const keys = [];
+  await page.route("**/job/run", async (route) => {
+    keys.push(route.request().headers()["idempotency-key"]);
+    if (keys.length > 1) return route.continue();
+    await route.fetch();
+    return route.abort();
+  });
+  const before = (await api("job/log?name=by%20hand")).data.length;
+  await button("Run now: by hand").click();
+  await dialog().getByRole("button", { name: "Run now" }).click();
+  await dialog().locator(".note.bad", { hasText: "It is not known whether" }).waitFor();
+  await dialog().getByRole("button", { name: "Run now" }).click();
+  await toast("Asked for a run of by hand");
+  await page.unrouteAll();
+  assert(keys.length === 2 && keys[0] === keys[1] && keys[0].length >= 16, keys.join(" "));
+  await page.waitForFunction((count) => document.querySelectorAll(".runs tbody tr").length > count, before);
+  // A run that is asked for later is recorded later: when it is there, a second one of the lost answer would be, too.
+  await api("job/run", { name: "by hand" });
+  await page.waitForFunction((count) => document.querySelectorAll(".runs tbody tr").length >= count + 2, before);
+  equal((await api("job/log?name=by%20hand")).data.length, before + 2);
+  await api("job/delete", { name: "by hand" });
+});
+
+await check("a run is watched while it prints, the view stays where the reader scrolls to, and that run is killed", async () => {
+  await save("talker", 'for n in $(seq 100000); do echo "line $n <i>of many</i>"; sleep 0.02; done');
+  await api("job/run", { name: "talker" });
+  await go("#/jobs/talker");
+  await page.locator(".running tbody tr").first().waitFor();
+  await page.getByRole("link", { name: /^Watch run/ }).click();
+  await heading("Run of talker");
+  await page.locator("main .chip", { hasText: "running" }).waitFor();
+  const output = page.locator(".output pre.live");
+  await output.filter({ hasText: "line 100 <i>" }).waitFor();
+  const at = () => output.evaluate((box) => ({ top: box.scrollTop, end: box.scrollHeight - box.clientHeight - box.scrollTop }));
+  assert((await at()).end < 30, "the view does not follow the end");
+  await output.evaluate((box) => (box.scrollTop = 0));
+  await shown("You scrolled up");
+  const length = (await output.textContent()).length;
+  await page.waitForFunction((known) => document.querySelector("pre.live").textContent.length > known, length);
+  equal((await at()).top, 0, "the view moved under the reader:");
+  await button("Follow the end").click();
+  await page.waitForFunction(() => { const box = document.querySelector("pre.live"); return box.scrollHeight - box.clientHeight - box.scrollTop < 30; });
+  await picture("live");
+  await page.getByRole("button", { name: /^Kill run (?!of)/ }).click();
+  await dialog().getByRole("button", { name: "Kill run" }).click();
+  await toast("Asked to kill the run of talker");
+  await page.locator("main .chip", { hasText: "killed" }).waitFor();
+  await shown("The run has ended");
+  for (const fact of ["Killed by", "Kill asked for"]) await page.locator("dt", { hasText: fact }).waitFor();
+  await button("Show it as it was recorded").click();
+  await page.locator(".output pre:not(.live)", { hasText: "line 100 <i>" }).waitFor();
+  await noScript();
+});
+
+await check("a page that is left open on a run that prints without end does not grow", async () => {
+  const id = "made-up";
+  let from = 0;
+  await page.route("**/run/get?*", (route) => route.fulfill({ json: { errno: 0, msg: "success", data: { open: { runId: id, job: "talker", planTime: Date.now(), attempt: 1, trigger: "schedule" }, record: null } } }));
+  await page.route("**/run/output?*", (route) => {
+    equal(new URL(route.request().url()).searchParams.get("after"), String(from), "it asks for");
+    // Some is left out between two answers, as of a run that prints faster than anybody reads.
+    const begins = from === 0 ? 0 : from + 1000;
+    const output = "0123456789abcde\n".repeat(5000);
+    from = begins + output.length;
+    return route.fulfill({ json: { errno: 0, msg: "success", data: { from: begins, output, next: from, ended: from > 800_000 } } });
+  });
+  await go(`#/jobs/talker/runs/${id}`);
+  await page.waitForFunction(() => document.querySelector(".output-tools .dim")?.textContent === "790 KiB");
+  const drawn = await page.locator("pre.live").evaluate((box) => ({ characters: box.textContent.length, nodes: box.childNodes.length }));
+  assert(drawn.characters <= 220_000 && drawn.nodes < 50, JSON.stringify(drawn));
+  await page.locator(".left-out", { hasText: "1,000 B left out" }).first().waitFor();
+  await shown("Shown: the newest");
+  await page.unrouteAll({ behavior: "ignoreErrors" });
+  await api("job/delete", { name: "talker" });
+});
+
+await check("a job is paused and resumed, and the list shows it", async () => {
+  await save("resting", "true", "* * * * * * *");
+  await go("#/jobs/resting");
+  await page.locator(".runs .chip.good").first().waitFor();
+  await button("Pause resting").click();
+  await toast("Paused resting");
+  await page.locator("main .bar .chip", { hasText: "paused" }).waitFor();
+  equal((await api("job/list?prefix=resting")).data[0].enabled, false);
+  await go("#/jobs?prefix=resting");
+  await page.locator("td.name .chip", { hasText: "paused" }).waitFor();
+  await go("#/jobs/resting");
+  await button("Resume resting").click();
+  await toast("Resumed resting");
+  await button("Pause resting").waitFor();
+  assert((await api("job/list?prefix=resting")).data[0].enabled !== false, "it is still paused");
+  await page.route("**/job/pause", (route) => route.fulfill({ status: 409, json: { errno: -1, msg: "being changed by others", data: null } }));
+  await button("Pause resting").click();
+  await toast("being changed by others");
+  await page.unrouteAll();
+  await api("job/delete", { name: "resting" });
+  await fresh();
+});
+
+await check("the fleet is paused with a reason that every view shows, and resumed", async () => {
+  await go("#/workers");
+  await button("Pause the fleet").click();
+  await dialog().getByLabel("Reason").fill("the <b>database</b> moves house");
+  await dialog().getByRole("button", { name: "Pause the fleet" }).click();
+  await noDialog();
+  const banner = page.locator(".banner.doubt");
+  await banner.filter({ hasText: "the <b>database</b> moves house" }).waitFor();
+  equal((await api("fleet/status")).data.paused.reason, "the <b>database</b> moves house");
+  await go("#/jobs");
+  await banner.getByRole("button", { name: "Resume the fleet" }).click();
+  await dialog().getByRole("button", { name: "Resume the fleet" }).click();
+  await banner.waitFor({ state: "detached" });
+  equal((await api("fleet/status")).data.paused, null);
+  await noScript();
+});
+
+await check("a run that took too long is recorded as timed out, and found by that", async () => {
+  await save("endless", "echo begun; sleep 1000", "0 0 1 1 *", { timeoutSeconds: 1 });
+  await api("job/run", { name: "endless" });
+  await go("#/jobs/endless?status=timedOut");
+  await page.locator(".runs .chip", { hasText: "timed out" }).waitFor();
+  await api("job/delete", { name: "endless" });
+});
+
+await check("all that runs in the fleet is in one view", async () => {
+  await save("going", "sleep 1000");
+  await api("job/run", { name: "going" });
+  await go("#/running");
+  await heading("Running");
+  await page.locator(".running tbody tr", { hasText: "going" }).getByRole("button", { name: /^Kill run/ }).click();
+  await dialog().getByRole("button", { name: "Kill run" }).click();
+  await toast("Asked to kill the run of going");
+  await page.locator(".running tbody tr", { hasText: "going" }).waitFor({ state: "detached" });
+  await api("job/delete", { name: "going" });
+});
+
 await check("a job is deleted after a question, and a refusal is shown in the question", async () => {
+  await go("#/jobs/idle");
   await button("Delete idle").click();
   await page.route("**/job/delete", (route) => route.fulfill({ status: 409, json: { errno: -1, msg: "being changed by others", data: null } }));
   await dialog().getByRole("button", { name: "Delete job" }).click();
@@ -319,8 +562,21 @@ await check("the records can be held to one status", async () => {
   await page.waitForFunction(() => location.hash.includes("status=killed"));
   await page.waitForFunction(() => [...document.querySelectorAll(".runs .chip")].every((chip) => chip.textContent.includes("killed")));
   await page.getByLabel("Status").selectOption("lost");
-  await shown("No run ended so");
+  await shown("No run is so");
   await api("job/delete", { name: "long" });
+});
+
+await check("the records can be held to those with a text", async () => {
+  await save("speaker", 'test -e /nowhere && echo yes || echo "<i>needle</i> $CRON_PLAN_TIME"', "* * * * * * *");
+  await go("#/jobs/speaker");
+  await page.locator(".runs .chip.good").nth(1).waitFor();
+  await page.getByLabel("Contains").fill("no such <b>text</b>");
+  await page.waitForFunction(() => location.hash.includes("text="));
+  await shown("No run is so");
+  await page.getByLabel("Contains").fill("<i>needle</i>");
+  await page.locator(".runs td.outcome", { hasText: "<i>needle</i>" }).nth(1).waitFor();
+  await link("← Jobs").click();
+  await api("job/delete", { name: "speaker" });
 });
 
 await check("workers are shown with their detail, labels as text", async () => {
@@ -411,12 +667,17 @@ await check("records of every kind, and of the system before, are shown", async 
     { ...base, _id: "5f0c", err: "exit status 2", output: "of the seed" },
     { ...base, _id: "5f0d", output: "x".repeat(1_048_576), outputTruncated: true },
     { ...base, _id: "made/8/1", status: "somethingNew" },
+    { ...base, _id: "made/9/1", status: "timedOut", err: "signal: terminated", signal: 15, outputBytes: 5_000_000_000, outputTruncated: true, killedBy: "<i>10.0.0.7</i> (a browser)", killedAt: T + 60_000 },
+    { ...base, _id: "made/10/3", status: "failed", err: "exit status 1", exitCode: 1, attempt: 3, trigger: "retry" },
   ];
   await page.route("**/job/log?*", (route) => route.fulfill({ json: { errno: 0, msg: "success", data, next: "20", warnings: ["<i>a warning</i>"] } }));
   await go("#/jobs/made");
-  const chips = async () => (await page.locator(".runs .chip").allTextContents()).map((text) => text.split(" ").at(-1));
-  await page.locator(".runs .chip").nth(7).waitFor();
-  equal(await chips(), ["succeeded", "failed", "killed", "lost", "skipped", "failed", "succeeded", "somethingNew"]);
+  const chips = async () => (await page.locator(".runs .status .chip").allTextContents()).map((text) => text.split(" ").at(-1));
+  await page.locator(".runs .status .chip").nth(9).waitFor();
+  equal(await chips(), ["succeeded", "failed", "killed", "lost", "skipped", "failed", "succeeded", "somethingNew", "out", "failed"]);
+  await shown("by <i>10.0.0.7</i> (a browser)");
+  await page.locator(".runs tr", { hasText: "timed out" }).getByText("output cut").waitFor();
+  await shown("retry · attempt 3");
   await shown("more than 1,000 times skipped: no worker could start it in time");
   await shown("<script>alert(10)</script>");
   await shown("<i>a warning</i>");
@@ -425,14 +686,16 @@ await check("records of every kind, and of the system before, are shown", async 
     await page.locator(".detail").waitFor();
     await page.locator(".runs .actions button").nth(index).click();
   }
+  await page.locator(".runs .actions button").nth(8).click();
+  for (const text of ["Killed by", "Kill asked for", "4.7 GiB (5,000,000,000 B)"]) await page.locator(".detail .facts", { hasText: text }).waitFor();
   await page.locator(".runs .actions button").nth(6).click();
   await shown("The command wrote more than is kept");
   equal((await page.locator(".output pre").textContent()).length, 100_000);
   await page.getByRole("button", { name: /^Show all/ }).click();
   await page.waitForFunction(() => document.querySelector(".output pre").textContent.length === 1_048_576);
   await link("Older").click();
-  await page.waitForFunction(() => location.hash.includes("skip=20"));
-  await shown("21 to 28, newest first");
+  await page.waitForFunction(() => location.hash.includes("after=20"));
+  await shown("10 older runs");
   await page.unrouteAll();
   await noScript();
 });
@@ -675,23 +938,26 @@ await check("by keyboard: a run is killed after a question, and what was said is
   await api("job/delete", { name: "keys" });
 });
 
-await check("by keyboard: older and newer runs, and a run that is linked to is found behind newer ones", async () => {
+await check("by keyboard: older and newer runs, and a run that is linked to is shown though newer ones push it away", async () => {
   await pressOn("Jobs");
   await heading("Jobs");
   await pressOn("every second");
   await heading("every second");
   await pressOn("Older");
-  await shown("21 to");
-  await pressOn("Newer");
-  await shown("1 to 20");
+  await shown(/^\d+ older runs?$/);
+  // Newer runs do not push it on.
+  const first = await page.locator(".runs .when time").first().getAttribute("datetime");
+  await page.waitForResponse(/job\/log/);
+  await page.waitForResponse(/job\/log/);
+  equal(await page.locator(".runs .when time").first().getAttribute("datetime"), first);
+  await pressOn("Back");
+  await shown("The newest 20 runs");
   await pressOn("Older");
-  await shown("21 to");
+  await shown(/^\d+ older runs?$/);
   await pressOn("Newest");
-  await shown("1 to 20");
+  await shown("The newest 20 runs");
   const old = (await api("job/log?name=every%20second&limit=1&skip=22")).data[0];
   await page.goto(`${URL_}#/jobs/every%20second?run=${encodeURIComponent(old._id)}`);
-  await shown("is not on this page");
-  await pressOn("Find it");
   await page.locator(".pinned .output pre", { hasText: old.output.split("\n")[0] }).waitFor();
   await page.locator(".pinned", { hasText: old._id }).waitFor();
   await pressOn(/^Hide the run of/);
@@ -699,7 +965,46 @@ await check("by keyboard: older and newer runs, and a run that is linked to is f
   assert(!page.url().includes("run="), page.url());
 });
 
+await check("by keyboard: a job is paused and resumed, run by hand, and its run is watched and killed", async () => {
+  await save("handy", 'echo "<b>$GREETING</b>"; sleep 1000');
+  await go("#/jobs/handy");
+  await heading("handy");
+  await pressOn("Pause handy");
+  await toast("Paused handy");
+  await button("Resume handy").waitFor();
+  await focusOn("Resume handy");
+  await press("Space");
+  await toast("Resumed handy");
+  await button("Pause handy").waitFor();
+  await focusOn("Pause handy");
+  await pressOn("Run now: handy", "Enter", "Shift+Tab");
+  await dialog().waitFor();
+  await trapped("Run now");
+  await tabTo("Environment for this run");
+  await write("GREETING=by keys");
+  await pressOn("Run now");
+  await noDialog();
+  await focusOn("Run now: handy");
+  await page.locator(".running tbody tr").first().waitFor();
+  await pressOn(/^Watch run/);
+  await heading("Run of handy");
+  equal(await page.evaluate(() => document.activeElement.tagName), "H1", "the view does not begin at its title:");
+  await page.locator("pre.live", { hasText: "<b>by keys</b>" }).waitFor();
+  await pressOn("Follow the end", "Space");
+  equal(await button("Follow the end").getAttribute("aria-pressed"), "false");
+  await tabTo("Output");
+  await pressOn(/^Kill run (?!of)/, "Enter", "Shift+Tab");
+  await pressOn("Kill run");
+  await page.locator("main .chip", { hasText: "killed" }).waitFor();
+  await pressOn("Show it as it was recorded");
+  await page.locator(".output pre:not(.live)", { hasText: "<b>by keys</b>" }).waitFor();
+  await pressOn("← handy", "Enter", "Shift+Tab");
+  await heading("handy");
+  await api("job/delete", { name: "handy" });
+});
+
 await check("by keyboard: workers and their detail", async () => {
+  await page.locator(".runs td.worker a").first().waitFor();
   await pressOn(WORKER);
   await heading("Workers");
   await page.locator(".detail dd").first().waitFor();
@@ -710,10 +1015,10 @@ await check("by keyboard: workers and their detail", async () => {
   await focusOn(/^Hide the worker/);
 });
 
-await check("by keyboard: pause, language and theme", async () => {
-  await pressOn("Pause", "Space", "Shift+Tab");
-  await shown("Paused");
-  await focusOn("Resume");
+await check("by keyboard: updates, language and theme", async () => {
+  await pressOn("Stop updates", "Space", "Shift+Tab");
+  await shown("Not updating");
+  await focusOn("Resume updates");
   await press("Enter");
   await shown("Live");
   await tabTo(/^Language/);
@@ -770,6 +1075,21 @@ async function overflow(where) {
   return wide > 0 ? [`${where}: scrolls sideways by ${wide} px`] : [];
 }
 
+/** What the pictures of a paused fleet, of runs that are going and of one of them show: the real ones have another look in every picture. */
+const PICTURED = {
+  "job/running": [
+    { runId: "694d9acb-12", job: "every second", worker: WORKER, planTime: Date.now() - 65_000, scheduleTime: Date.now() - 65_100, attempt: 1, trigger: "schedule" },
+    { runId: "694d9acb-15", job: "x".repeat(255), worker: "10.0.0.5", planTime: Date.now() - 6_000, attempt: 2, trigger: "retry" },
+  ],
+  "run/get": {
+    open: { runId: "694d9acb-12", job: "every second", worker: WORKER, planTime: Date.now() - 65_000, scheduleTime: Date.now() - 65_100, attempt: 2, trigger: "manual", command: "echo begun" },
+    record: null,
+  },
+  "run/output": { from: 9_000_000, output: "a line of what is printed\n".repeat(100), next: 9_002_600, ended: true },
+  "fleet/status": { paused: { since: Date.now() - 600_000, by: "10.0.0.7 (Mozilla/5.0)", reason: "<b>the database moves house</b> ".repeat(4) }, resumedAt: null },
+};
+const pictured = async (path) => page.route(`**/${path}*`, (route) => route.fulfill({ json: { errno: 0, msg: "success", data: PICTURED[path] } }));
+
 const VIEWS = [
   ["jobs", "#/jobs", async () => page.locator("td.name").first().waitFor()],
   ["jobs-empty", "#/jobs?prefix=none", async () => page.locator(".empty").waitFor()],
@@ -784,6 +1104,20 @@ const VIEWS = [
     await page.locator("dialog button[type=submit]").click();
     await page.locator("#name-fault span").waitFor();
   }],
+  ["form-options", "#/new", async () => {
+    await dialog().waitFor();
+    await unfold();
+    await fill({ outputLimitBytes: "1048576", timeoutSeconds: "0", env: "A=b" });
+    await page.locator("dialog button[type=submit]").click();
+    await page.locator("#name-fault span").waitFor();
+  }],
+  ["running", "#/running", async () => page.locator(".running td.name").first().waitFor(), ["job/running"]],
+  ["run", "#/jobs/every%20second/runs/694d9acb-12", async () => page.locator(".live .left-out").waitFor(), ["run/get", "run/output"]],
+  ["paused", "#/jobs/paused", async () => page.locator(".banner.doubt").waitFor(), ["fleet/status"]],
+  ["run-now", "#/jobs/every%20second", async () => {
+    await button("Run now: every second").or(button("立即执行：every second")).click();
+    await dialog().waitFor();
+  }],
   ["form-edit", "#/jobs/every%20second/edit", async () => page.locator("dialog.drawer[open]").waitFor()],
   ["confirm", "#/jobs/every%20second", async () => {
     await page.locator(".bar .danger").click();
@@ -793,6 +1127,7 @@ const VIEWS = [
 
 await check("nasty jobs for the pictures", async () => {
   await save("x".repeat(255), `${"long ".repeat(400)}`);
+  await save("paused", "true", "@daily", { enabled: false });
   await save("\u202ereversed <b>name", "echo 任务 && echo '👩‍🚀'", "0 9-17/2 1,15 jan-jun mon-fri");
 });
 
@@ -805,12 +1140,14 @@ for (const width of [375, 768, 1440]) {
         page = await open({ locale: lang === "zh" ? "zh-CN" : "en-GB", colorScheme, viewport: { width, height: width === 375 ? 812 : 900 } });
         await page.addInitScript(axe);
         const faults = [];
-        for (const [name, hash, ready] of VIEWS) {
+        for (const [name, hash, ready, answers = []] of VIEWS) {
           await page.goto("about:blank");
+          for (const path of answers) await pictured(path);
           await page.goto(URL_ + hash);
           await ready();
           await picture(name);
           faults.push(...(await axeFinds(name)), ...(await overflow(name)));
+          await page.unrouteAll({ behavior: "ignoreErrors" });
         }
         assert(faults.length === 0, faults.join(" || "));
         await noScript();
@@ -871,13 +1208,13 @@ await check("updates stand still when paused, and go on when resumed", async () 
   page.on("request", (request) => (asked += request.url().includes("/worker/list") ? 1 : 0));
   const next = () => page.waitForRequest(/worker\/list/);
   await next();
-  await button("Pause").click();
-  await shown("Paused");
+  await button("Stop updates").click();
+  await shown("Not updating");
   const before = asked;
   await go("#/workers");
   await heading("Workers");
   assert(asked - before <= 1, "it goes on asking");
-  await Promise.all([next(), button("Resume").click()]);
+  await Promise.all([next(), button("Resume updates").click()]);
   await shown("Live");
 });
 

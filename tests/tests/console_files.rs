@@ -3,11 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use common::domain::options::JobOptions;
+use common::domain::record::Status;
 use local_dev::native::workspace;
 use sha2::{Digest as _, Sha256};
 
 /// Keys that the code puts together, by how they begin.
-const MADE: &[&str] = &["theme.", "fresh.", "status.", "reason.", "example."];
+const MADE: &[&str] = &[
+    "theme.", "fresh.", "status.", "state.", "trigger.", "reason.", "example.", "group.", "option.",
+    "choice.", "help.",
+];
+/// The questions before something is done: each has its texts.
+const QUESTIONS: &[&str] = &["run", "kill", "delete", "fleetPause", "fleetResume"];
 
 fn sources() -> PathBuf {
     workspace().join("functions/src/console")
@@ -95,15 +102,38 @@ fn every_text_that_the_code_asks_for_exists_and_every_text_is_asked_for() {
         }
     }
     assert!(found > 100, "only {found} keys were found in the scripts");
-    let confirmation = |key: &str| {
-        let rest = key.strip_prefix("kill").or_else(|| key.strip_prefix("delete"));
-        rest.is_some_and(|rest| ["Title", "Question", "Help", "Do"].contains(&rest))
+    let asked_before = |key: &str| {
+        let rests = QUESTIONS.iter().filter_map(|question| key.strip_prefix(question));
+        rests.into_iter().any(|rest| ["Title", "Question", "Help", "Do"].contains(&rest))
     };
     for key in texts.keys() {
         let quoted = format!("\"{key}\"");
         let named = scripts.values().any(|script| script.contains(&quoted));
-        let made = MADE.iter().any(|start| key.starts_with(start)) || confirmation(key);
+        let made = MADE.iter().any(|start| key.starts_with(start)) || asked_before(key);
         assert!(named || made, "nobody asks for {key}");
+    }
+}
+
+#[test]
+fn the_form_has_every_option_that_the_api_takes_and_no_other() {
+    let scripts = scripts(&sources());
+    let texts = texts(&scripts["texts.js"], "en");
+    let told = texts.keys().filter_map(|key| key.strip_prefix("option."));
+    let told: BTreeSet<&str> = told.filter(|name| !name.contains('.')).collect();
+    assert_eq!(told, JobOptions::names().collect());
+    for name in told {
+        assert!(texts.contains_key(&format!("help.{name}")), "{name} is not explained");
+        assert!(scripts["options.js"].contains(&format!("\"{name}\"")), "{name} is not in the form");
+    }
+}
+
+#[test]
+fn records_can_be_held_to_every_status() {
+    let scripts = scripts(&sources());
+    let texts = texts(&scripts["texts.js"], "en");
+    for status in Status::ALL.map(Status::as_str) {
+        assert!(texts.contains_key(&format!("status.{status}")), "{status}");
+        assert!(scripts["parts.js"].contains(&format!("\"{status}\"")), "{status} is not among STATUSES");
     }
 }
 

@@ -3,11 +3,15 @@ import { render } from "./preact.js";
 import {
   THEMES, answeredAt, chooseLanguage, chooseTheme, go, html, language, link, local, paused, refresh, route, t, theme, troubles, useCell, utc,
 } from "./core.js";
-import { Confirmation, JobForm } from "./dialogs.js";
+import { Confirmation } from "./dialogs.js";
+import { FleetPaused, useFleet } from "./fleet.js";
+import { JobForm } from "./form.js";
 import { Job } from "./job.js";
 import { Jobs } from "./jobs.js";
 import { Title, Toasts } from "./parts.js";
 import { useEffect, useRef } from "./preact-hooks.js";
+import { Run } from "./run.js";
+import { Running } from "./running.js";
 import { languages } from "./texts.js";
 import { Workers, useWorkers } from "./workers.js";
 
@@ -34,11 +38,13 @@ function App() {
     else go(link(view.parts), true);
   };
   const workers = useWorkers();
+  const fleet = useFleet();
   return html`
     <a class="skip" href="#main" onClick=${toMain}>${t("skipToContent")}</a>
     <${Head} parts=${view.parts} workers=${workers.data} />
     <${Banner} />
-    <main id="main" tabindex="-1"><${View} view=${view} workers=${workers} /></main>
+    <${FleetPaused} fleet=${fleet} />
+    <main id="main" tabindex="-1"><${View} view=${view} workers=${workers} fleet=${fleet} /></main>
     ${form ? html`<${JobForm} key=${`${form.kind} ${form.name ?? ""}`} ...${form} close=${close} />` : null}
     <${Confirmation} />
     <${Toasts} />
@@ -51,27 +57,30 @@ function toMain(event) {
   document.getElementById("main").focus();
 }
 
-function View({ view: { parts, query }, workers }) {
-  const [first, second] = parts;
-  const title = parts.length === 2 && first === "jobs" ? second : first === "workers" ? t("workers") : t("jobs");
+function View({ view: { parts, query }, workers, fleet }) {
+  const [first, second, third, fourth] = parts;
+  const title = parts.length >= 2 && first === "jobs" ? second : ["workers", "running"].includes(first) ? t(first) : t("jobs");
   useEffect(() => {
     document.title = `${title} · Fleetcron`;
   }, [title]);
   if (parts.length === 0 || (parts.length === 1 && first === "jobs")) return html`<${Jobs} query=${query} />`;
   if (parts.length === 2 && first === "jobs") return html`<${Job} key=${second} name=${second} query=${query} />`;
-  if (parts.length === 1 && first === "workers") return html`<${Workers} query=${query} workers=${workers} />`;
+  if (parts.length === 4 && first === "jobs" && third === "runs") return html`<${Run} key=${fourth} name=${second} id=${fourth} />`;
+  if (parts.length === 1 && first === "running") return html`<${Running} query=${query} />`;
+  if (parts.length === 1 && first === "workers") return html`<${Workers} query=${query} workers=${workers} fleet=${fleet} />`;
   return html`<${Title} id="none">${t("noSuchView")}<//><p><a href="#/jobs">${t("allJobs")}</a></p>`;
 }
 
 function Head({ parts, workers }) {
-  const inJobs = parts[0] !== "workers";
+  const [view] = parts;
   const count = workers?.data.length;
   const current = (is) => (is ? "page" : undefined);
   return html`<header>
     <a class="brand" href="#/jobs">Fleetcron</a>
     <nav aria-label=${t("views")}>
-      <a href="#/jobs" aria-current=${current(inJobs)}>${t("jobs")}</a>
-      <a href="#/workers" aria-current=${current(!inJobs)}>${t("workers")}${count === undefined ? null : html` <span class=${`count ${count === 0 ? "none" : ""}`}>${count}</span>`}</a>
+      <a href="#/jobs" aria-current=${current(view !== "workers" && view !== "running")}>${t("jobs")}</a>
+      <a href="#/running" aria-current=${current(view === "running")}>${t("running")}</a>
+      <a href="#/workers" aria-current=${current(view === "workers")}>${t("workers")}${count === undefined ? null : html` <span class=${`count ${count === 0 ? "none" : ""}`}>${count}</span>`}</a>
     </nav>
     <${Freshness} />
     <div class="choices">
@@ -100,7 +109,7 @@ function Freshness() {
   return html`<div class="freshness">
     <span class=${`dot ${state}`} aria-hidden="true"></span>
     <span class="freshness-text" title=${at ? `${local(at)} · ${t("pausedWhenHidden")}` : t("pausedWhenHidden")}>${t(`fresh.${state}`)}${at ? html` <span class="clock">${utc(at).slice(11)} UTC</span>` : null}</span>
-    <button type="button" class="small" onClick=${() => paused.set(!stopped)}>${t(stopped ? "resume" : "pause")}</button>
+    <button type="button" class="small" aria-label=${t(stopped ? "updatesResume" : "updatesStop")} onClick=${() => paused.set(!stopped)}>${t(stopped ? "resume" : "stop")}</button>
   </div>`;
 }
 

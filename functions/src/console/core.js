@@ -166,6 +166,15 @@ export function number(value) {
   return formatter("number", (locale) => new Intl.NumberFormat(locale)).format(value);
 }
 
+const BYTES = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+/** `1.5 MiB`: limits are set in powers of two. */
+export function bytes(count) {
+  const power = Math.min(Math.max(0, Math.floor(Math.log2(count) / 10)), BYTES.length - 1);
+  const make = (locale) => new Intl.NumberFormat(locale, { maximumFractionDigits: 1 });
+  return `${formatter("bytes", make).format(count / 1024 ** power)} ${BYTES[power]}`;
+}
+
 /** How long a text is. */
 export function size(characters) {
   const make = (locale) => new Intl.NumberFormat(locale, { notation: "compact", maximumSignificantDigits: 3 });
@@ -186,13 +195,16 @@ class Refused extends Error {
   }
 }
 
-/** Calls the API; addresses are relative, so that a stage before the path (`/prod/`) does not matter. Gives the envelope. */
-export async function ask(path, body, signal) {
-  const end = AbortSignal.timeout(ANSWER_MS);
+/**
+ * Calls the API; addresses are relative, so that a stage before the path (`/prod/`) does not matter. Gives the envelope. With a `body` it
+ * changes something: a `key` makes it safe to send again. `longer`: for how long the API may wait before it answers, in milliseconds.
+ */
+export async function ask(path, { body, key, signal, longer = 0 } = {}) {
+  const end = AbortSignal.timeout(ANSWER_MS + longer);
   const options = { signal: signal ? AbortSignal.any([signal, end]) : end, cache: "no-store", credentials: "same-origin" };
   if (body !== undefined) {
     options.method = "POST";
-    options.headers = { "content-type": "application/json" };
+    options.headers = { "content-type": "application/json", ...(key && { "idempotency-key": key }) };
     options.body = JSON.stringify(body);
   }
   let response, text;
@@ -218,7 +230,7 @@ export async function ask(path, body, signal) {
 /** One job as it is now, or null. The first name with a prefix is the prefix itself, when there is a job of that name. */
 export async function currentJob(name, signal) {
   const query = new URLSearchParams({ prefix: name, limit: 1 });
-  const { data } = await ask(`job/list?${query}`, undefined, signal);
+  const { data } = await ask(`job/list?${query}`, { signal });
   return data[0]?.name === name ? data[0] : null;
 }
 
@@ -256,7 +268,7 @@ function setTrouble(id, message) {
 
 /**
  * Calls `load(signal)` now and every few seconds; gives the last good answer and what is wrong now. `key` names what is asked for: under
- * another key the old answer is not shown. Stands still while the page is hidden or paused.
+ * another key the old answer is not shown. Stands still while the page is hidden or paused, and after an answer that is `settled`.
  */
 export function usePoll(key, load, every = REFRESH_MS) {
   const [result, setResult] = useState({ key: null });
@@ -274,7 +286,7 @@ export function usePoll(key, load, every = REFRESH_MS) {
       try {
         const data = await latest.current(mine.signal);
         if (mine.signal.aborted) return;
-        wait = Math.min(Math.max(every, (data?.length ?? 0) * REFRESH_MS_PER_BYTE), Math.max(every, REFRESH_MS_MAX));
+        wait = data.settled ? Infinity : Math.min(Math.max(every, (data.length ?? 0) * REFRESH_MS_PER_BYTE), Math.max(every, REFRESH_MS_MAX));
         setTrouble(poll, undefined);
         answeredAt.set(Date.now());
         setResult({ key, data, error: null });
@@ -283,8 +295,9 @@ export function usePoll(key, load, every = REFRESH_MS) {
         if (!(error instanceof Refused)) console.error(error);
         setTrouble(poll, error.trouble ? error.message : undefined);
         setResult((old) => ({ key, data: old.key === key ? old.data : undefined, error }));
+        wait = Math.max(every, REFRESH_MS);
       }
-      timer = setTimeout(() => !idle() && look(), wait);
+      if (wait !== Infinity) timer = setTimeout(() => !idle() && look(), wait);
     }
     polls.add(poll);
     look();
@@ -337,12 +350,12 @@ export const said = cell([]);
 let saidNext = 0;
 
 /**
- * Says that something was done. With warnings it stays until it is dismissed; without, it makes room for the next, so that what was said does not
- * pile up over the buttons below.
+ * Says that something was done, with a `link` to where it is seen. With warnings it stays until it is dismissed; without, it makes room for the
+ * next, so that what was said does not pile up over the buttons below.
  */
-export function say(text, warnings = []) {
+export function say(text, { warnings = [], link = "" } = {}) {
   const id = ++saidNext;
-  said.set([...said.value.filter((toast) => toast.warnings.length).slice(-2), { id, text, warnings }]);
+  said.set([...said.value.filter((toast) => toast.warnings.length).slice(-2), { id, text, warnings, link }]);
   if (warnings.length === 0) setTimeout(() => unsay(id), SAID_MS);
 }
 
@@ -350,5 +363,5 @@ export function unsay(id) {
   said.set(said.value.filter((toast) => toast.id !== id));
 }
 
-/** The dialog that asks for a confirmation, if one is open: `{ kind, name }`. */
+/** The question that is open, if one is: `{ kind, name, runId }`. */
 export const confirming = cell(null);

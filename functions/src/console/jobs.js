@@ -1,15 +1,12 @@
 // The list of jobs: search by the beginning of the name, pages, the newest record of each job on the page.
-import { html, ask, go, link, number, rich, route, t, usePoll } from "./core.js";
+import { html, ask, link, number, rich, route, t, usePoll } from "./core.js";
 import { Actions } from "./dialogs.js";
-import { Empty, Name, Status, Time, Title, Warnings, when } from "./parts.js";
-import { useEffect, useRef, useState } from "./preact-hooks.js";
+import { Empty, JobState, Name, Search, Status, Time, Title, Warnings, when } from "./parts.js";
 
 const PAGE = 25;
 /** The newest records of a page's jobs are a request for each: they are asked for seldom, and few at a time. */
 const NEWEST_EVERY_MS = 10_000;
 const NEWEST_AT_A_TIME = 4;
-/** Typing asks once it pauses. */
-const TYPED_MS = 250;
 
 async function newest(names, signal) {
   const found = new Map();
@@ -17,7 +14,7 @@ async function newest(names, signal) {
   let length = 0;
   const one = async () => {
     for (let name = left.shift(); name !== undefined; name = left.shift()) {
-      const answer = await ask(`job/log?${new URLSearchParams({ name, limit: 1 })}`, undefined, signal);
+      const answer = await ask(`job/log?${new URLSearchParams({ name, limit: 1 })}`, { signal });
       length += answer.length;
       found.set(name, answer.data[0] ?? null);
     }
@@ -30,14 +27,14 @@ export function Jobs({ query }) {
   const prefix = query.get("prefix") ?? "";
   const after = query.get("after") ?? "";
   const asked = new URLSearchParams({ limit: PAGE, ...(prefix && { prefix }), ...(after && { after }) });
-  const { data: answer, error } = usePoll(`jobs ${asked}`, (signal) => ask(`job/list?${asked}`, undefined, signal));
+  const { data: answer, error } = usePoll(`jobs ${asked}`, (signal) => ask(`job/list?${asked}`, { signal }));
   const names = answer?.data.map((job) => job.name) ?? [];
   const { data: records } = usePoll(names.length ? `newest ${JSON.stringify(names)}` : null, (signal) => newest(names, signal), NEWEST_EVERY_MS);
   return html`
     <div class="bar">
       <${Title} id="jobs">${t("jobs")}<//>
       <a class="button primary" href="#/new">${t("newJob")}</a>
-      <${Search} prefix=${prefix} />
+      <${Search} label=${t("searchLabel")} text=${prefix} address=${(text) => link(["jobs"], { prefix: text })} replace=${() => route.value.query.has("prefix")} />
     </div>
     <${Warnings} warnings=${answer?.warnings} />
     ${error && !error.trouble ? html`<p class="note bad" role="alert">${error.message}</p>` : null}
@@ -55,37 +52,6 @@ export function Jobs({ query }) {
         </nav>`
       : null}
   `;
-}
-
-function Search({ prefix }) {
-  const [typed, setTyped] = useState(prefix);
-  const sent = useRef(prefix);
-  const timer = useRef(0);
-  // The address changed by other hands: Back, or a link.
-  useEffect(() => {
-    if (prefix !== sent.current) setTyped((sent.current = prefix));
-  }, [prefix]);
-  useEffect(() => () => clearTimeout(timer.current), []);
-  const send = (text) => {
-    clearTimeout(timer.current);
-    if (text === sent.current) return;
-    sent.current = text;
-    go(link(["jobs"], { prefix: text }), route.value.query.has("prefix"));
-  };
-  const type = (event) => {
-    const text = event.target.value;
-    setTyped(text);
-    clearTimeout(timer.current);
-    timer.current = setTimeout(() => send(text), TYPED_MS);
-  };
-  const submit = (event) => {
-    event.preventDefault();
-    send(typed);
-  };
-  return html`<form class="search" role="search" onSubmit=${submit}>
-    <label><span>${t("searchLabel")}</span>
-      <input type="search" value=${typed} onInput=${type} autocomplete="off" spellcheck=${false} /></label>
-  </form>`;
 }
 
 function None({ prefix, after }) {
@@ -120,7 +86,7 @@ function Table({ jobs, records }) {
 
 function Row({ job, record }) {
   return html`<tr role="row">
-    <td role="cell" class="name"><${Name} name=${job.name} link=${link(["jobs", job.name])} /></td>
+    <td role="cell" class="name"><${Name} name=${job.name} link=${link(["jobs", job.name])} /><${JobState} job=${job} /></td>
     <td role="cell" data-label=${t("scheduleUtc")}><code class="schedule">${job.cronExpr}</code></td>
     <td role="cell" data-label=${t("command")} class="command"><code class="clip">${job.command}</code></td>
     <td role="cell" data-label=${t("newestRecord")} class="newest">

@@ -1,6 +1,6 @@
 // Small parts that several views use: names, times, states, output, notes, dialogs, toasts.
-import { html, ago, duration, isTime, local, rich, said, size, t, unsay, useCell, utc, utcExact } from "./core.js";
-import { useLayoutEffect, useRef, useState } from "./preact-hooks.js";
+import { html, ago, duration, go, isTime, local, said, size, t, unsay, useCell, utc, utcExact } from "./core.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "./preact-hooks.js";
 
 /** Characters that are not seen but make two names look the same: all but single spaces between others. */
 const HIDDEN = /(?! )[\p{C}\p{Z}\u115f\u1160\u3164\uffa0]|^ | $|(?<= ) /gu;
@@ -32,18 +32,19 @@ export function FullTime({ ms }) {
   return html`<time datetime=${new Date(ms).toISOString()}>${utcExact(ms)} UTC</time> <span class="dim local">${local(ms)} · ${ago(ms)}</span>`;
 }
 
-export const STATUSES = ["succeeded", "failed", "killed", "lost", "skipped"];
-const LOOKS = { succeeded: "good", failed: "bad", killed: "bad", lost: "doubt", skipped: "quiet" };
-const SIGNS = { succeeded: "✓", failed: "✕", killed: "■", lost: "?", skipped: "⤼" };
+export const STATUSES = ["succeeded", "failed", "timedOut", "killed", "lost", "skipped"];
+const LOOKS = { succeeded: "good", failed: "bad", timedOut: "bad", killed: "bad", lost: "doubt", skipped: "quiet", running: "info" };
+const SIGNS = { succeeded: "✓", failed: "✕", timedOut: "◔", killed: "■", lost: "?", skipped: "⤼", running: "●" };
 
 /** A record's status; records of the seed have none. */
 export function statusOf(record) {
   return record.status ?? (record.err ? "failed" : "succeeded");
 }
 
-export function Status({ record }) {
-  const status = statusOf(record);
-  const text = STATUSES.includes(status) ? t(`status.${status}`) : status;
+/** How a run ended, or that it is still going: `running`. */
+export function Status({ record, running }) {
+  const status = running ? "running" : statusOf(record);
+  const text = running || STATUSES.includes(status) ? t(`status.${status}`) : status;
   return html`<span class=${`chip ${LOOKS[status] ?? "quiet"}`}><span aria-hidden="true">${SIGNS[status] ?? "·"}</span> ${text}</span>`;
 }
 
@@ -55,9 +56,52 @@ export const took = (record) => (ran(record) && isTime(record.startTime) ? durat
 export const late = (record) =>
   ran(record) && isTime(record.startTime) && isTime(record.planTime) ? duration(Math.max(0, record.startTime - record.planTime)) : "";
 
+/** Why a job does not run at its times now, if it does not. */
+export function JobState({ job: { enabled, startAt, endAt } }) {
+  if (enabled === false) return html`<span class="chip doubt">${t("state.paused")}</span>`;
+  if (Date.parse(endAt) <= Date.now()) return html`<span class="chip quiet">${t("state.over")}</span>`;
+  if (Date.parse(startAt) > Date.now()) return html`<span class="chip quiet">${t("state.notYet")}</span>`;
+  return null;
+}
+
 /** What stands in a view where there is nothing else. */
 export function Empty({ title, children }) {
   return html`<div class="empty"><p class="empty-title">${title}</p>${children}</div>`;
+}
+
+/** Typing asks once it pauses. */
+const TYPED_MS = 250;
+
+/** A search whose text is in the address: `address(text)` is where it is; `replace()` says whether that is a step for Back. */
+export function Search({ label, text, address, replace }) {
+  const [typed, setTyped] = useState(text);
+  const sent = useRef(text);
+  const timer = useRef(0);
+  // The address changed by other hands: Back, or a link.
+  useEffect(() => {
+    if (text !== sent.current) setTyped((sent.current = text));
+  }, [text]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const send = (next) => {
+    clearTimeout(timer.current);
+    if (next === sent.current) return;
+    sent.current = next;
+    go(address(next), replace());
+  };
+  const type = (event) => {
+    const next = event.target.value;
+    setTyped(next);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => send(next), TYPED_MS);
+  };
+  const submit = (event) => {
+    event.preventDefault();
+    send(typed);
+  };
+  return html`<form class="search" role="search" onSubmit=${submit}>
+    <label><span>${label}</span>
+      <input type="search" value=${typed} onInput=${type} autocomplete="off" spellcheck=${false} /></label>
+  </form>`;
 }
 
 /** What the API says beside its answer. */
@@ -146,8 +190,8 @@ export function Title({ children, id }) {
 export function Toasts() {
   return html`<div class="toasts" role="status" aria-live="polite">
     ${useCell(said).map(
-      ({ id, text, warnings }) => html`<div class=${`toast ${warnings.length ? "doubt" : ""}`} key=${id}>
-        <div><p>${text}</p>${warnings.length ? html`<ul>${warnings.map((warning) => html`<li>${warning}</li>`)}</ul>` : null}</div>
+      ({ id, text, warnings, link }) => html`<div class=${`toast ${warnings.length ? "doubt" : ""}`} key=${id}>
+        <div><p>${text}${link ? html` <a href=${link}>${t("watch")}</a>` : null}</p>${warnings.length ? html`<ul>${warnings.map((warning) => html`<li>${warning}</li>`)}</ul>` : null}</div>
         <button type="button" class="small quiet" aria-label=${t("dismiss", { text })} onClick=${() => unsay(id)}>✕</button>
       </div>`,
     )}

@@ -1,16 +1,17 @@
 // The live workers, each with its detail.
 import { html, ago, ask, duration, go, isTime, link, number, t, usePoll } from "./core.js";
+import { PauseFleet } from "./fleet.js";
 import { Empty, Facts, FullTime, Title, Warnings, dash } from "./parts.js";
 
 /** The workers in the fleet now. The head of the page counts them, so that this is asked for in every view. */
-export const useWorkers = () => usePoll("workers", (signal) => ask("worker/list?detail=1", undefined, signal));
+export const useWorkers = () => usePoll("workers", (signal) => ask("worker/list?detail=1", { signal }));
 
-export function Workers({ query, workers }) {
+export function Workers({ query, workers, fleet }) {
   const { data: answer, error } = workers;
   const open = query.get("worker") ?? "";
   const gone = open && answer && !answer.data.some((worker) => worker.id === open);
   return html`
-    <div class="bar"><${Title} id="workers">${t("workers")}<//></div>
+    <div class="bar"><${Title} id="workers">${t("workers")}<//><${PauseFleet} fleet=${fleet} /></div>
     <${Warnings} warnings=${answer?.warnings} />
     ${error && !error.trouble ? html`<p class="note bad" role="alert">${error.message}</p>` : null}
     ${gone ? html`<p class="note doubt" role="status">${t("workerGone", { id: open })}</p>` : null}

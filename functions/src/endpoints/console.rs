@@ -35,18 +35,24 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 14] = [
+static FILES: [File; 20] = [
     file!("", HTML, "index.html"),
     file!("app.js", SCRIPT, "app.js"),
     file!("core.js", SCRIPT, "core.js"),
     file!("dialogs.js", SCRIPT, "dialogs.js"),
     file!("faults.js", SCRIPT, "faults.js"),
+    file!("fleet.js", SCRIPT, "fleet.js"),
+    file!("form.js", SCRIPT, "form.js"),
     file!("htm.js", SCRIPT, "vendor/htm.js"),
     file!("job.js", SCRIPT, "job.js"),
     file!("jobs.js", SCRIPT, "jobs.js"),
+    file!("options.js", SCRIPT, "options.js"),
     file!("parts.js", SCRIPT, "parts.js"),
     file!("preact-hooks.js", SCRIPT, "vendor/preact-hooks.js"),
     file!("preact.js", SCRIPT, "vendor/preact.js"),
+    file!("record.js", SCRIPT, "record.js"),
+    file!("run.js", SCRIPT, "run.js"),
+    file!("running.js", SCRIPT, "running.js"),
     file!("style.css", STYLE, "style.css"),
     file!("texts.js", SCRIPT, "texts.js"),
     file!("workers.js", SCRIPT, "workers.js"),
