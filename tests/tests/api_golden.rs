@@ -1003,8 +1003,8 @@ async fn the_fleets_pause_says_who_and_why_and_its_end_leaves_a_base() {
     let stage = Stage::new();
     let event = std::fs::read_to_string(testdata().join("events/fleet_pause_iam.json")).unwrap();
     let (status, reply) = stage.send(lambda_http::request::from_str(&event).unwrap()).await;
-    let pause =
-        json!({"since": NOW.ms(), "by": "arn:aws:iam::123456789012:user/ada", "reason": "etcd moves"});
+    let by = "arn:aws:iam::123456789012:user/ada from 203.0.113.7";
+    let pause = json!({"since": NOW.ms(), "by": by, "reason": "etcd moves"});
     assert_eq!((status, &reply["data"]["paused"]), (200, &pause), "{reply}");
     let stored = stage.pair(keys::PAUSED).await.unwrap();
     assert_eq!(Pause::decode(&stored.value).unwrap().reason.as_deref(), Some("etcd moves"));

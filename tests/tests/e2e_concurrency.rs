@@ -81,7 +81,7 @@ async fn runs_beside_each_other_are_killed_by_name_and_their_records_say_who_ask
     let answer = kill(&fleet, &json!({"name": "beside", "runId": one})).await;
     assert_eq!(answer["data"], json!({"runIds": [one]}), "{answer}");
     let first = fleet.record("beside", |record| status(record) == "killed").await;
-    assert_eq!((text(&first, "claim"), text(&first, "err")), (one, "signal: killed"));
+    assert_eq!((text(&first, "claim"), text(&first, "err")), (one, "signal: terminated"));
     assert!(sleeping() >= 2, "the others go on");
 
     let answer = kill(&fleet, &json!({"name": "beside"})).await;
