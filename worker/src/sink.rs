@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::clock;
@@ -31,6 +32,8 @@ use crate::waiting::{Batch, Entry, OpenKey, Waiting};
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Records of one batch that is read back from disk: the store was away, and many small batches would take longer.
 const CATCH_UP_BATCH: usize = 2_000;
+/// Records that the store is sent at once, at most: as many as `CRON_LOG_BATCH_SIZE` can say.
+const AT_ONCE_MAX: usize = 10_000;
 /// Pauses between attempts double from the first to the second, in ms.
 const RETRY_MIN_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
@@ -99,6 +102,7 @@ impl Sink {
             storing: Retries::new("records not stored"),
             settling: Retries::new("open runs not settled"),
             trimming: Retries::new("spool not made smaller"),
+            at_once: AtomicUsize::new(AT_ONCE_MAX),
             unsettled: Vec::new(),
         };
         Self { waiting, stored, tasks: [thinning, tokio::spawn(storing.run(told))] }
@@ -215,6 +219,8 @@ struct Storing {
     storing: Retries,
     settling: Retries,
     trimming: Retries,
+    /// The record store is sent so many at once.
+    at_once: AtomicUsize,
     /// Open runs whose records are stored.
     unsettled: Vec<OpenKey>,
 }
@@ -348,11 +354,13 @@ impl Storing {
     }
 
     /// Sends records until all are stored; the error is that the store refuses some as such. A store that is too slow for as many at once is
-    /// sent fewer, down to one: the same number again would be as slow again, for ever.
+    /// sent fewer, down to one: the same number again would be as slow again, for ever. How many it takes is remembered from batch to batch
+    /// and grows slowly: each attempt that is too large costs a time limit, and what it has stored by then is compared again.
     async fn append(&self, records: &[Record]) -> Result<(), run_log::Error> {
-        let (mut left, mut size, mut failures) = (records, records.len(), 0);
+        let (mut left, mut failures) = (records, 0);
         while !left.is_empty() {
-            let (some, rest) = left.split_at(size.min(left.len()));
+            let at_once = self.at_once.load(Relaxed);
+            let (some, rest) = left.split_at(at_once.min(left.len()));
             match self.run_log.append(some).await {
                 Ok(appended) => {
                     for conflict in &appended.conflicts {
@@ -360,12 +368,13 @@ impl Storing {
                     }
                     self.storing.worked();
                     self.waiting.note_store(true);
-                    (left, size, failures) = (rest, some.len() * 2, 0);
+                    (left, failures) = (rest, 0);
+                    self.at_once.store((at_once + at_once / 8 + 1).min(AT_ONCE_MAX), Relaxed);
                 }
                 Err(why @ run_log::Error::Invalid(_)) => return Err(why),
                 Err(why) => {
                     failures += 1;
-                    size = (some.len() / 2).max(1);
+                    self.at_once.store((some.len() / 2).max(1), Relaxed);
                     self.storing.failed(&why);
                     self.waiting.note_store(false);
                     clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
