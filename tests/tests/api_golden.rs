@@ -875,6 +875,7 @@ async fn wherever_a_store_hangs_there_is_an_answer() {
     let rows = [
         ("GET", "/job/list", json!(null), false, 1),
         ("GET", "/worker/list", json!(null), false, 1),
+        ("GET", "/job/running", json!(null), false, 1),
         ("POST", "/job/save", job("a"), false, 2),
         ("POST", "/job/save", job("a"), true, 3),
         ("POST", "/job/delete", json!({"name": "a"}), false, 1),
@@ -914,11 +915,64 @@ async fn each_endpoint_uses_its_own_store_alone() {
     let stage = Stage::new();
     stage.kv.down.store(true, Ordering::Relaxed);
     assert_eq!(stage.get("/job/log?name=a").await.0, 200, "log opens no etcd");
+    let stored = record("a", 0, "out");
+    stage.run_log.inner.append(std::slice::from_ref(&stored)).await.unwrap();
+    assert_eq!(
+        stage.get(&format!("/run/get?id={}", stored.id)).await.0,
+        200,
+        "a record is found without etcd"
+    );
     stage.kv.down.store(false, Ordering::Relaxed);
     stage.run_log.down.store(true, Ordering::Relaxed);
     assert_eq!(stage.post("/job/kill", json!({"name": "a"})).await.0, 200, "kill opens no MongoDB");
     stage.post("/job/save", job("a")).await;
     assert_eq!(stage.post("/job/run", json!({"name": "a"})).await.0, 200, "nor does run");
+    assert_eq!(stage.get("/job/running").await.0, 200, "running opens no MongoDB");
+    stage.put(keys::runs(Sid(7), 1), open_runs("7-1")).await;
+    assert_eq!(stage.get("/run/get?id=7-1").await.0, 200, "an open run is found without MongoDB");
+    assert_eq!(stage.get("/run/output?id=7-1").await.0, 503);
+}
+
+/// The value of a key that has one open run.
+fn open_runs(run_id: &str) -> String {
+    let run = json!({
+        "runId": run_id, "job": "a", "planTime": NOW.ms(), "attempt": 1, "scheduleTime": NOW.ms(), "worker": "w1", "command": "true",
+        "trigger": "schedule",
+    });
+    json!({"v": 1, "runs": [run]}).to_string()
+}
+
+#[tokio::test]
+async fn who_waits_for_output_gets_it_when_it_comes_and_is_told_of_the_end() {
+    let stage = Arc::new(Stage::new());
+    let key = keys::runs(Sid(7), 1);
+    stage.put(key.as_str(), open_runs("7-1")).await;
+    let asking = |after: u64| {
+        let stage = Arc::clone(&stage);
+        tokio::spawn(async move { stage.get(&format!("/run/output?id=7-1&after={after}&wait=8")).await })
+    };
+    let waiting = asking(0);
+    tokio::task::yield_now().await;
+    let (run_id, bytes) = (RunId::from_text("7-1"), b"one".to_vec());
+    let chunk = Chunk { run_id: run_id.clone(), slot: 0, from: 0, bytes, at: NOW };
+    stage.run_log.inner.put_output(&[chunk]).await.unwrap();
+    let (status, reply) = waiting.await.unwrap();
+    assert_eq!(
+        (status, &reply["data"]["output"], &reply["data"]["ended"]),
+        (200, &json!("one"), &json!(false))
+    );
+
+    let waiting = asking(3);
+    tokio::task::yield_now().await;
+    // As its worker does it: the record first, then the open run goes.
+    let ended = Record { claim: Some(run_id), ..record("a", 1, "one two") };
+    stage.run_log.inner.append(&[ended]).await.unwrap();
+    stage.kv.inner.txn(Txn { then: vec![Op::delete(key)], ..Txn::default() }).await.unwrap();
+    let (status, reply) = waiting.await.unwrap();
+    assert_eq!(
+        (status, &reply["data"]["output"], &reply["data"]["ended"]),
+        (200, &json!(" two"), &json!(true))
+    );
 }
 
 #[tokio::test]
