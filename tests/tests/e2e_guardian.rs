@@ -126,6 +126,7 @@ async fn a_run_with_a_fence_is_gone_before_the_lease_of_a_frozen_worker() {
     fleet.put("/cron/jobs/fenced", job.to_string()).await;
     fleet.put_job("plain", &format!("sleep {plain}; :"), "* * * * * * *").await;
     all_sleep(&[fenced.clone(), plain.clone()]).await;
+    let [first_plain] = processes_of(&["sleep", &plain])[..] else { panic!("one worker has one run") };
     let sessions = fleet.keys("/cron/sessions/").await;
     let [session] = &sessions[..] else { panic!("one worker has one session: {sessions:?}") };
     let first = std::fs::read_to_string(&begun).unwrap();
@@ -148,7 +149,7 @@ async fn a_run_with_a_fence_is_gone_before_the_lease_of_a_frozen_worker() {
         |record: &mongodb::bson::Document| record.get_str("claim").is_ok_and(|claim| claim == run_id);
     let record = fleet.record("fenced", |record| of_first(record) && status(record) != "lost").await;
     assert_eq!((status(&record), record.get_str("err").unwrap()), ("killed", "signal: killed"));
-    wait_for("the other run's end: it was closed as lost", SOON, async || (!sleeps(&plain)).then_some(()))
+    wait_for("the other run's end: it was closed as lost", SOON, async || is_gone(first_plain).then_some(()))
         .await;
 }
 

@@ -13,8 +13,7 @@ const MARGIN_MS: i64 = TTL_MS / 5;
 impl World {
     /// The worker's lease was granted or renewed by what it sent then.
     pub(super) fn lease_renewed(&mut self, worker: usize, sent: i64) {
-        let counted_from = if self.mutant == Mutant::FenceFromAnswer { self.now + MARGIN_MS } else { sent };
-        let at = counted_from + TTL_MS - MARGIN_MS;
+        let at = sent + TTL_MS - MARGIN_MS;
         self.hosts[worker].fence_at = at;
         self.push_to(at, worker, What::FenceDue);
     }

@@ -47,8 +47,6 @@ pub(super) enum Mutant {
     EnablesWithoutBase,
     /// The guardian does nothing.
     NoFence,
-    /// It counts the lease from the answer, without a margin: the request may have been there long before.
-    FenceFromAnswer,
     /// A fire takes the lock of the run that it is to replace, and does not wait.
     ReplacesAtOnce,
     /// A run of a job that lets runs overlap takes the lock beside.
@@ -75,7 +73,7 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 29] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 28] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
@@ -98,7 +96,6 @@ impl Mutant {
         (Self::NoFloor, &["started twice"]),
         (Self::EnablesWithoutBase, &["before it was enabled"]),
         (Self::NoFence, &["overlaps a run with a fence"]),
-        (Self::FenceFromAnswer, &["overlaps a run with a fence"]),
         (Self::RequestStays, &["still asked for"]),
         (Self::NoRequestCompare, &["claimed by another as well", "claimed again", "started twice"]),
         (Self::RetryUnconditional, &["asked for again"]),
