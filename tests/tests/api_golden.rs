@@ -250,7 +250,7 @@ async fn golden(stage: &Stage, step: &Value) -> Map<String, Value> {
 
 /// The id of a run that was asked for is drawn.
 fn with_run_id_masked(mut reply: Value) -> Value {
-    if let Some(run_id) = reply["data"].get_mut("runId") {
+    if let Some(run_id) = reply.pointer_mut("/data/runId") {
         let text = run_id.as_str().unwrap();
         assert!(text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()), "{text}");
         *run_id = "…".into();

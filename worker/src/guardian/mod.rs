@@ -33,7 +33,7 @@ use orders::{GroupId, Member, Order, WorkerNumber};
 /// The word on the command line that makes a program a guardian. It is no flag and in no help: nobody types it.
 const WORD: &str = "guardian";
 /// A guardian that takes no orders for so long is replaced: somebody has stopped it.
-const STUCK_MAX: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5_000 });
+const STUCK_MAX: Duration = Duration::from_millis(if cfg!(test) { 2_000 } else { 5_000 });
 /// How often it is looked whether there is room in the pipe again, or a guardian.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A run with a fence waits so long for a guardian.
