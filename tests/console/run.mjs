@@ -269,7 +269,7 @@ await check("every option is typed, stored as the API has it, shown, and kept by
   await unfold();
   await fill({
     ...job, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", startDeadlineSeconds: "300", jitterSeconds: "7", timeoutSeconds: "3600", killGraceSeconds: "0",
-    "retry-attempts": "3", "retry-backoff": "2", env: "GREETING=hello = you\nEMPTY=\n", workingDir: "/tmp", user: "1000", outputLimitBytes: "2097152",
+    "retry-attempts": "3", "retry-backoff": "2", env: "EMPTY=\nGREETING=hello = you\n", workingDir: "/tmp", user: "1000", outputLimitBytes: "2097152",
     "limits-cpuSeconds": "10", "limits-openFiles": "64", selector: "zone=a",
   });
   await shown("= 2 MiB");
@@ -279,7 +279,7 @@ await check("every option is typed, stored as the API has it, shown, and kept by
   await noDialog();
   const given = {
     enabled: false, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", misfire: "skip", startDeadlineSeconds: 300, jitterSeconds: 7, timeoutSeconds: 3600,
-    killGraceSeconds: 0, concurrency: "allow", retry: { attempts: 3, backoff: 2, onLost: true }, fence: true, env: { GREETING: "hello = you", EMPTY: "" }, workingDir: "/tmp", user: "1000",
+    killGraceSeconds: 0, concurrency: "allow", retry: { attempts: 3, backoff: 2, onLost: true }, fence: true, env: { EMPTY: "", GREETING: "hello = you" }, workingDir: "/tmp", user: "1000",
     outputLimitBytes: 2_097_152, limits: { cpuSeconds: 10, openFiles: 64 }, selector: { zone: "a" },
   };
   const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([one], [other]) => (one < other ? -1 : 1)));
@@ -412,7 +412,7 @@ await check("an answer that was lost starts no second run", async () => {
     keys.push(route.request().headers()["idempotency-key"]);
     if (keys.length > 1) return route.continue();
     await route.fetch();
-    return route.abort();
+    return route.abort("connectionreset");
   });
   const before = (await api("job/log?name=by%20hand")).data.length;
   await button("Run now: by hand").click();
