@@ -273,6 +273,9 @@ mod tests {
             let (text, ..) = text_of(limit, &[euros.as_bytes()]);
             assert_eq!(text, format!("{head}\n{}{tail}", mark(left_out)), "{limit}");
         }
+        // The longest half there is would find room for what replaces it.
+        let crabs = "🦀".repeat(10);
+        assert_eq!(text_of(14, &[crabs.as_bytes()]).0, format!("🦀\n{}🦀", mark(32)));
     }
 
     #[test]

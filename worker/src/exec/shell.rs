@@ -189,7 +189,22 @@ fn prepare(shell: &mut Command, account: Option<Account>, limits: Vec<(Resource,
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Gid, Uid};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_has_the_groups_of_its_user_and_no_others() {
+        if !getuid().is_root() {
+            return; // nobody else may take groups
+        }
+        let groups = [65534, 50, 60].map(Gid::from_raw).to_vec();
+        let (uid, gid, home) = (Uid::from_raw(65534), groups[0], String::new());
+        let mut shell = Shell::default().of("id -G; id -u");
+        prepare(&mut shell, Some(Account { uid, gid, groups, home }), Vec::new());
+        let output = shell.output().await.unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "65534 50 60\n65534\n");
+    }
 
     #[test]
     fn what_is_the_workers_alone_is_not_inherited() {
