@@ -43,7 +43,8 @@ pub(super) async fn find(kv: &dyn Kv, run_log: &dyn RunLog, id: &str) -> Result<
             return Ok(Run::Open(found.0, found.1));
         }
     }
-    // It may have ended between the looks: an open run goes once its record is stored.
+    // It may have ended between the looks: an open run goes once its record is stored. (While the record store is away for long it goes once
+    // its record is on its worker's disk; then nobody knows it here until the store is back.)
     match store::get(run_log, id).await? {
         Some(record) => Ok(Run::Ended(Box::new(record))),
         None => Err(unknown(id)),

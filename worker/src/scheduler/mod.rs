@@ -181,7 +181,9 @@ impl Scheduler {
         let mut out = Vec::new();
         // News of the clock come before the event that they were noticed at, and that may be the end of the session: nothing starts in between.
         let starts = !matches!(event, Event::ClockTrusted(_));
-        self.keep_floor_in_bounds(now);
+        if self.clock_trusted && !matches!(event, Event::ClockTrusted(false)) {
+            self.keep_floor_in_bounds(now);
+        }
         self.notice_step_back(now);
         match event {
             Event::Woke => {}

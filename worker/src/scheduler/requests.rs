@@ -18,7 +18,7 @@ use common::kv::Revision;
 
 use crate::exec::work::Kill;
 
-use super::event::{Action, KillSeen, LockSeen, Report};
+use super::event::{Action, LockSeen, Report};
 use super::job_state::{Definition, Pending};
 use super::runs::{Run, Stage, by_worker_that_ends};
 use super::{
@@ -121,8 +121,6 @@ struct Trying {
     resend_at: Option<Timestamp>,
     /// Sendings that brought no answer.
     sendings: u32,
-    /// A kill request that came meanwhile: the claim may have committed before it.
-    kill_seen: Option<Box<KillSeen>>,
 }
 
 /// The requests of one job.
@@ -200,14 +198,11 @@ impl Requests {
     pub(super) fn look_anew(&mut self, job: &JobName, now: Timestamp) {
         if let Some(queue) = self.queues.get_mut(job) {
             queue.held_until = None;
+            // Also one in doubt: sent only now and then, it would find the lock held for ever by a job that runs each second.
+            if let Some(Trying { resend_at: Some(at), .. }) = &mut queue.trying {
+                *at = now.min(*at);
+            }
             self.set_timer(job, Some(now));
-        }
-    }
-
-    /// Remembers a kill request for a claim that may have committed.
-    pub(super) fn see_kill(&mut self, job: &JobName, kill: impl FnOnce() -> KillSeen) {
-        if let Some(trying) = self.queues.get_mut(job).and_then(|queue| queue.trying.as_mut()) {
-            trying.kill_seen = Some(Box::new(kill()));
         }
     }
 
@@ -451,7 +446,7 @@ impl Scheduler {
         let exclusive = definition.is_some_and(|definition| self.takes_lock(definition));
         let claim = Box::new(RequestClaim { sid, seq, open, request_revision, job_revision, exclusive });
         out.push(Action::ClaimRequest(claim.clone()));
-        let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0, kill_seen: None };
+        let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0 };
         if let Some(queue) = self.requests.queues.get_mut(&request.job) {
             queue.trying = Some(trying);
         }
@@ -473,8 +468,8 @@ impl Scheduler {
         match answer {
             RequestAnswer::Won(revision)
             | RequestAnswer::Refused(RequestRefusal { session_alive: true, open: Some(revision), .. }) => {
-                let kill = queue.trying.take().and_then(|trying| trying.kill_seen);
-                self.on_request_won(now, claim, revision, kill.map(|kill| *kill), out);
+                queue.trying = None;
+                self.on_request_won(now, claim, revision, out);
             }
             RequestAnswer::Unknown | RequestAnswer::NotApplied => {
                 trying.ambiguous |= answer == RequestAnswer::Unknown;
@@ -488,6 +483,7 @@ impl Scheduler {
             }
             RequestAnswer::Refused(refusal) => self.on_request_refused(now, claim, &refusal, out),
         }
+        self.forget_kills_seen(name);
         self.look_at_requests(name, now, out);
         self.look_at(name, now, out); // a fire may have waited for this
     }
@@ -546,7 +542,6 @@ impl Scheduler {
         now: Timestamp,
         claim: &RequestClaim,
         revision: Revision,
-        kill: Option<KillSeen>,
         out: &mut Vec<Action>,
     ) {
         let (open, name) = (&claim.open, &claim.open.job);
@@ -580,8 +575,8 @@ impl Scheduler {
         if let Some(state) = self.jobs.get_mut(name) {
             state.run = Some(run_id.clone());
         }
-        if let Some(kill) = kill {
-            self.on_kill_asked(now, name, kill, out);
+        for request in self.kills_seen.remove(name).unwrap_or_default() {
+            self.on_kill_asked(now, name, request, out);
         }
         if self.killing {
             self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), out);

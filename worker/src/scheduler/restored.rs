@@ -62,7 +62,8 @@ impl Scheduler {
         self.floor = self.floor.max(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
     }
 
-    /// Time goes on from the moment of noticing: a floor that is further ahead was set by a clock that has been put back since.
+    /// Time goes on from the moment of noticing: a floor that is further ahead was set by a clock that has been put back since. Not to be asked
+    /// of a clock that is not trusted: it may be put forward again, and the floor would be gone.
     pub(super) fn keep_floor_in_bounds(&mut self, now: Timestamp) {
         self.floor = self.floor.min(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
     }

@@ -301,7 +301,6 @@ impl Scheduler {
         request: KillSeen,
         out: &mut Vec<Action>,
     ) {
-        self.requests.see_kill(job, || request.clone());
         let meant = |run: &Run| match &request.run_ids {
             Some(run_ids) => run_ids.contains(&run.open.run_id),
             None => run.claim_revision < request.revision,
@@ -318,7 +317,7 @@ impl Scheduler {
         for run_id in targets {
             self.kill_run(now, &run_id, Kill::Gracefully, killed.clone(), out);
         }
-        if self.jobs.get(job).is_some_and(|state| matches!(state.pending, Pending::Claiming { .. })) {
+        if self.claims_run_of(job) {
             let seen = self.kills_seen.entry(job.clone()).or_default();
             seen.push(request);
             if seen.len() > KILLS_SEEN_MAX {
@@ -329,10 +328,15 @@ impl Scheduler {
 
     /// Once no claim of the job is in flight, none can turn out to have committed before a kill request.
     pub(super) fn forget_kills_seen(&mut self, job: &JobName) {
-        let claims = |pending: &Pending| matches!(pending, Pending::Claiming { .. });
-        if !self.kills_seen.is_empty() && !self.jobs.get(job).is_some_and(|state| claims(&state.pending)) {
+        if !self.kills_seen.is_empty() && !self.claims_run_of(job) {
             self.kills_seen.remove(job);
         }
+    }
+
+    /// A claim is in flight, of a fire or of a request.
+    fn claims_run_of(&self, job: &JobName) -> bool {
+        let pending = self.jobs.get(job).map(|state| &state.pending);
+        matches!(pending, Some(Pending::Claiming { .. })) || self.requests.may_lock(job)
     }
 
     /// Has a run killed; who asked first stands in its record.
