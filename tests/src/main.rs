@@ -26,8 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// No step takes so long; one that does hangs.
 const STEP_LIMIT: Duration = Duration::from_secs(40 * 60);
-/// Seeds of the simulation: some three minutes on two cores.
-const SIMULATED_SEEDS: u32 = 20_000;
+/// Seeds of the simulation: some two minutes on two cores.
+const SIMULATED_SEEDS: u32 = 12_000;
 /// Lines of a failed step's log that are printed.
 const TAIL_LINES: usize = 60;
 
