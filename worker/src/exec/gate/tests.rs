@@ -59,7 +59,7 @@ async fn a_command_cannot_tell_whether_its_shell_has_waited() {
         "env | sort | grep -v ^_=",
         "export -p | grep -v ' _='; shopt; set -o; alias; trap",
         "ls /proc/self/fd; readlink /proc/self/fd/0",
-        "umask; pwd; ulimit -a; grep ^Sig /proc/self/status",
+        "umask; pwd; ulimit -a; grep ^Sig[BCIP] /proc/self/status",
         // A command alone takes the shell's place, and is the leader of its group.
         "grep ^PPid: /proc/self/status",
         "awk '{ print $1 == $5 }' /proc/self/stat",
