@@ -179,30 +179,30 @@ fn unanswered(why: &kv::Error, claim: &Claim) -> ClaimAnswer {
     }
 }
 
-fn lock_seen(pair: Option<&Pair>) -> LockSeen {
-    match pair {
-        None => LockSeen::Free,
+/// What the lock is to a claim; `shared`: what the runs hold that go without it, where the claim compares that there are none.
+fn lock_seen(lock: Option<&Pair>, shared: &[Pair]) -> LockSeen {
+    match lock {
+        None if shared.is_empty() => LockSeen::Free,
         Some(pair) if pair.value.is_empty() => LockSeen::HeldBySeed,
-        Some(_) => LockSeen::Held,
+        None | Some(_) => LockSeen::Held,
     }
 }
 
+/// What the runs hold that go without the lock, if the claim is `exclusive`.
+fn shared_seen(reply: &TxnReply, exclusive: bool) -> &[Pair] {
+    if exclusive { reply.pairs(SHARED) } else { &[] }
+}
+
 fn refusal(claim: &Claim, reply: &TxnReply) -> Refusal {
-    let shared = reply.pairs(SHARED).iter().filter(|_| claim.exclusive);
+    let shared = shared_seen(reply, claim.exclusive);
     let lock = reply.pair(LOCK).filter(|_| !claim.open.unlocked);
-    let mut holders: Vec<Holder> = shared.filter_map(holder).collect();
-    holders.extend(lock.and_then(holder));
-    let lock = match lock_seen(lock) {
-        LockSeen::Free if claim.exclusive && !reply.pairs(SHARED).is_empty() => LockSeen::Held,
-        seen => seen,
-    };
     Refusal {
-        holders,
+        holders: shared.iter().chain(lock).filter_map(holder).collect(),
         session_alive: reply.pair(SESSION).is_some(),
         paused: reply.pair(PAUSED).is_some(),
         job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
         mark: reply.pair(MARK).map(mark_seen),
-        lock,
+        lock: lock_seen(lock, shared),
         open: (OPEN..reply.replies.len()).filter_map(|index| open_seen(reply.pair(index)?)).collect(),
     }
 }
@@ -289,10 +289,7 @@ pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestA
             paused: reply.pair(PAUSED).is_some(),
             job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
             request_revision: reply.pair(REQUEST).map_or(0, |pair| pair.mod_revision),
-            lock: match lock_seen(reply.pair(LOCK)) {
-                LockSeen::Free if claim.exclusive && !reply.pairs(SHARED).is_empty() => LockSeen::Held,
-                seen => seen,
-            },
+            lock: lock_seen(reply.pair(LOCK), shared_seen(&reply, claim.exclusive)),
             // Whatever is under the number of this claim, this claim has put there.
             open: reply.pair(OPEN).map(|pair| pair.mod_revision),
         }),

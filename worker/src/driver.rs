@@ -23,7 +23,7 @@ use crate::batches::{Answered, Batches};
 use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::clocks::{Clocks, Moment};
 use crate::data_dir::{self, DataDir};
-use crate::exec::gate::{GateFile, Gates, Starts};
+use crate::exec::gate::{Begun, GateFile, Gates, Starts};
 use crate::exec::process::{self, Running};
 use crate::exec::shell::Shell;
 use crate::exec::work::Work;
@@ -1138,9 +1138,7 @@ impl Driver {
         let begun = self.gates.open_due(now, self.ports.clock.as_ref(), &mut starts);
         for run in begun {
             self.status.count_start(run.start_time.ms_since(run.due));
-            self.live.begin(run.run_id.clone(), run.running.captured.clone());
-            self.running.insert(run.run_id.clone(), run.running);
-            self.tell_of_end(run.run_id, run.work, run.start_time, run.ending);
+            self.take_begun(run);
         }
         for (open, work, due) in starts.into_values() {
             self.start_run(open, work, due);
@@ -1152,24 +1150,19 @@ impl Driver {
         self.status.count_start(now.ms_since(due));
         let (running, asked) = Running::new(&work);
         let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
-        self.live.begin(run_id.clone(), captured.clone());
-        self.running.insert(run_id.clone(), running);
         let (clock, shell) = (Arc::clone(&self.ports.clock), Arc::clone(&self.options.shell));
         // A task of its own, so that a panic in it is this run's failure and nobody else's.
         let ending = tokio::spawn(async move {
             Some(process::run(&shell, &open, &work, &captured, clock.as_ref(), asked).await)
         });
-        self.tell_of_end(run_id, of, now, ending);
+        self.take_begun(Begun { run_id, due, work: of, start_time: now, running, ending });
     }
 
-    /// Waits for a run's end in the background, and takes it as an event.
-    fn tell_of_end(
-        &self,
-        run_id: RunId,
-        work: Work,
-        start_time: Timestamp,
-        ending: JoinHandle<Option<Ending>>,
-    ) {
+    /// Keeps what there is of a command that has begun, waits for its end in the background, and takes that as an event.
+    fn take_begun(&mut self, begun: Begun) {
+        let Begun { run_id, work, start_time, running, ending, .. } = begun;
+        self.live.begin(run_id.clone(), running.captured.clone());
+        self.running.insert(run_id.clone(), running);
         let (clock, inputs) = (Arc::clone(&self.ports.clock), self.inputs.clone());
         tokio::spawn(async move {
             let ending = match ending.await {

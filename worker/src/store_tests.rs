@@ -12,7 +12,7 @@ use common::domain::kill::{KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::output::Chunk;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
-use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use crate::audit::{Suspects, Unknown};
 use crate::claims::HeldLock;
 use crate::driver::{Options, Ports, Worker};
+use crate::exec::process::tests as runs;
 use crate::follow::{News, follow};
 use crate::live::Live;
 use crate::retention::Retention;
@@ -71,16 +72,10 @@ fn open_run(sid: Sid, seq: u64, plan_time: Timestamp) -> OpenRun {
         run_id: RunId::new(sid, seq),
         job: job(),
         plan_time,
-        attempt: 1,
         schedule_time: plan_time,
         worker: "w".to_owned(),
         command: "true".to_owned(),
-        trigger: Trigger::Schedule,
-        skipped: None,
-        unlocked: false,
-        asked: None,
-        env: None,
-        on_lost: None,
+        ..runs::open()
     }
 }
 

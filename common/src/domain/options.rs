@@ -45,14 +45,6 @@ pub enum Misfire {
 
 impl Misfire {
     const ALL: [(Self, &'static str); 3] = [(Self::Skip, "skip"), (Self::Once, "once"), (Self::All, "all")];
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(misfire, _)| misfire)
-    }
-
-    fn as_str(self) -> &'static str {
-        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, text)| text)
-    }
 }
 
 /// What becomes of a fire whose job is still running.
@@ -70,14 +62,17 @@ pub enum Concurrency {
 impl Concurrency {
     const ALL: [(Self, &'static str); 3] =
         [(Self::Forbid, "forbid"), (Self::Allow, "allow"), (Self::Replace, "replace")];
+}
 
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(concurrency, _)| concurrency)
-    }
+/// What a word stands for.
+fn of_word<T: Copy>(words: &[(T, &'static str)], value: &Value) -> Option<T> {
+    let word = value.as_str()?;
+    words.iter().find(|(_, known)| *known == word).map(|(meant, _)| *meant)
+}
 
-    fn as_str(self) -> &'static str {
-        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, text)| text)
-    }
+/// The word for it.
+fn word_of<T: PartialEq>(words: &[(T, &'static str)], meant: &T) -> &'static str {
+    words.iter().find(|(known, _)| known == meant).map_or("", |(_, word)| word)
 }
 
 /// The labels that a worker must have to run a job: all of them, each with this value.
@@ -187,13 +182,13 @@ const FIELDS: &[Field] = &[
     Field {
         name: "misfire",
         read: |options, value| {
-            let misfire = value.as_str().and_then(Misfire::parse);
+            let misfire = of_word(&Misfire::ALL, value);
             let wrong =
                 "is none of \"skip\", \"once\" and \"all\": write one of them, or leave it out for \"once\"";
             options.misfire = Some(misfire.ok_or_else(|| wrong.to_owned())?);
             Ok(())
         },
-        write: |options| options.misfire.map(|misfire| misfire.as_str().into()),
+        write: |options| options.misfire.map(|misfire| word_of(&Misfire::ALL, &misfire).into()),
     },
     Field {
         name: "startDeadlineSeconds",
@@ -327,12 +322,14 @@ const FIELDS: &[Field] = &[
     Field {
         name: "concurrency",
         read: |options, value| {
-            let concurrency = value.as_str().and_then(Concurrency::parse);
+            let concurrency = of_word(&Concurrency::ALL, value);
             let wrong = "is none of \"forbid\", \"allow\" and \"replace\": write one of them, or leave it out for \"forbid\"";
             options.concurrency = Some(concurrency.ok_or_else(|| wrong.to_owned())?);
             Ok(())
         },
-        write: |options| options.concurrency.map(|concurrency| concurrency.as_str().into()),
+        write: |options| {
+            options.concurrency.map(|concurrency| word_of(&Concurrency::ALL, &concurrency).into())
+        },
     },
     Field {
         name: "retry",

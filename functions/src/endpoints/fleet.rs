@@ -1,5 +1,6 @@
 //! The fleet's pause as it is stored, for the three routes that show and change it.
 
+use common::api::errno::Kind;
 use common::clock::Timestamp;
 use common::domain::pause::{Base, Pause};
 use common::keys;
@@ -77,4 +78,10 @@ pub(super) fn state(paused: Value, resumed_at: Value) -> Value {
 /// The base that ends a pause now.
 pub(super) fn ends(now: Timestamp) -> Op {
     Op::put(keys::BASE, Base::new(now).encode())
+}
+
+/// Others were first each time.
+pub(super) fn contended() -> Refusal {
+    let message = "others pause and resume the fleet again and again, it was left as it is: send it again";
+    Refusal::new(Kind::Conflict, message)
 }

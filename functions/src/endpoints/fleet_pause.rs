@@ -1,6 +1,5 @@
 //! `POST /fleet/pause`: no worker claims anything until the pause is lifted. What runs goes on, and so does what is claimed.
 
-use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch};
 use common::domain::pause::Pause;
 use common::keys;
@@ -9,7 +8,7 @@ use lambda_http::Request;
 use serde_json::json;
 
 use super::CONFLICTS_MAX;
-use super::fleet::{Fleet, shown, state};
+use super::fleet::{Fleet, contended, shown, state};
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -62,6 +61,5 @@ async fn pause(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Ref
         }
         fleet = Fleet::of(&written.reply);
     }
-    let message = "others pause and resume the fleet again and again, it was left as it is: send it again";
-    Err(Refusal::new(Kind::Conflict, message))
+    Err(contended())
 }

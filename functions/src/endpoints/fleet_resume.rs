@@ -1,6 +1,5 @@
 //! `POST /fleet/resume`: lifts the fleet's pause. What would have been fired meanwhile is not caught up on (design P7).
 
-use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch};
 use common::keys;
 use common::kv::{Compare, Kv, Op, Txn};
@@ -8,7 +7,7 @@ use lambda_http::Request;
 use serde_json::Value;
 
 use super::CONFLICTS_MAX;
-use super::fleet::{Fleet, ends, state};
+use super::fleet::{Fleet, contended, ends, state};
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -60,6 +59,5 @@ async fn resume(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         in_doubt = Some(reply).filter(|_| written.doubted && !once.is_named());
         fleet = Fleet::of(&written.reply);
     }
-    let message = "others pause and resume the fleet again and again, it was left as it is: send it again";
-    Err(Refusal::new(Kind::Conflict, message))
+    Err(contended())
 }

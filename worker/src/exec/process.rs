@@ -408,4 +408,4 @@ fn signal_words(signal: i32) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

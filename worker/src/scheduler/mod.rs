@@ -1095,42 +1095,13 @@ impl Scheduler {
                 // A job that was edited or deleted since its claim is looked at again before the start (P15).
                 let jitter = self.jobs.get(&name).map_or(0, JobState::jitter_ms);
                 let start_at = claim.open.plan_time.plus_ms(jitter);
-                let (run_id, unlocked) = (claim.open.run_id.clone(), claim.open.unlocked);
-                let run = Run {
-                    sid: claim.sid,
-                    seq: claim.seq,
-                    job_revision: claim.job_revision,
-                    claim_revision: revision,
-                    open_revision: revision,
-                    beside: false,
-                    lock_revision: Some(revision),
-                    kept_lock: None,
-                    stage: Stage::Claimed,
-                    start_at,
-                    killed: None,
-                    moving: false,
-                    rescue: false,
-                    started_at: None,
-                    record: None,
-                    open: claim.open,
-                };
-                self.runs.insert(run_id.clone(), run);
-                self.starts.insert((start_at, run_id.clone()));
                 if let Some(state) = self.jobs.get_mut(&name) {
-                    if !unlocked {
-                        state.run = Some(run_id.clone());
-                    }
                     state.left_to_seed = false;
                 }
                 self.asked.remove(&name);
-                for request in self.kills_seen.remove(&name).unwrap_or_default() {
-                    self.on_kill_asked(now, &name, request, out);
-                }
-                if self.killing {
-                    self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), out);
-                }
-                self.start_due(now, out);
-                self.prepare(&run_id, out);
+                let key = (claim.sid, claim.seq);
+                let run = Run::claimed(claim.open, key, claim.job_revision, revision, start_at);
+                self.take_run(now, run, out);
             }
         }
         self.look_at(&name, now, out);

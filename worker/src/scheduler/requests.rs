@@ -16,11 +16,9 @@ use common::domain::worker::Sid;
 use common::keys;
 use common::kv::Revision;
 
-use crate::exec::work::Kill;
-
 use super::event::{Action, LockSeen, Report};
 use super::job_state::{Definition, Pending};
-use super::runs::{Run, Stage, by_worker_that_ends};
+use super::runs::Run;
 use super::{
     LOCKED_RETRY_MS, LOOKS_PER_STEP, RESEND_MAX_MS, RETRY_MS, STALE_RETRY_MS, Scheduler, look_after_ms,
 };
@@ -544,44 +542,16 @@ impl Scheduler {
         revision: Revision,
         out: &mut Vec<Action>,
     ) {
-        let (open, name) = (&claim.open, &claim.open.job);
+        let open = &claim.open;
         self.requests.forget(&open.run_id);
         if let Some(skipped) = &open.skipped {
             out.push(Action::Report(Report::Skipped(open.clone())));
             let record = Box::new(Record::skipped(open, skipped.clone()));
             return out.push(Action::Record { record, settles: Some((claim.sid, claim.seq)) });
         }
-        let run_id = open.run_id.clone();
-        let run = Run {
-            sid: claim.sid,
-            seq: claim.seq,
-            job_revision: claim.job_revision,
-            claim_revision: revision,
-            open_revision: revision,
-            beside: !claim.exclusive,
-            lock_revision: Some(revision),
-            kept_lock: None,
-            stage: Stage::Claimed,
-            start_at: now,
-            killed: None,
-            moving: false,
-            rescue: false,
-            started_at: None,
-            record: None,
-            open: open.clone(),
-        };
-        self.runs.insert(run_id.clone(), run);
-        self.starts.insert((now, run_id.clone()));
-        if let Some(state) = self.jobs.get_mut(name) {
-            state.run = Some(run_id.clone());
-        }
-        for request in self.kills_seen.remove(name).unwrap_or_default() {
-            self.on_kill_asked(now, name, request, out);
-        }
-        if self.killing {
-            self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), out);
-        }
-        self.start_due(now, out);
+        let key = (claim.sid, claim.seq);
+        let run = Run::claimed(open.clone(), key, claim.job_revision, revision, now);
+        self.take_run(now, Run { beside: !claim.exclusive, ..run }, out);
     }
 
     // --- ends that ask for more -----------------------------------------------------------------------------------

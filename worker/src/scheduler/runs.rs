@@ -73,6 +73,34 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Just claimed under this open key, of this definition, at this revision.
+    pub(super) fn claimed(
+        open: OpenRun,
+        (sid, seq): (Sid, u64),
+        job_revision: Revision,
+        revision: Revision,
+        start_at: Timestamp,
+    ) -> Self {
+        Self {
+            open,
+            sid,
+            seq,
+            job_revision,
+            claim_revision: revision,
+            beside: false,
+            open_revision: revision,
+            lock_revision: Some(revision),
+            kept_lock: None,
+            stage: Stage::Claimed,
+            start_at,
+            killed: None,
+            started_at: None,
+            moving: false,
+            rescue: false,
+            record: None,
+        }
+    }
+
     /// Its claim is of a history that is no more: kill requests are now compared with the revision of its rescue.
     fn rescued_at(&mut self, revision: Revision) {
         if std::mem::take(&mut self.rescue) {
@@ -82,6 +110,24 @@ impl Run {
 }
 
 impl Scheduler {
+    /// A claim was won: its run waits for its time, unless somebody has asked meanwhile that it end.
+    pub(super) fn take_run(&mut self, now: Timestamp, run: Run, out: &mut Vec<Action>) {
+        let (run_id, job) = (run.open.run_id.clone(), run.open.job.clone());
+        self.starts.insert((run.start_at, run_id.clone()));
+        if let Some(state) = self.jobs.get_mut(&job).filter(|_| !run.open.unlocked) {
+            state.run = Some(run_id.clone());
+        }
+        self.runs.insert(run_id.clone(), run);
+        for request in self.kills_seen.remove(&job).unwrap_or_default() {
+            self.on_kill_asked(now, &job, request, out);
+        }
+        if self.killing {
+            self.kill_run(now, &run_id, Kill::AtOnce, by_worker_that_ends(now), out);
+        }
+        self.start_due(now, out);
+        self.prepare(&run_id, out);
+    }
+
     pub(super) fn start_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         while let Some((at, run_id)) = self.starts.first().cloned() {
             if at > now {

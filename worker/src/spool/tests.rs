@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::record::Status;
-use common::domain::run::{OpenRun, RunId, Trigger};
+use common::domain::run::{OpenRun, RunId};
 
 use super::*;
+use crate::exec::process::tests as runs;
 
 const MIB: u64 = 1 << 20;
 /// Enough for everything.
@@ -22,16 +23,10 @@ pub(crate) fn record(number: i64) -> Record {
         run_id: RunId::new(sid, number.unsigned_abs()),
         job: JobName::parse("a").unwrap(),
         plan_time: at,
-        attempt: 1,
         schedule_time: at,
         worker: "w".to_owned(),
         command: "echo hello".to_owned(),
-        trigger: Trigger::Schedule,
-        skipped: None,
-        unlocked: false,
-        asked: None,
-        env: None,
-        on_lost: None,
+        ..runs::open()
     };
     Record {
         status: Some(Status::Succeeded),

@@ -10,7 +10,8 @@ use common::domain::run::{RunId, Trigger};
 use common::domain::worker::Sid;
 use serde_json::json;
 
-pub(in crate::exec) fn open() -> OpenRun {
+/// A run that was claimed, as every test may change it.
+pub(crate) fn open() -> OpenRun {
     OpenRun {
         run_id: RunId::new(Sid(0xabc), 7),
         job: JobName::parse("test").unwrap(),
