@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use common::clock::sleep;
 use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::provision::search;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tests::fixtures::{Fleet, SOON, TestDir, http, processes_of, program, site, status, wait_for};
+use tests::fixtures::{Fleet, SOON, TestDir, http, processes_of, program, site, skip, status, wait_for};
 
 /// What a guardian is called.
 const GUARDIAN: &[u8] = b"fleetcron-guardian\0";
@@ -113,6 +114,21 @@ async fn nothing_that_a_killed_worker_ran_is_left() {
         let record = fleet.record(&format!("job-{number}"), |record| status(record) == "lost").await;
         assert_eq!(record.get_str("worker").unwrap(), "w1");
     }
+}
+
+/// As a process that is put into a container without a session of its own: its session and its group have no number in there.
+#[test]
+fn nothing_is_left_where_the_session_began_outside_of_the_namespace() {
+    let name = "nothing_is_left_where_the_session_began_outside_of_the_namespace";
+    let ours = std::env::current_exe().unwrap();
+    if !rustix::process::geteuid().is_root() || search("unshare").is_none() {
+        skip(name, "no root rights, or no unshare, for a pid namespace");
+        return;
+    }
+    let mut inside = Command::new("unshare");
+    inside.args(["--pid", "--fork", "--mount-proc"]).arg(ours);
+    inside.args(["--exact", "nothing_that_a_killed_worker_ran_is_left", "--nocapture"]);
+    assert!(inside.status().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,12 +104,13 @@ pub fn kill_tree(root: i32) {
         }
         pids.extend(children);
     }
-    let own = rustix::process::getpgrp().as_raw_nonzero().get();
+    // Read like the others: it is 0 where the group began outside of this process's pid namespace, which the system call's wrapper rules out.
+    let own = processes.get(&rustix::process::getpid().as_raw_pid()).map(|(_, group)| *group);
     let groups: BTreeSet<i32> = pids
         .iter()
         .filter_map(|pid| processes.get(pid))
         .map(|(_, group)| *group)
-        .filter(|g| *g != own)
+        .filter(|group| Some(*group) != own)
         .collect();
     for group in groups.into_iter().filter_map(Pid::from_raw) {
         let _gone = rustix::process::kill_process_group(group, Signal::KILL);

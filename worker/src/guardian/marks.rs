@@ -120,12 +120,23 @@ pub(super) struct Origin {
     /// The worker's process.
     pub(super) process: Option<Pid>,
     /// The session of the worker's process. Commands stay in it, but for those that leave on purpose, as a daemon does.
-    pub(super) session: Option<Pid>,
+    pub(super) session: Option<SessionId>,
     /// The worker's own group.
     pub(super) group: Option<GroupId>,
 }
 
 impl Origin {
+    /// The worker is `process`, and this process is in its session and group.
+    pub(super) fn here(word: &str, process: Option<Pid>) -> Self {
+        let own = Process::read("self");
+        Self {
+            word: word.to_owned(),
+            process,
+            session: own.as_ref().map(|own| own.session),
+            group: own.and_then(|own| own.group),
+        }
+    }
+
     /// The groups of processes whose mark is of this origin and is `wanted`; and those of orphans of the worker that have no mark, but its
     /// tag, if their group is wanted. Without `/proc`, as on macOS, none are found.
     pub(super) fn groups(
@@ -138,19 +149,16 @@ impl Origin {
         let parents = [self.process, getppid()];
         let group_of = |number: i32| {
             let process = Process::read(number)?;
-            if Some(process.session) != self.session || Some(process.group) == self.group {
+            let group = process.group.filter(|group| Some(*group) != self.group)?;
+            if Some(process.session) != self.session {
                 return None;
             }
             let environment = std::fs::read(format!("/proc/{number}/environ")).ok()?;
             let is_wanted = match Mark::in_environment(&environment) {
                 Some(mark) => mark.word == self.word && wanted(mark.member),
-                None => {
-                    parents.contains(&process.parent)
-                        && wanted_without(process.group)
-                        && self.has_tagged(number)
-                }
+                None => parents.contains(&process.parent) && wanted_without(group) && self.has_tagged(number),
             };
-            is_wanted.then_some(process.group)
+            is_wanted.then_some(group)
         };
         let processes = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         processes.filter_map(group_of).collect()
@@ -165,26 +173,27 @@ impl Origin {
     }
 }
 
+/// A session's number. It is 0 for one that began outside of this process's pid namespace, as when a container's runtime puts a process
+/// into one without a new session; which is why it is read from `/proc`: the system call's wrapper takes 0 for impossible.
+type SessionId = i32;
+
 /// What `/proc` shows of a process that lives.
 struct Process {
     parent: Option<Pid>,
-    group: GroupId,
-    session: Pid,
+    /// `None` for one that, as a session may, began outside.
+    group: Option<GroupId>,
+    session: SessionId,
 }
 
 impl Process {
-    fn read(number: i32) -> Option<Self> {
+    fn read(number: impl fmt::Display) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
         // The program's name stands in parentheses and may contain anything: read behind the last one.
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let state = fields.next()?;
         let mut next = || fields.next()?.parse().ok();
         let (parent, group, session) = (next()?, next()?, next()?);
-        let process = Self {
-            parent: Pid::from_raw(parent),
-            group: GroupId::from_raw(group)?,
-            session: Pid::from_raw(session)?,
-        };
+        let process = Self { parent: Pid::from_raw(parent), group: GroupId::from_raw(group), session };
         (state != "Z").then_some(process)
     }
 }
@@ -225,13 +234,7 @@ mod tests {
 
     #[test]
     fn processes_are_found_by_their_mark_unless_they_left_the_session() {
-        let session = rustix::process::getsid(None).ok();
-        let origin = Origin {
-            word: common::ids::random_id(),
-            process: Some(rustix::process::getpid()),
-            session,
-            group: Some(GroupId::of(rustix::process::getpgrp())),
-        };
+        let origin = Origin::here(&common::ids::random_id(), Some(rustix::process::getpid()));
         let start = |shell: &str, number, fence| {
             use std::os::unix::process::CommandExt as _;
             let mark = Mark { word: origin.word.clone(), member: Member { number, worker: 0, fence } };
@@ -272,12 +275,7 @@ mod tests {
     #[test]
     fn processes_without_a_mark_are_found_by_their_tag() {
         use std::os::unix::process::CommandExt as _;
-        let origin = Origin {
-            word: common::ids::random_id(),
-            process: Some(rustix::process::getpid()),
-            session: rustix::process::getsid(None).ok(),
-            group: Some(GroupId::of(rustix::process::getpgrp())),
-        };
+        let origin = Origin::here(&common::ids::random_id(), Some(rustix::process::getpid()));
         tag_this_process(&origin.word);
         let mut command = std::process::Command::new("bash");
         command.args(["-c", "exec env -i sleep 100"]).env(VARIABLE, "none").process_group(0);

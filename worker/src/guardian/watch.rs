@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use common::clock::{self, Stopwatch};
-use rustix::process::{getpgrp, getppid, getsid, setsid};
+use rustix::process::{getppid, setsid};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,12 +32,7 @@ const LOOKS_MAX: usize = 20;
 pub(super) fn run(word: &str, first: u64) -> anyhow::Result<()> {
     // So that it has another name than the worker (killall); elsewhere than on Linux it keeps that.
     let _named = std::fs::write("/proc/self/comm", super::WORD);
-    let origin = Origin {
-        word: word.to_owned(),
-        process: getppid(),
-        session: getsid(None).ok(),
-        group: Some(GroupId::of(getpgrp())),
-    };
+    let origin = Origin::here(word, getppid());
     // What is sent to the worker's group or session, as by a terminal, is not for this process: its work comes after that.
     if let Err(why) = setsid() {
         tracing::warn!(%why, "the guardian has no session of its own");
