@@ -18,6 +18,7 @@ use common::domain::pause::{Base, Pause};
 use common::domain::record::Record;
 use common::domain::request::Request as RunRequest;
 use common::domain::run::{LockHolder, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
@@ -1035,7 +1036,10 @@ async fn pausing_and_resuming_move_the_base_and_nothing_of_the_time_between_is_c
         assert_eq!(mark.base, stage.clock.now(), "{path}");
         let pair = stage.pair(&keys::fired(&name("a"))).await.unwrap();
         assert_eq!(job.mod_revision, pair.mod_revision, "{path}: one transaction");
-        assert_eq!(mark.hash, Job::from_stored("a", &job.value).unwrap().schedule_hash());
+        assert_eq!(
+            mark.hash,
+            Job::from_stored("a", &job.value).unwrap().schedule_hash(&FleetSettings::default())
+        );
         let before = stage.revision().await;
         stage.pass(60_000);
         stage.post(path, json!({"name": "a"})).await;

@@ -50,6 +50,7 @@ impl World {
             claims_win: true,
             releases: true,
         };
+        world.feed(Event::Settings(Some(FleetSettings::default()), 0));
         world.fleet(&["me"]);
         world.list(&[]);
         world.gain(1);
@@ -151,7 +152,8 @@ impl World {
         let seen = self.seen_with(job, cron, "true", options);
         let Ok(definition) = &seen.job else { panic!("a good job") };
         let before = self.marks.get(&seen.name).and_then(|seen| seen.mark.clone().ok());
-        let mark = Mark::based(before.as_ref(), at(self.now), definition.schedule_hash());
+        let mark =
+            Mark::based(before.as_ref(), at(self.now), definition.schedule_hash(&FleetSettings::default()));
         let revision = self.put_mark(&seen.name, mark);
         JobSeen { create_revision: revision, mod_revision: revision, ..seen }
     }

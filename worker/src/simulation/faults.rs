@@ -9,6 +9,7 @@ use common::domain::mark::Mark;
 use common::domain::pause::Base;
 use common::domain::request::Request;
 use common::domain::run::{LockHolder, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{LeaseId, Op};
@@ -369,8 +370,11 @@ impl World {
         let before = self.store.get(keys::fired(name)).map(|pair| Mark::decode(&pair.value).unwrap());
         let mut then = vec![Op::put(keys::job(name), definition)];
         let stands = self.store.get(keys::job(name)).is_some();
-        if !stands || before.as_ref().is_none_or(|mark| mark.hash != job.schedule_hash()) {
-            let mark = Mark::based(before.as_ref(), self.time(), job.schedule_hash());
+        if !stands
+            || before.as_ref().is_none_or(|mark| mark.hash != job.schedule_hash(&FleetSettings::default()))
+        {
+            let mark =
+                Mark::based(before.as_ref(), self.time(), job.schedule_hash(&FleetSettings::default()));
             then.push(Op::put(keys::fired(name), mark.encode()));
         }
         if self.mutant == Mutant::EditFreesLock {

@@ -60,11 +60,20 @@ pub(super) enum Watched {
     Pause,
     Base,
     Requests,
+    Settings,
 }
 
 impl Watched {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Jobs, Self::Workers, Self::Sessions, Self::Kills, Self::Pause, Self::Base, Self::Requests];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Jobs,
+        Self::Workers,
+        Self::Sessions,
+        Self::Kills,
+        Self::Pause,
+        Self::Base,
+        Self::Requests,
+        Self::Settings,
+    ];
 
     pub(super) fn span(self) -> Span {
         match self {
@@ -74,6 +83,7 @@ impl Watched {
             Self::Kills => Span::prefix(keys::KILLER),
             Self::Pause => Span::key(keys::PAUSED),
             Self::Base => Span::key(keys::BASE),
+            Self::Settings => Span::key(keys::SETTINGS),
             Self::Requests => Span::prefix(keys::REQUESTS),
         }
     }
@@ -850,6 +860,7 @@ impl World {
             Watched::Jobs => watches::job_events(&mut BTreeSet::new(), &news), // its list is one page
             Watched::Kills => watches::kill_events(&news),
             Watched::Base => vec![watches::base_event(&news)],
+            Watched::Settings => vec![watches::settings_event(&news)],
             Watched::Requests => watches::request_events(&mut BTreeSet::new(), &news), // as that of the jobs
             Watched::Workers => {
                 let registered = &mut self.hosts[worker].shell.registered;
@@ -1071,8 +1082,9 @@ impl World {
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         let job = match action {
             Action::Claim(claim) => return self.hosts[worker].shell.claims.put(*claim),
-            Action::Adopt { job, job_revision, mark_revision, mark_value, sid, mark } => {
-                let adoption = Adoption { job, job_revision, mark_revision, mark_value, sid, mark };
+            Action::Adopt { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark } => {
+                let adoption =
+                    Adoption { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark };
                 return self.hosts[worker].shell.adoptions.put(adoption);
             }
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },

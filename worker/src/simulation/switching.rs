@@ -4,6 +4,7 @@
 use common::domain::enabling::switched;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::Op;
 
@@ -70,7 +71,7 @@ impl World {
                 Some(before) if self.mutant == Mutant::EnablesWithoutBase => before.base,
                 _ => self.time(),
             };
-            let mark = Mark::based(before.as_ref(), base, job.schedule_hash());
+            let mark = Mark::based(before.as_ref(), base, job.schedule_hash(&FleetSettings::default()));
             then.push(Op::put(keys::fired(name), mark.encode()));
         }
         self.note(|| format!("{name} is switched {}", if on { "on" } else { "off" }));
