@@ -1094,3 +1094,150 @@ fn a_long_outage_costs_few_questions() {
         }
     }
 }
+
+// ---- zones, against an oracle that looks at every second ----
+
+/// What clocks in a zone show around one of its jumps: for each second, by jiff's own arithmetic.
+struct Clocks {
+    from: i64,
+    walls: Vec<i64>,
+    step: i64,
+}
+
+impl Clocks {
+    /// `around` seconds on both sides of the jump, in steps.
+    fn around(zone: &str, jump: i64, around: i64, step: i64) -> Self {
+        let zone = jiff::tz::TimeZoneDatabase::bundled().get(zone).expect("a zone");
+        let from = (jump - around).div_euclid(60) * 60;
+        let shown = |t| t + i64::from(zone.to_offset(jiff::Timestamp::from_second(t).unwrap()).seconds());
+        let walls = (0..2 * around / step).map(|n| shown(from + n * step)).collect();
+        Self { from, walls, step }
+    }
+
+    fn time(&self, index: usize) -> i64 {
+        self.from + i64::try_from(index).unwrap() * self.step
+    }
+
+    /// The fires among these times by the rule, found the long way. `has` tells whether a wall time is one of the schedule's.
+    fn fires(&self, dst: Dst, interval: bool, has: impl Fn(i64) -> bool) -> Vec<i64> {
+        if interval || dst == Dst::Twice {
+            return (0..self.walls.len()).filter(|n| has(self.walls[*n])).map(|n| self.time(n)).collect();
+        }
+        // Every wall time from the first that is shown, whether it is shown or not: it belongs to the first moment that shows it or more.
+        let (mut fires, mut wall) = (Vec::new(), self.walls[0]);
+        for (n, shown) in self.walls.iter().enumerate() {
+            while wall <= *shown {
+                if has(wall) && (wall == *shown || dst == Dst::Debian) {
+                    fires.push(self.time(n));
+                }
+                wall += self.step;
+            }
+        }
+        fires.dedup();
+        fires
+    }
+}
+
+/// Zones that do what others do not: jumps of half an hour, of three hours, over a day, at midnight, twice around Ramadan, by two hours.
+const ODD_ZONES: [&str; 12] = [
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Pacific/Kwajalein",
+    "Africa/Casablanca",
+    "Antarctica/Troll",
+    "Antarctica/Casey",
+    "Pacific/Chatham",
+    "America/Sao_Paulo",
+    "America/St_Johns",
+    "Asia/Gaza",
+    "Europe/Dublin",
+    "America/New_York",
+];
+
+#[test]
+fn zones_agree_with_the_oracle_around_their_jumps() {
+    let mut random = Random(0x5eed_0004);
+    let mut compared = 0;
+    for name in ODD_ZONES {
+        let zone = Zone::parse(name).unwrap();
+        let mut jumps = Vec::new();
+        let mut period = zone.period_at(0);
+        while let Some(next) = zone.period_after(&period) {
+            jumps.push(next.start);
+            period = next;
+        }
+        let chosen: Vec<i64> =
+            (0..5).map(|_| jumps[random.index(jumps.len())]).chain(jumps.last().copied()).collect();
+        for jump in chosen {
+            for (around, step) in [(40 * 3600, 60), (2 * 3600, 1)] {
+                let clocks = Clocks::around(name, jump, around, step);
+                for _ in 0..4 {
+                    compared += compare_around(&zone, &clocks, &mut random);
+                }
+            }
+        }
+    }
+    assert!(compared > 10_000, "only {compared} fires were compared");
+}
+
+/// One random expression under each rule; how many fires were compared.
+fn compare_around(zone: &Zone, clocks: &Clocks, random: &mut Random) -> usize {
+    let minute = Written::random(random, 0, 59, 59, &[]);
+    let hour = Written::random(random, 0, 23, 23, &[]);
+    let second = (clocks.step == 1).then(|| Written::random(random, 0, 59, 59, &[]));
+    let text = match &second {
+        None => format!("{} {} * * *", minute.text, hour.text),
+        Some(second) => format!("{} {} {} * * * *", second.text, minute.text, hour.text),
+    };
+    let says_how_often = |field: &Written| {
+        field.star() || field.text.contains('/') || (second.is_some() && field.text.contains('-'))
+    };
+    let interval =
+        says_how_often(&minute) || says_how_often(&hour) || second.as_ref().is_some_and(says_how_often);
+    let has = |wall: i64| {
+        let second_of_day = u32::try_from(wall.rem_euclid(86_400)).unwrap();
+        let (h, m, s) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+        hour.has(h) && minute.has(m) && second.as_ref().map_or(s == 0, |second| second.has(s))
+    };
+    let mut compared = 0;
+    for (dst, _) in Dst::ALL {
+        let settings = ScheduleSettings { zone: zone.clone(), dst, ..ScheduleSettings::default() };
+        let schedule = Schedule::parse(&text, &settings).unwrap();
+        // The first hours may have skipped times of before.
+        let margin = if clocks.step == 1 { 60 } else { 26 * 60 * 60 };
+        let start = clocks.from + margin.min(clocks.time(clocks.walls.len()) - clocks.from);
+        let expected: Vec<i64> =
+            clocks.fires(dst, interval, has).into_iter().filter(|t| *t >= start).collect();
+        let end = Timestamp::from_ms(clocks.time(clocks.walls.len()) * 1000);
+        let found = walk(&schedule, Timestamp::from_ms(start * 1000 - 1), end);
+        let found: Vec<i64> = found.iter().map(|ms| ms / 1000).collect();
+        assert_eq!(
+            found,
+            expected,
+            "{text:?} in {zone} by {dst:?} from {}",
+            Timestamp::from_ms(start * 1000)
+        );
+        compared += expected.len();
+    }
+    compared
+}
+
+#[test]
+fn every_minute_is_a_minute_of_real_time_in_every_zone() {
+    for name in Zone::names() {
+        let zone = Zone::parse(name).unwrap();
+        let settings = ScheduleSettings { zone: zone.clone(), ..ScheduleSettings::default() };
+        let schedule = Schedule::parse("* * * * *", &settings).unwrap();
+        let mut period = zone.period_at(100 * zone::DAY);
+        while let Some(next) = zone.period_after(&period) {
+            // Offsets of whole minutes: those of Liberia had seconds until 1972.
+            if period.offset % 60 == 0 && next.offset % 60 == 0 {
+                let before = Timestamp::from_ms((next.start - 120) * 1000);
+                let fires = walk(&schedule, before, before.plus_ms(240_000));
+                let expected: Vec<i64> = (1..4).map(|n| before.ms() + n * 60_000).collect();
+                assert_eq!(fires, expected, "{name} at {}", Timestamp::from_ms(next.start * 1000));
+            }
+            period = next;
+        }
+    }
+}

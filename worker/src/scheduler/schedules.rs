@@ -171,7 +171,7 @@ mod tests {
             None => job(json!({"cronExpr": "0 12 * * *"})),
             Some(zone) => job(json!({"cronExpr": "0 12 * * *", "timezone": zone})),
         };
-        let mut hour = |schedules: &mut Schedules, zone| {
+        let hour = |schedules: &mut Schedules, zone| {
             let schedule = schedules.parse(Source::of(&noon(zone))).1.unwrap();
             schedule.next_after(Timestamp::ZERO).unwrap().ms() / 3_600_000
         };
