@@ -426,6 +426,10 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
     assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
     assert_eq!(adopt(claim.job_revision - 1, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
     assert_eq!(adopt(claim.job_revision, claim.mark_revision, Sid(77)).await, AdoptAnswer::LookAgain);
+    // By settings that are others now, or gone.
+    put(kv, keys::SETTINGS, "{\"v\":1}").await;
+    assert_eq!(adopt(claim.job_revision, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
+    kv.txn(Txn { then: vec![Op::delete(keys::SETTINGS)], ..Txn::default() }).await.unwrap();
     let AdoptAnswer::Done(_, revision) = adopt(claim.job_revision, claim.mark_revision, sid).await else {
         panic!("adopted")
     };

@@ -2,17 +2,21 @@
 
 use super::expression::{DaysOfMonth, DaysOfWeek};
 
-/// The day of a date, counted from 1970-01-01. Years are counted from March on, so that the leap day is a year's last.
-pub(super) fn day_of(year: u32, month: u32, day: u32) -> i64 {
+/// The day of a date, counted from 1970-01-01.
+#[must_use]
+pub fn day_of(year: u32, month: u32, day: u32) -> i64 {
+    // Years are counted from March on, so that the leap day is a year's last.
     let (year, month) =
         if month > 2 { (i64::from(year), month - 3) } else { (i64::from(year) - 1, month + 9) };
     let in_year = i64::from((153 * month + 2) / 5 + day) - 1;
     365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + in_year - 719_468
 }
 
-/// The date of a day counted from 1970-01-01, which is not before it: year, month, day. 400 years have 146,097 days.
-pub(super) fn date_of(day: i64) -> Option<(u32, u32, u32)> {
-    let days = u64::try_from(day).ok()? + 719_468;
+/// The date of a day counted from 1970-01-01: year, month, day; `None` when it is before that, or thousands of years after.
+#[must_use]
+pub fn date_of(day: i64) -> Option<(u32, u32, u32)> {
+    // 400 years have 146,097 days.
+    let days = u64::try_from(day).ok()?.checked_add(719_468)?;
     let (era, in_era) = (days / 146_097, days % 146_097);
     let year_of_era = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
     let in_year = in_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 
+pub use calendar::{date_of, day_of};
 pub use expression::{
     DaysOfMonth, DaysOfWeek, Expression, Fields, Place, SpecialDay, SpecialDays, SpecialWeekdays,
 };

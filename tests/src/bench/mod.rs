@@ -10,6 +10,7 @@ mod fleet;
 mod floor;
 mod load;
 mod machine;
+mod schedules;
 
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use local_dev::native::{provision, workspace};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured, with what it is.
-const BENCHES: [(&str, &str); 5] = [
+const BENCHES: [(&str, &str); 6] = [
     ("floor", "what the machine itself can do: shells started by a loop, without any store"),
     (
         "every-second",
@@ -30,13 +31,18 @@ const BENCHES: [(&str, &str); 5] = [
     ("burst", "the largest number of jobs due in one second that all start within it"),
     ("failover", "from the kill -9 of one of two workers to the next starts of its jobs"),
     ("load", "a worker's start with 100,000 and with a million jobs: time and memory"),
+    ("schedules", "finding the next fire of a schedule, parsing and holding it; in this process"),
 ];
+
 /// Builds the programs, measures what the words name (nothing: all), and prints.
 ///
 /// # Errors
 /// A word is unknown, a program is missing or does not start, or a store does not answer.
 pub async fn run(words: &[String]) -> anyhow::Result<()> {
     let (chosen, rows) = parse(words)?;
+    if chosen == ["schedules"] {
+        return schedules::measure(); // it needs no programs and no stores
+    }
     release()?;
     let (etcd, mongo) = tokio::task::spawn_blocking(|| anyhow::Ok((provision::etcd()?, provision::mongo()?)))
         .await
@@ -62,6 +68,7 @@ async fn measure(name: &str, rows: &Rows) -> anyhow::Result<()> {
         "every-second" => every_second::measure(rows).await,
         "burst" => burst::measure().await,
         "failover" => failover::measure().await,
+        "schedules" => schedules::measure(),
         _ => load::measure().await,
     }
 }

@@ -4,6 +4,7 @@ mod asked;
 mod concurrency;
 mod enabling;
 mod late;
+mod settings;
 
 use super::*;
 use common::domain::job::Job;

@@ -9,13 +9,13 @@ use common::domain::options::{Concurrency, Misfire};
 use common::domain::record::{Record, RecordId, Status};
 use common::domain::request::Request;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
-use common::domain::settings::FleetSettings;
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{Change, Pair, Revision};
 use common::schedule::{Schedule, ScheduleSettings};
 
 use super::log::Stored;
+use super::settings;
 use super::store::Store;
 use super::world::{OFFSET_MS_MAX, START_MS};
 use crate::claims;
@@ -172,7 +172,7 @@ impl Invariants {
         let now = Timestamp::from_ms(START_MS + self.now);
         if pair.mod_revision == change.pair.mod_revision {
             self.enabled_at.insert(name.clone(), now);
-        } else if Mark::decode(&pair.value).unwrap().hash == before.schedule_hash(&FleetSettings::default()) {
+        } else if Mark::decode(&pair.value).unwrap().hash == before.schedule_hash(&settings::fleet(store)) {
             self.enabled_at.insert(name.clone(), now.plus_ms(-OFFSET_MS_MAX));
         }
     }

@@ -12,6 +12,7 @@ use common::domain::kill::Killed;
 use common::domain::mark::Mark;
 use common::domain::record::{Ending, Status};
 use common::domain::run::{OpenRun, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Sid};
 use common::keys;
 use common::kv::{self, Kv, Pair, Range, Revision, Span, WatchStream};
@@ -302,6 +303,7 @@ impl World {
         host.trusts_clock = true; // until the first step
         host.shell = Shell::new();
         host.shell.restores_before = self.restores;
+        self.knows_settings(worker);
         for watched in self.watched() {
             self.spawn(worker, 0, Job::List(watched));
         }
@@ -710,6 +712,7 @@ impl World {
             self.hosts[worker].floor = now.plus_ms(crate::scheduler::CLAIMED_AHEAD_MAX_MS);
             self.step(worker, Event::StoreWentBack);
         }
+        self.knows_settings(worker);
         for watched in self.watched() {
             self.spawn(worker, era, Job::List(watched));
         }
@@ -718,6 +721,13 @@ impl World {
         }
         if !self.hosts[worker].shell.draining {
             self.seek_session(worker);
+        }
+    }
+
+    /// Where settings never change, nobody watches them.
+    fn knows_settings(&mut self, worker: usize) {
+        if self.setting.is_none() {
+            self.step(worker, Event::Settings(Some(FleetSettings::default()), 0));
         }
     }
 
