@@ -138,7 +138,7 @@ fn look_at(
         }
         (SeedDoes::Spins { from, for_ever: false }, _) => {
             format!(
-                "{expression:?} is run by the seed without pause from {} on, until the clocks are past their jump",
+                "{expression:?} is run by the seed without pause from {} on, for some time: the next time that it finds is not later",
                 time(*from)
             )
         }
@@ -246,7 +246,7 @@ mod tests {
         for (expression, zone, expected) in [
             ("*/5 * * * * *", "UTC", "under the seed; under Fleetcron it fires 2027-01-15T08:00:05Z"),
             ("0 0 */10 * MON", "UTC", "fires 2027-01-18T00:00:00Z"),
-            ("0 0 1 03 *", "UTC", "fires 2027-12-01T00:00:00Z"),
+            ("0 0 1 03 *", "UTC", "without pause from 2027-12-01T00:00:00Z on, for some time"),
             ("0 0 * * 0-7", "UTC", "under the seed"),
             (
                 "0 0 * * 5-7",
@@ -271,7 +271,7 @@ mod tests {
                 "passed over by the seed (missing field(s)); Fleetcron does not run it: \"nonsense\"",
             ),
             ("0 9 * * *", "Asia/Shanghai", "fires 2027-01-16T01:00:00Z"),
-            ("30 2 * * *", "America/New_York", "until the clocks are past their jump"),
+            ("30 2 * * *", "America/New_York", "for some time: the next time that it finds is not later"),
         ] {
             let said = says(expression, zone).unwrap_or_else(|| panic!("{expression} is not mentioned"));
             assert!(said.contains(expected), "{expression}: {said}");
