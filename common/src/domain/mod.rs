@@ -13,5 +13,6 @@ pub mod record;
 pub mod request;
 pub mod retry;
 pub mod run;
+pub mod settings;
 pub mod stored;
 pub mod worker;
