@@ -9,6 +9,7 @@ use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
+use super::http::Http;
 use super::job::{Fault, JobName};
 use super::retry::Retry;
 use crate::clock::Timestamp;
@@ -320,6 +321,14 @@ const FIELDS: &[Field] = &[
         write: |options| options.execution.fence.map(Value::from),
     },
     Field {
+        name: "http",
+        read: |options, value| {
+            options.execution.http = Some(Box::new(Http::parse(value)?));
+            Ok(())
+        },
+        write: |options| options.execution.http.as_deref().map(Http::to_value),
+    },
+    Field {
         name: "concurrency",
         read: |options, value| {
             let concurrency = of_word(&Concurrency::ALL, value);
@@ -467,6 +476,7 @@ mod tests {
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
+            json!({"http": {"method": "POST", "url": "https://example.com/", "body": "{}"}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -532,6 +542,8 @@ mod tests {
             ("startAt", json!("2027-02-30T08:00:00Z"), "RFC 3339"),
             ("endAt", json!(1_800_000_000_000_i64), "RFC 3339"),
             ("endAt", json!(""), "RFC 3339"),
+            ("http", json!("https://example.com/"), "is not an object"),
+            ("http", json!({"url": "https://u:p@example.com/"}), "Authorization"),
         ] {
             let given = json!({name: value});
             let (options, left) = taken(given.clone());

@@ -81,8 +81,8 @@ impl Definition {
         let unknown = job.options_not_understood();
         let runnable = if !unknown.is_empty() {
             Err(format!("it has options that this version does not understand: {}", unknown.join(", ")))
-        } else if job.command.is_empty() || job.command.contains('\0') {
-            Err("command: is missing or contains a NUL character".to_owned())
+        } else if let Err(fault) = job.check_work() {
+            Err(fault.to_string())
         } else {
             schedules.parse(&job.cron_expr, job.options.window()).map_err(|why| format!("cronExpr: {why}"))
         };
