@@ -19,6 +19,7 @@ use common::kv::embedded::EmbeddedKv;
 use common::kv::{
     self, Kv, LeaseId, Op, Pair, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream,
 };
+use common::networks::Networks;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{self, Appended, Place, RecordQuery, Removal, RunLog};
 use futures::StreamExt as _;
@@ -30,6 +31,7 @@ use crate::driver::{Options, Ports, Worker};
 use crate::exec::process::tests as runs;
 use crate::follow::{News, follow};
 use crate::live::Live;
+use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
@@ -989,6 +991,7 @@ pub(super) fn options() -> Options {
         retention: Retention { days: 0, max_per_job: 0 },
         data_dir: None,
         shell: Arc::default(),
+        outbound: Arc::new(Outbound::new(Networks::default())),
         spool_bytes_max: None,
     }
 }

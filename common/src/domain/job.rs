@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::http;
 use super::options::JobOptions;
 use super::settings::FleetSettings;
 use crate::schedule::{Dialect, Dst, Schedule, ScheduleSettings, Window};
@@ -172,7 +173,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode", "http", "after", "notify"];
+const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode", "after", "notify"];
 
 impl Job {
     /// Reads a stored value; `key_name` is what follows `/cron/jobs/`.
@@ -211,8 +212,17 @@ impl Job {
             )]);
         };
         let mut faults = Vec::new();
+        // What is sent stands in the place of the command.
+        let is_blank =
+            |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+        let no_command = fields.contains_key("http") && fields.get("command").is_none_or(is_blank);
+        if no_command {
+            fields.insert("command".to_owned(), Value::from(""));
+        }
         let mut text = |field: &str, what: &str| match fields.shift_remove(field) {
-            Some(Value::String(text)) if !text.trim().is_empty() => Some(text),
+            Some(Value::String(text)) if !text.trim().is_empty() || (no_command && field == "command") => {
+                Some(text)
+            }
             Some(Value::String(_) | Value::Null) | None => {
                 faults.push(Fault::new(field, format!("is missing: give {what}")));
                 None
@@ -223,7 +233,7 @@ impl Job {
             }
         };
         let name = text("name", "the job a name of 1 to 255 bytes");
-        let command = text("command", "the shell command to run");
+        let command = text("command", "the shell command to run, or the option http");
         let cron_expr = text("cronExpr", "a cron expression, such as \"*/5 * * * *\"");
         let name = name
             .and_then(|name| JobName::parse(&name).map_err(|why| faults.push(Fault::new("name", why))).ok());
@@ -257,6 +267,7 @@ impl Job {
                 None
             }
         });
+        faults.extend(http::contradictions(command.as_deref().unwrap_or_default(), &options.execution));
         for (field, value) in &fields {
             let wrong = JobOptions::fault(field, value);
             faults.push(wrong.unwrap_or_else(|| Fault::new(field, unknown_option(field))));
@@ -310,6 +321,18 @@ impl Job {
             text.push_str("\0disabled");
         }
         ScheduleHash(xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
+    }
+
+    /// Why nobody can run what it says, though every part of it is understood.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_work(&self) -> Result<(), Fault> {
+        let is_command = self.options.execution.http.is_none();
+        if is_command && (self.command.is_empty() || self.command.contains('\0')) {
+            return Err(Fault::new("command", "is missing or contains a NUL character"));
+        }
+        http::contradictions(&self.command, &self.options.execution).into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Options that this version does not understand, with what is wrong about those that it knows: such a job is left to workers that do.
@@ -460,6 +483,50 @@ mod tests {
                 ("jitterSeconds", "0 to 3600"),
             ],
         );
+    }
+
+    #[test]
+    fn a_request_stands_in_the_place_of_the_command() {
+        let http = json!({"url": "https://example.com/"});
+        let alone = json!({"name": "ping", "cronExpr": "@daily", "http": http});
+        let with = |field: &str, value: Value| {
+            let mut job = alone.clone();
+            job[field] = value;
+            job
+        };
+        for job in [
+            alone.clone(),
+            with("command", json!("")),
+            with("command", json!(null)),
+            with("command", json!(" \n")),
+        ] {
+            let job = submitted(job).unwrap().job;
+            let stored = json!({"name": "ping", "command": "", "cronExpr": "@daily", "http": http});
+            assert_eq!(job.to_value().to_string(), stored.to_string(), "the seed's fields are there");
+            assert_eq!(job.check_work(), Ok(()));
+            assert_eq!(Job::from_stored("ping", stored.to_string().as_bytes()).unwrap(), job);
+        }
+        refused(with("command", json!("true")), &[("command", "beside http")]);
+        refused(with("command", json!(5)), &[("command", "not a string")]);
+        refused(with("http", json!({})), &[("http", "has no url")]);
+        for (option, value) in [
+            ("env", json!({"A": "b"})),
+            ("workingDir", json!("/")),
+            ("user", json!("deploy")),
+            ("limits", json!({})),
+            ("killGraceSeconds", json!(1)),
+            ("fence", json!(true)),
+        ] {
+            refused(with(option, value.clone()), &[(option, "beside http")]);
+            let stored = Job::from_stored("ping", with(option, value).to_string().as_bytes()).unwrap();
+            assert_eq!(stored.check_work().unwrap_err().field, option, "put by other hands it is not run");
+        }
+        let both = Job::from_stored("ping", with("command", json!("true")).to_string().as_bytes()).unwrap();
+        assert_eq!(both.check_work().unwrap_err().field, "command");
+        submitted(with("fence", json!(false))).unwrap();
+        let mut neither = alone.clone();
+        neither.as_object_mut().unwrap().shift_remove("http");
+        refused(neither, &[("command", "or the option http")]);
     }
 
     #[test]

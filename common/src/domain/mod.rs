@@ -2,6 +2,7 @@
 
 pub mod enabling;
 pub mod execution;
+pub mod http;
 pub mod idempotency;
 pub mod job;
 pub mod kill;

@@ -9,6 +9,7 @@ use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
+use super::http::Http;
 use super::job::{Fault, JobName};
 use super::retry::Retry;
 use super::settings;
@@ -328,6 +329,14 @@ const FIELDS: &[Field] = &[
         write: |options| options.execution.fence.map(Value::from),
     },
     Field {
+        name: "http",
+        read: |options, value| {
+            options.execution.http = Some(Box::new(Http::parse(value)?));
+            Ok(())
+        },
+        write: |options| options.execution.http.as_deref().map(Http::to_value),
+    },
+    Field {
         name: "concurrency",
         read: |options, value| {
             let concurrency = of_word(&Concurrency::ALL, value);
@@ -492,6 +501,7 @@ mod tests {
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
             json!({"timezone": "Europe/Berlin", "dialect": "seed", "dst": "skip"}),
             json!({"timezone": "UTC", "dialect": "standard", "dst": "debian"}),
+            json!({"http": {"method": "POST", "url": "https://example.com/", "body": "{}"}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -561,6 +571,8 @@ mod tests {
             ("timezone", json!(2), "not a string"),
             ("dialect", json!("quartz"), "\"standard\" and \"seed\""),
             ("dst", json!("Debian"), "none of \"debian\""),
+            ("http", json!("https://example.com/"), "is not an object"),
+            ("http", json!({"url": "https://u:p@example.com/"}), "Authorization"),
         ] {
             let given = json!({name: value});
             let (options, left) = taken(given.clone());

@@ -166,7 +166,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         ${changed
           ? html`<div class="note doubt changed"><p>${t("changedMeanwhile")}</p>
               <p>${t("changedFields", { names: differing(other, base).map(labelOf).join(", ") })}</p>
-              <p><code>${other.cronExpr}</code></p><pre class="wrap" tabindex="0" role="region" aria-label=${t("changedCommand")}>${other.command}</pre>
+              <p><code>${other.cronExpr}</code></p><pre class="wrap" tabindex="0" role="region" aria-label=${t("changedCommand")}>${other.command || other["http-url"]}</pre>
               <button type="button" class="small" onClick=${() => (setBase(other), setJob(other), setRestored(false))}>${t("changedLoad")}</button>
               <button type="button" class="small" onClick=${() => setBase(other)}>${t("changedKeep")}</button></div>`
           : null}
@@ -193,7 +193,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
       </div>
       <div class="field">
         <label for="command">${t("command")}</label>
-        <textarea ...${field("command", { required: true })} class="mono" rows="7"></textarea>
+        <textarea ...${field("command", { required: !job["http-url"] })} class="mono" rows="7"></textarea>
         <${FieldFaults} id="command" faults=${faults.fields.command} />
         <p class="help" id="command-help">${t("commandHelp")}</p>
       </div>

@@ -91,8 +91,8 @@ impl Definition {
                 None,
                 Err(format!("it has options that this version does not understand: {}", unknown.join(", "))),
             )
-        } else if job.command.is_empty() || job.command.contains('\0') {
-            (None, Err("command: is missing or contains a NUL character".to_owned()))
+        } else if let Err(fault) = job.check_work() {
+            (None, Err(fault.to_string()))
         } else {
             let (source, schedule) = schedules.parse(Source::of(&job));
             (Some(source), schedule.map_err(wrong_expression))

@@ -313,6 +313,7 @@ fn ending(now: i64, status: Status) -> Ending {
         end_time: at(now),
         exit_code: Some(0),
         signal: None,
+        http_status: None,
     }
 }
 

@@ -1172,6 +1172,7 @@ impl World {
             end_time: at,
             exit_code: (status == Status::Succeeded).then_some(0),
             signal: (status == Status::Killed).then_some(9),
+            http_status: None,
         };
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         self.push_to(now, worker, What::Tell(era, Event::RunEnded(run_id.clone(), ending)));
