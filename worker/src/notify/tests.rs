@@ -468,3 +468,69 @@ async fn what_was_told_of_a_job_goes_with_it() {
     hook.stays(&["failure"]).await;
     assert_eq!(kept().await, 0);
 }
+
+/// News of the store come late: what was taken for nobody's news by what was known then is told after all.
+#[test]
+fn what_was_nobodys_news_by_an_old_state_is_told_by_the_new_one() {
+    use common::domain::notify::{Occasion, Outage};
+    use common::kv::{Change, Pair};
+
+    let name = JobName::parse("a").unwrap();
+    let mut watched = Watched::new(Arc::new(channels(&[("hook", webhook("http://127.0.0.1:1"))])));
+    let read = Arc::new(Job::from_stored("a", notifying().to_string().as_bytes()).unwrap());
+    let seen = JobSeen { name: name.clone(), job: Ok(read), create_revision: 1, mod_revision: 1 };
+    let now = record(Status::Failed, 0).end_time;
+    watched.see(&Event::JobPut(seen), now);
+    watched.see(&Event::JobsListed([name.clone()].into()), now);
+    watched.take_states(&News::Page { pairs: Vec::new(), first: true, last: true });
+    let mut revision = 1;
+    let mut news = |state: Notified| {
+        revision += 1;
+        let key = keys::notify(&name).into();
+        let (value, version) = (state.encode(), 1);
+        let pair = Pair { key, value, create_revision: 1, mod_revision: revision, version, lease: None };
+        News::Changed(vec![Change { pair, previous: None }])
+    };
+    let failing = |last: &Record| Notified {
+        outage: Some(Outage {
+            since: last.end_time,
+            last_at: last.end_time,
+            last_record: last.id.as_str().to_owned(),
+            failures: 1,
+            counted_at: now,
+            told_at: now,
+            kinds: [Occasion::Failure].into(),
+        }),
+        ..Notified::default()
+    };
+    let records = |happened: &[Happened]| happened.iter().map(|one| one.record.clone()).collect::<Vec<_>>();
+
+    // It succeeds here, and only then it is known that the run before had failed elsewhere.
+    assert_eq!(watched.take(&record(Status::Succeeded, 5), now), None);
+    assert_eq!(records(&watched.take_states(&news(failing(&record(Status::Failed, 4))))), ["a/5/1"]);
+    // A later failure is another outage; and the run that others took for lost is the one that succeeded here.
+    assert_eq!(
+        records(&watched.take_states(&news(failing(&record(Status::Failed, 6))))),
+        Vec::<String>::new()
+    );
+    let late = Record { end_time: now.plus_ms(90), ..record(Status::Lost, 5) };
+    assert_eq!(records(&watched.take_states(&news(failing(&late)))), ["a/5/1"]);
+
+    // It fails here, which is known, and only then it is known that it had succeeded in between.
+    watched.take_states(&news(failing(&record(Status::Failed, 20))));
+    assert_eq!(watched.take(&record(Status::Failed, 30), now), None);
+    assert_eq!(watched.take(&record(Status::Failed, 31), now), None);
+    let succeeded =
+        |at| Notified { succeeded: Some(record(Status::Succeeded, at).end_time), ..Notified::default() };
+    let better = watched.take_states(&news(succeeded(25)));
+    assert_eq!((records(&better), better[0].count), (vec!["a/31/1".to_owned()], 2));
+    watched.take_states(&news(failing(&record(Status::Failed, 40))));
+    assert_eq!(watched.take(&record(Status::Failed, 41), now), None);
+    assert_eq!(records(&watched.take_states(&news(succeeded(42)))), Vec::<String>::new());
+    // What is added up goes to the state within a minute, and what ends the outage says how many there were.
+    watched.take_states(&news(failing(&record(Status::Failed, 50))));
+    assert_eq!(watched.take(&record(Status::Failed, 51), now), None);
+    assert_eq!(watched.take(&record(Status::Failed, 52), now.plus_ms(60_000)).unwrap().count, 2);
+    assert_eq!(watched.take(&record(Status::Failed, 53), now), None);
+    assert_eq!(watched.take(&record(Status::Succeeded, 54), now).unwrap().count, 1);
+}

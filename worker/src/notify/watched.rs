@@ -356,8 +356,11 @@ impl Watched {
                 let failed = self.uncounted.remove(job)?;
                 Some(failed).filter(|failed| state.succeeded.is_none_or(|succeeded| failed.at > succeeded))
             }
-            // It succeeded after the failure that has begun it.
-            Some(outage) => self.succeeded.get(job).filter(|one| one.at >= outage.last_at).cloned(),
+            // It succeeded after the failure that has begun it; or it is that run, which others took for lost.
+            Some(outage) => {
+                let ends = |one: &&Happened| one.at >= outage.last_at || one.record == outage.last_record;
+                self.succeeded.get(job).filter(ends).cloned()
+            }
         }
     }
 
