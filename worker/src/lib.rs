@@ -14,6 +14,7 @@ pub mod health;
 pub mod identity;
 mod lead;
 mod live;
+mod notify;
 mod outbound;
 pub mod private;
 pub mod retention;

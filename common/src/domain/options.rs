@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -11,6 +12,7 @@ use super::execution::{
 };
 use super::http::Http;
 use super::job::{Fault, JobName};
+use super::notify::Notify;
 use super::retry::Retry;
 use super::settings;
 use crate::clock::Timestamp;
@@ -177,6 +179,8 @@ pub struct JobOptions {
     pub dialect: Option<Dialect>,
     /// What becomes of times that clocks skip or repeat.
     pub dst: Option<Dst>,
+    /// Who is told of its failures.
+    pub notify: Option<Arc<Notify>>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -371,6 +375,14 @@ const FIELDS: &[Field] = &[
         read: |options, value| settings::dst(value).map(|dst| options.dst = Some(dst)),
         write: |options| options.dst.map(|dst| word_of(&Dst::ALL, &dst).into()),
     },
+    Field {
+        name: "notify",
+        read: |options, value| {
+            options.notify = Some(Arc::new(Notify::parse(value)?));
+            Ok(())
+        },
+        write: |options| options.notify.as_deref().map(Notify::to_value),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -502,6 +514,7 @@ mod tests {
             json!({"timezone": "Europe/Berlin", "dialect": "seed", "dst": "skip"}),
             json!({"timezone": "UTC", "dialect": "standard", "dst": "debian"}),
             json!({"http": {"method": "POST", "url": "https://example.com/", "body": "{}"}}),
+            json!({"notify": {"on": ["failure"], "to": ["ops"]}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -560,6 +573,7 @@ mod tests {
             ("outputLimitBytes", json!(8 * 1024 * 1024 + 1), "0 to 8388608"),
             ("timeoutSeconds", json!(0), "1 to 31622400"),
             ("killGraceSeconds", json!(3601), "for 5"),
+            ("notify", json!({"to": ["a b"]}), "letters, digits"),
             ("selector", Value::from_iter((0..17).map(|n| (n.to_string(), "x"))), "17 labels"),
             ("enabled", json!("false"), "leave it out for true"),
             ("enabled", json!(0), "neither true nor false"),
