@@ -34,6 +34,8 @@ pub use exec::shell::Shell;
 pub use exec::work::{Kill, Work};
 
 #[cfg(test)]
+mod after_tests;
+#[cfg(test)]
 mod gate_tests;
 #[cfg(test)]
 mod simulation;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::after::After;
 use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
@@ -168,6 +169,8 @@ pub struct JobOptions {
     pub concurrency: Option<Concurrency>,
     /// How often it is tried again.
     pub retry: Option<Retry>,
+    /// It runs once these jobs have succeeded, in place of any times.
+    pub after: Option<After>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -339,6 +342,14 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.retry.map(Retry::to_value),
     },
+    Field {
+        name: "after",
+        read: |options, value| {
+            options.after = Some(After::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.after.as_ref().map(After::to_value),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -407,15 +418,32 @@ impl JobOptions {
         self.enabled != Some(false)
     }
 
-    /// The stretch of time in which the job has fires.
+    /// The stretch of time in which the job has fires. One that runs after others has none: an empty one.
     #[must_use]
     pub fn window(&self) -> Window {
+        if self.after.is_some() {
+            return Window { from: None, until: Some(Timestamp::ZERO) };
+        }
         let at = |moment: &Option<Moment>| moment.as_ref().map(Moment::at);
         Window { from: at(&self.start_at), until: at(&self.end_at) }
     }
 
     /// What is wrong with how the options go together.
     pub(super) fn contradictions(&self) -> Vec<Fault> {
+        if self.after.is_some() {
+            let given = [
+                ("misfire", self.misfire.is_some()),
+                ("jitterSeconds", self.jitter_seconds.is_some()),
+                ("startAt", self.start_at.is_some()),
+                ("endAt", self.end_at.is_some()),
+            ];
+            let beside = "is given beside \"after\", which leaves the job no times of its own: leave out one of the two";
+            return given
+                .into_iter()
+                .filter(|(_, is_given)| *is_given)
+                .map(|(field, _)| Fault::new(field, beside))
+                .collect();
+        }
         let (Some(start), Some(end)) = (&self.start_at, &self.end_at) else { return Vec::new() };
         if start.at < end.at {
             return Vec::new();
@@ -467,6 +495,7 @@ mod tests {
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
+            json!({"after": ["extract", "load"]}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -532,6 +561,12 @@ mod tests {
             ("startAt", json!("2027-02-30T08:00:00Z"), "RFC 3339"),
             ("endAt", json!(1_800_000_000_000_i64), "RFC 3339"),
             ("endAt", json!(""), "RFC 3339"),
+            ("after", json!("extract"), "[\"extract\",\"load\"]"),
+            ("after", json!([]), "names 0 jobs: name 1 to 32"),
+            ("after", Value::from_iter((0..33).map(|n| n.to_string())), "33 jobs"),
+            ("after", json!([1]), "not a string"),
+            ("after", json!(["a/b"]), "names no job"),
+            ("after", json!(["a", "b", "a"]), "names \"a\" twice"),
         ] {
             let given = json!({name: value});
             let (options, left) = taken(given.clone());
@@ -571,6 +606,11 @@ mod tests {
         assert_eq!(told("2027-01-01T00:00:00Z", "2027-01-01T01:00:00+01:00"), ["endAt"], "the same moment");
         assert_eq!(told("2027-01-01T00:00:00Z", "2026-01-01T00:00:00Z"), ["endAt"]);
         assert_eq!(JobOptions::default().contradictions(), []);
+        let beside =
+            json!({"after": ["a"], "misfire": "all", "jitterSeconds": 1, "startAt": "2027-01-01T00:00:00Z"});
+        let told: Vec<String> =
+            taken(beside).0.contradictions().into_iter().map(|fault| fault.field).collect();
+        assert_eq!(told, ["misfire", "jitterSeconds", "startAt"]);
     }
 
     #[test]

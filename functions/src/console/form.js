@@ -181,7 +181,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
       </div>
       <div class="field">
         <label for="cronExpr">${t("scheduleUtc")}</label>
-        <input ...${field("cronExpr", { required: true })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" />
+        <input ...${field("cronExpr", { required: !job.after?.trim() })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" />
         <${FieldFaults} id="cronExpr" faults=${faults.fields.cronExpr} />
         <p class="help" id="cronExpr-help">${t("scheduleHelp")}</p>
         <details><summary>${t("scheduleExamples")}</summary>

@@ -101,6 +101,9 @@ impl Plan {
 }
 
 fn is_due_ever(job: &Job, now: Timestamp) -> bool {
+    if job.options.after.is_some() {
+        return true;
+    }
     let schedule = Schedule::parse(&job.cron_expr).map(|schedule| schedule.within(job.options.window()));
     schedule.is_ok_and(|schedule| schedule.next_after(now).is_some())
 }

@@ -83,8 +83,10 @@ impl Definition {
             Err(format!("it has options that this version does not understand: {}", unknown.join(", ")))
         } else if job.command.is_empty() || job.command.contains('\0') {
             Err("command: is missing or contains a NUL character".to_owned())
+        } else if job.options.after.is_some() && !job.cron_expr.trim().is_empty() {
+            Err("cronExpr: is given beside \"after\"".to_owned())
         } else {
-            schedules.parse(&job.cron_expr, job.options.window()).map_err(|why| format!("cronExpr: {why}"))
+            schedules.parse(job.times(), job.options.window()).map_err(|why| format!("cronExpr: {why}"))
         };
         of(runnable, &job.command, job.schedule_hash(), &job.options)
     }
@@ -121,6 +123,7 @@ impl Definition {
             skipped: None,
             unlocked: false,
             asked: None,
+            after: None,
             env: None,
             on_lost: self.on_lost(1),
         }

@@ -63,6 +63,8 @@ pub(super) enum Fault {
     SwitchOff,
     SwitchOn,
     SwitchBack,
+    /// A job that runs after others is edited, switched, deleted, or deleted and put again.
+    Dependent,
 }
 
 /// Those that are drawn, the worse the rarer.
@@ -127,6 +129,7 @@ impl World {
             self.push(comes, Item::Seed(SeedStep::Comes { until: goes }));
         }
         self.draw_switching();
+        self.draw_succession();
     }
 
     fn any_worker(&mut self) -> usize {
@@ -244,6 +247,7 @@ impl World {
             Fault::Backup => self.backup = Some(self.store.clone()),
             Fault::Restore => self.put_back(),
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
+            Fault::Dependent => self.change_dependent(),
         }
     }
 
@@ -325,6 +329,7 @@ impl World {
             }
         }
         self.switch_all_on();
+        self.put_dependents();
     }
 
     fn mend_clock(&mut self, worker: usize) {
@@ -335,6 +340,8 @@ impl World {
 
     fn definition(&mut self, name: &JobName) -> Vec<u8> {
         let cron = *self.dice.one_of(&["* * * * * *", "*/2 * * * * *", "*/3 * * * * *", "1-59/5 * * * * *"]);
+        // Runs that others wait for come one by one, or what they ask for would pile up.
+        let cron = if self.succession.is_some() { "1-59/5 * * * * *" } else { cron };
         let command = format!("true {}", self.dice.below(1000));
         let mut job = serde_json::json!({ "name": name.as_str(), "command": command, "cronExpr": cron });
         if self.dice.percent(50) {

@@ -13,6 +13,7 @@ mod seed_worker;
 mod shell;
 mod store;
 mod store_tests;
+mod succession;
 mod switching;
 mod world;
 
