@@ -41,6 +41,9 @@ pub const PAUSED: &str = "/cron/paused";
 /// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on; absent = the fleet
 /// was never paused.
 pub const BASE: &str = "/cron/base";
+/// `/cron/settings`: written by the function `fleet_settings`; in which zone, by which dialect and rules jobs fire that say nothing themselves; lives until
+/// deleted; absent = UTC and the defaults of the options.
+pub const SETTINGS: &str = "/cron/settings";
 /// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
 pub const IDEMPOTENCY: &str = "/cron/idempotency/";

@@ -843,7 +843,7 @@ await check("by keyboard: a job is made with every field, a fault mended, and wh
   await trapped("Save");
   await tabTo("Name");
   await write("keys");
-  await tabTo("Schedule (UTC)");
+  await tabTo("Schedule");
   await write("61 * * * *");
   await tabTo("Command");
   await write("echo by keys");
@@ -910,7 +910,7 @@ await check("by keyboard: a job is duplicated; deleted after a question that can
   await press("Enter");
   await page.waitForFunction(() => document.activeElement.id === "name");
   await write("keys too");
-  await tabTo("Schedule (UTC)");
+  await tabTo("Schedule");
   await press("Control+A");
   await write("@daily");
   await press("Enter");

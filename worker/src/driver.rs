@@ -943,8 +943,16 @@ impl Driver {
                 }
                 self.sink.put(Entry { record, settles });
             }
-            Action::Adopt { job, job_revision, mark_revision, mark_value, sid, mark } => {
-                self.adoptions.put(Adoption { job, job_revision, mark_revision, mark_value, sid, mark });
+            Action::Adopt { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark } => {
+                self.adoptions.put(Adoption {
+                    job,
+                    job_revision,
+                    mark_revision,
+                    mark_value,
+                    settings_revision,
+                    sid,
+                    mark,
+                });
             }
             Action::ReadMarks { slots, serializable } => {
                 let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());

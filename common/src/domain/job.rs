@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::options::JobOptions;
-use crate::schedule::{Schedule, Window};
+use super::settings::FleetSettings;
+use crate::schedule::{Dialect, Dst, Schedule, ScheduleSettings, Window};
 
 /// Longest job name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -112,6 +113,30 @@ impl fmt::Display for Fault {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScheduleHash(u64);
 
+impl ScheduleHash {
+    /// The hash of a schedule that is read with these settings. Under the default ones it is the same, as in versions that had no others.
+    #[must_use]
+    pub fn under(self, settings: &ScheduleSettings<'_>) -> Self {
+        let mut text = String::new();
+        if settings.zone.name() != "UTC" {
+            text = format!("\0timezone {}", settings.zone);
+        }
+        // Chosen or not, the standard dialect is the same one.
+        if settings.dialect == Some(Dialect::Seed) {
+            text.push_str("\0dialect seed");
+        }
+        match settings.dst {
+            Dst::Debian => {}
+            Dst::Skip => text.push_str("\0dst skip"),
+            Dst::Twice => text.push_str("\0dst twice"),
+        }
+        if text.is_empty() {
+            return self;
+        }
+        Self(xxhash_rust::xxh3::xxh3_64_with_seed(text.as_bytes(), self.0))
+    }
+}
+
 impl fmt::Display for ScheduleHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -147,8 +172,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: &[&str] =
-    &["description", "labels", "timezone", "dialect", "dst", "mode", "http", "notify"];
+const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode", "http", "notify"];
 
 /// Stands for the expression of a job that runs after others: the window of such a job is empty, so that it has no fires.
 const NO_TIMES: &str = "@yearly";
@@ -193,11 +217,11 @@ impl Job {
         Ok(Self { name, command, cron_expr, options, extra: fields })
     }
 
-    /// Checks a job that somebody wants to save.
+    /// Checks a job that somebody wants to save in a fleet of these settings.
     ///
     /// # Errors
     /// Every fault at once, each with its field.
-    pub fn from_submitted(value: Value) -> Result<Submitted, Vec<Fault>> {
+    pub fn from_submitted(value: Value, fleet: &FleetSettings) -> Result<Submitted, Vec<Fault>> {
         let Value::Object(mut fields) = value else {
             return Err(vec![Fault::new(
                 "",
@@ -238,21 +262,25 @@ impl Job {
                 faults.push(Fault::new("command", "contains a NUL character: leave it out"));
             }
         }
+        let options = JobOptions::taken_from(&mut fields);
+        faults.extend(options.contradictions());
+        // Under another zone or dialect than the one that was meant, what is said of the expression would mislead.
+        let readable = ["timezone", "dialect", "dst"].iter().all(|option| !fields.contains_key(*option));
+        let settings = fleet.under(options.timezone.as_ref(), options.dialect, options.dst);
+        let settings = ScheduleSettings { name: name.as_ref().map(JobName::as_str), ..settings };
         let mut warnings = Vec::new();
         let times = cron_expr.as_deref().map(|expr| if is_timeless { NO_TIMES } else { expr });
-        let schedule = times.and_then(|expr| match Schedule::parse(expr) {
+        let expression = times.filter(|_| readable);
+        let schedule = expression.and_then(|expr| match Schedule::parse(expr, &settings) {
             Ok(schedule) => {
                 warnings.extend(schedule.warning().map(str::to_owned));
-                Some(schedule)
+                Some(schedule.within(options.window()))
             }
             Err(why) => {
                 faults.push(Fault::new("cronExpr", why.to_string()));
                 None
             }
         });
-        let options = JobOptions::taken_from(&mut fields);
-        faults.extend(options.contradictions());
-        let schedule = schedule.map(|schedule| schedule.within(options.window()));
         for (field, value) in &fields {
             let wrong = JobOptions::fault(field, value);
             faults.push(wrong.unwrap_or_else(|| Fault::new(field, unknown_option(field))));
@@ -287,9 +315,15 @@ impl Job {
         Value::Object(fields)
     }
 
-    /// What the fire times depend on, hashed: an edit that leaves it alone does not move the catch-up base.
+    /// What the fire times depend on under the fleet's settings, hashed: an edit that leaves it alone does not move the catch-up base.
     #[must_use]
-    pub fn schedule_hash(&self) -> ScheduleHash {
+    pub fn schedule_hash(&self, fleet: &FleetSettings) -> ScheduleHash {
+        self.own_hash().under(&fleet.of_job(self))
+    }
+
+    /// What of it the job says itself, without the options that the fleet's settings may say in its place.
+    #[must_use]
+    pub fn own_hash(&self) -> ScheduleHash {
         let mut text = self.cron_expr.clone();
         // With less jitter than before, a fire that waited for its start would be overdue at once, and an edit fires nothing by itself.
         if let Some(seconds) = self.options.jitter_seconds.filter(|seconds| *seconds > 0) {
@@ -341,7 +375,7 @@ mod tests {
     use super::*;
 
     fn submitted(value: Value) -> Result<Submitted, Vec<String>> {
-        Job::from_submitted(value).map_err(|faults| {
+        Job::from_submitted(value, &FleetSettings::default()).map_err(|faults| {
             faults.iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect()
         })
     }
@@ -356,7 +390,7 @@ mod tests {
     /// The fields at fault, in order, and what each message has to say.
     fn refused(value: Value, expected: &[(&str, &str)]) {
         let shown = value.to_string();
-        let faults = Job::from_submitted(value).expect_err(&shown);
+        let faults = Job::from_submitted(value, &FleetSettings::default()).expect_err(&shown);
         let fields: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
         let expected_fields: Vec<_> = expected.iter().map(|(field, _)| *field).collect();
         assert_eq!(fields, expected_fields, "{shown}: {faults:?}");
@@ -576,32 +610,60 @@ mod tests {
             options: JobOptions::default(),
             extra: Map::new(),
         };
-        let hash = job("x", "c", "@daily").schedule_hash();
+        let hash = job("x", "c", "@daily").schedule_hash(&FleetSettings::default());
         // It stands in marks that outlive this version: another number here would move every job's catch-up base.
         assert_eq!(hash.to_string(), "42aeae407b2e0878");
         assert_eq!(serde_json::to_value(hash).unwrap(), json!("42aeae407b2e0878"));
         assert_eq!(serde_json::from_value::<ScheduleHash>(json!("42aeae407b2e0878")).unwrap(), hash);
         assert_ne!(serde_json::from_value::<ScheduleHash>(json!("of another version")).unwrap(), hash);
-        assert_eq!(job("x", "c", "").schedule_hash().to_string(), "2d06800538d394c2");
-        assert_eq!(job("y", "other", "@daily").schedule_hash(), hash);
-        assert_ne!(job("x", "c", "@hourly").schedule_hash(), hash);
+        assert_eq!(
+            job("x", "c", "").schedule_hash(&FleetSettings::default()).to_string(),
+            "2d06800538d394c2"
+        );
+        assert_eq!(job("y", "other", "@daily").schedule_hash(&FleetSettings::default()), hash);
+        assert_ne!(job("x", "c", "@hourly").schedule_hash(&FleetSettings::default()), hash);
         // Of the options these move fires: jitter, and whether and between which times there are any.
         let with = |options| Job { options, ..job("x", "c", "@daily") };
         let given = |options: &Value| JobOptions::taken_from(&mut options.as_object().unwrap().clone());
         let others =
             json!({"misfire": "all", "startDeadlineSeconds": 1, "jitterSeconds": 0, "selector": {"a": "b"}});
-        assert_eq!(with(given(&others)).schedule_hash(), hash);
+        assert_eq!(with(given(&others)).schedule_hash(&FleetSettings::default()), hash);
         assert_eq!(
-            with(given(&json!({"jitterSeconds": 60}))).schedule_hash().to_string(),
+            with(given(&json!({"jitterSeconds": 60}))).schedule_hash(&FleetSettings::default()).to_string(),
             "8cedf0930ead3080"
         );
-        assert_eq!(with(given(&json!({"enabled": true}))).schedule_hash(), hash);
+        assert_eq!(with(given(&json!({"enabled": true}))).schedule_hash(&FleetSettings::default()), hash);
+        for chosen in [json!({"dialect": "standard"}), json!({"timezone": "UTC"}), json!({"dst": "debian"})] {
+            assert_eq!(
+                with(given(&chosen)).schedule_hash(&FleetSettings::default()),
+                hash,
+                "{chosen}: the default"
+            );
+        }
+        // Whether the job says it or the fleet.
+        for said in [
+            json!({"timezone": "Europe/Berlin"}),
+            json!({"dialect": "seed"}),
+            json!({"dst": "twice", "timezone": "Etc/UTC"}),
+        ] {
+            let fleet = FleetSettings::from_submitted(&said).unwrap();
+            let by_fleet = job("x", "c", "@daily").schedule_hash(&fleet);
+            assert_eq!(with(given(&said)).schedule_hash(&FleetSettings::default()), by_fleet, "{said}");
+            assert_ne!(by_fleet, hash);
+        }
         for (moving, expected) in [
+            (json!({"timezone": "Europe/Berlin"}), "8f4e09fa2dd8be25"),
+            (json!({"dialect": "seed"}), "95486ee189f6d621"),
+            (json!({"dst": "skip"}), "2e436ca3f7297b5e"),
             (json!({"enabled": false}), "6dd06f8f1a41eb79"),
             (json!({"startAt": "2027-01-15T08:00:00Z"}), "5dd18d79f64c3a09"),
             (json!({"endAt": "2027-01-15T09:00:00+01:00"}), "e7b04ca55bc7b7f2"),
         ] {
-            assert_eq!(with(given(&moving)).schedule_hash().to_string(), expected, "{moving}");
+            assert_eq!(
+                with(given(&moving)).schedule_hash(&FleetSettings::default()).to_string(),
+                expected,
+                "{moving}"
+            );
         }
     }
 }

@@ -14,5 +14,6 @@ pub mod record;
 pub mod request;
 pub mod retry;
 pub mod run;
+pub mod settings;
 pub mod stored;
 pub mod worker;

@@ -12,8 +12,9 @@ use super::execution::{
 };
 use super::job::{Fault, JobName};
 use super::retry::Retry;
+use super::settings;
 use crate::clock::Timestamp;
-use crate::schedule::Window;
+use crate::schedule::{Dialect, Dst, Window, Zone};
 
 /// Labels of a worker: `CRON_WORKER_LABELS`.
 pub type Labels = BTreeMap<String, String>;
@@ -45,7 +46,8 @@ pub enum Misfire {
 }
 
 impl Misfire {
-    const ALL: [(Self, &'static str); 3] = [(Self::Skip, "skip"), (Self::Once, "once"), (Self::All, "all")];
+    pub(super) const ALL: [(Self, &'static str); 3] =
+        [(Self::Skip, "skip"), (Self::Once, "once"), (Self::All, "all")];
 }
 
 /// What becomes of a fire whose job is still running.
@@ -66,13 +68,13 @@ impl Concurrency {
 }
 
 /// What a word stands for.
-fn of_word<T: Copy>(words: &[(T, &'static str)], value: &Value) -> Option<T> {
+pub(super) fn of_word<T: Copy>(words: &[(T, &'static str)], value: &Value) -> Option<T> {
     let word = value.as_str()?;
     words.iter().find(|(_, known)| *known == word).map(|(meant, _)| *meant)
 }
 
 /// The word for it.
-fn word_of<T: PartialEq>(words: &[(T, &'static str)], meant: &T) -> &'static str {
+pub(super) fn word_of<T: PartialEq>(words: &[(T, &'static str)], meant: &T) -> &'static str {
     words.iter().find(|(known, _)| known == meant).map_or("", |(_, word)| word)
 }
 
@@ -169,6 +171,12 @@ pub struct JobOptions {
     pub concurrency: Option<Concurrency>,
     /// How often it is tried again.
     pub retry: Option<Retry>,
+    /// The zone of its times.
+    pub timezone: Option<Zone>,
+    /// How its expressions are read.
+    pub dialect: Option<Dialect>,
+    /// What becomes of times that clocks skip or repeat.
+    pub dst: Option<Dst>,
     /// It runs once these jobs have succeeded, in place of any times.
     pub after: Option<After>,
 }
@@ -343,6 +351,21 @@ const FIELDS: &[Field] = &[
         write: |options| options.retry.map(Retry::to_value),
     },
     Field {
+        name: "timezone",
+        read: |options, value| settings::timezone(value).map(|zone| options.timezone = Some(zone)),
+        write: |options| options.timezone.as_ref().map(|zone| zone.name().into()),
+    },
+    Field {
+        name: "dialect",
+        read: |options, value| settings::dialect(value).map(|dialect| options.dialect = Some(dialect)),
+        write: |options| options.dialect.map(|dialect| word_of(&Dialect::ALL, &dialect).into()),
+    },
+    Field {
+        name: "dst",
+        read: |options, value| settings::dst(value).map(|dst| options.dst = Some(dst)),
+        write: |options| options.dst.map(|dst| word_of(&Dst::ALL, &dst).into()),
+    },
+    Field {
         name: "after",
         read: |options, value| {
             options.after = Some(After::parse(value)?);
@@ -434,6 +457,9 @@ impl JobOptions {
             let given = [
                 ("misfire", self.misfire.is_some()),
                 ("jitterSeconds", self.jitter_seconds.is_some()),
+                ("timezone", self.timezone.is_some()),
+                ("dialect", self.dialect.is_some()),
+                ("dst", self.dst.is_some()),
                 ("startAt", self.start_at.is_some()),
                 ("endAt", self.end_at.is_some()),
             ];
@@ -495,13 +521,15 @@ mod tests {
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
+            json!({"timezone": "Europe/Berlin", "dialect": "seed", "dst": "skip"}),
+            json!({"timezone": "UTC", "dialect": "standard", "dst": "debian"}),
             json!({"after": ["extract", "load"]}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
         }
-        let (options, left) = taken(json!({"timezone": "UTC", "misfire": "all"}));
-        assert_eq!((options.misfire(), left), (Misfire::All, json!({"timezone": "UTC"})));
+        let (options, left) = taken(json!({"notify": "me", "misfire": "all"}));
+        assert_eq!((options.misfire(), left), (Misfire::All, json!({"notify": "me"})));
     }
 
     #[test]
@@ -561,6 +589,10 @@ mod tests {
             ("startAt", json!("2027-02-30T08:00:00Z"), "RFC 3339"),
             ("endAt", json!(1_800_000_000_000_i64), "RFC 3339"),
             ("endAt", json!(""), "RFC 3339"),
+            ("timezone", json!("europe/berlin"), "did you mean \"Europe/Berlin\""),
+            ("timezone", json!(2), "not a string"),
+            ("dialect", json!("quartz"), "\"standard\" and \"seed\""),
+            ("dst", json!("Debian"), "none of \"debian\""),
             ("after", json!("extract"), "[\"extract\",\"load\"]"),
             ("after", json!([]), "names 0 jobs: name 1 to 32"),
             ("after", Value::from_iter((0..33).map(|n| n.to_string())), "33 jobs"),
@@ -575,7 +607,7 @@ mod tests {
             assert_eq!(fault.field, name);
             assert!(fault.message.contains(says), "{given}: {:?} does not say {says:?}", fault.message);
         }
-        assert_eq!(JobOptions::fault("timezone", &json!(1)), None);
+        assert_eq!(JobOptions::fault("notify", &json!(1)), None);
     }
 
     #[test]

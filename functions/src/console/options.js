@@ -15,7 +15,7 @@ const word = (text) => (text === "true" ? true : text === "false" ? false : text
 const line = (placeholder = "") => ({ placeholder, mono: true, write: (text) => text });
 const number = (placeholder = "") => ({ placeholder, numeric: true, write: wholeNumber });
 const bytes = (placeholder = "") => ({ ...number(placeholder), bytes: true });
-/** `standard` is what is meant when nothing is given. */
+/** `standard` is what is meant when nothing is given; `undefined` = the fleet's settings say. */
 const choice = (standard, ...others) => ({ choices: ["", ...others], standard, write: word });
 
 // ---- options ----
@@ -90,7 +90,10 @@ export const GROUPS = {
     predecessors,
     one("startAt", line("2027-01-01T00:00:00Z")),
     one("endAt", line("2027-12-31T00:00:00Z")),
-    one("misfire", choice("once", "skip", "all")),
+    one("timezone", line("Europe/Berlin")),
+    one("dst", choice(undefined, "debian", "skip", "twice")),
+    one("dialect", choice(undefined, "standard", "seed")),
+    one("misfire", choice(undefined, "once", "skip", "all")),
     one("startDeadlineSeconds", number("60")),
     one("jitterSeconds", number("0")),
   ],

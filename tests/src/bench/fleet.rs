@@ -11,6 +11,7 @@ use anyhow::Context;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::OPS_MAX;
 use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
@@ -290,7 +291,10 @@ impl NewJob {
 
     fn mark(&self, base: Timestamp) -> (String, Vec<u8>) {
         let job = Job::from_stored(&self.name, &self.value()).expect("a benchmark's jobs are good ones");
-        (keys::fired(&self.key()), Mark::based(None, base, job.schedule_hash()).encode())
+        (
+            keys::fired(&self.key()),
+            Mark::based(None, base, job.schedule_hash(&FleetSettings::default())).encode(),
+        )
     }
 }
 

@@ -11,6 +11,7 @@ mod fleet;
 mod floor;
 mod load;
 mod machine;
+mod schedules;
 
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use local_dev::native::{provision, workspace};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured, with what it is.
-const BENCHES: [(&str, &str); 6] = [
+const BENCHES: [(&str, &str); 7] = [
     ("floor", "what the machine itself can do: shells started by a loop, without any store"),
     (
         "every-second",
@@ -31,6 +32,7 @@ const BENCHES: [(&str, &str); 6] = [
     ("failover", "from the kill -9 of one of two workers to the next starts of its jobs"),
     ("catch-up", "the store of records is away for a while: what waits then, and how fast it is stored"),
     ("load", "a worker's start with 100,000 and with a million jobs: time and memory"),
+    ("schedules", "finding the next fire of a schedule, parsing and holding it; in this process"),
 ];
 
 /// Numbers that are said in place of the usual ones.
@@ -47,6 +49,9 @@ struct Flags {
 /// A word is unknown, a program is missing or does not start, or a store does not answer.
 pub async fn run(words: &[String]) -> anyhow::Result<()> {
     let (chosen, flags) = parse(words)?;
+    if chosen == ["schedules"] {
+        return schedules::measure(); // it needs no programs and no stores
+    }
     release()?;
     let (etcd, mongo) = tokio::task::spawn_blocking(|| anyhow::Ok((provision::etcd()?, provision::mongo()?)))
         .await
@@ -73,6 +78,7 @@ async fn measure(name: &str, flags: &Flags) -> anyhow::Result<()> {
         "burst" => burst::measure().await,
         "failover" => failover::measure().await,
         "catch-up" => catch_up::measure(flags).await,
+        "schedules" => schedules::measure(),
         _ => load::measure().await,
     }
 }

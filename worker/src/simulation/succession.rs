@@ -15,6 +15,7 @@ use common::kv::{Change, Key, Op, Pair, Span};
 use super::dice::Dice;
 use super::faults::Fault;
 use super::invariants::{Invariants, lives};
+use super::settings;
 use super::store::Store;
 use super::world::{HEALED_MS, Item, World};
 
@@ -85,7 +86,8 @@ impl World {
         let by_hand = dice.percent(40);
         self.succession = Some(dice);
         let value = job.to_string().into_bytes();
-        let hash = Job::from_stored(name.as_str(), &value).unwrap().schedule_hash();
+        let hash =
+            Job::from_stored(name.as_str(), &value).unwrap().schedule_hash(&settings::fleet(&self.store));
         let mut then = vec![Op::put(keys::job(name), value)];
         if !by_hand {
             let before = self.store.get(keys::fired(name)).map(|pair| Mark::decode(&pair.value).unwrap());

@@ -18,8 +18,7 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
-use super::succession;
-use super::switching;
+use super::{settings, succession, switching};
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::sweep;
@@ -155,6 +154,7 @@ pub(super) struct World {
     pub(super) dice: Dice,
     /// In a world in which jobs are disabled and enabled.
     pub(super) switching: Option<Dice>,
+    pub(super) setting: Option<Dice>,
     /// In a world in which jobs run after others.
     pub(super) succession: Option<Dice>,
     pub(super) now: i64,
@@ -210,6 +210,7 @@ impl World {
             asks: seed % 5 > 2 || succession.is_some(),
             dice: Dice::new(seed),
             switching: switching::dice(seed),
+            setting: settings::dice(seed),
             succession,
             now: 0,
             queue: BTreeMap::new(),
@@ -530,8 +531,12 @@ impl World {
 
     /// What its workers follow.
     pub(super) fn watched(&self) -> impl Iterator<Item = Watched> + use<> {
-        let asks = self.asks;
-        Watched::ALL.into_iter().filter(move |watched| asks || *watched != Watched::Requests)
+        let (asks, sets) = (self.asks, self.setting.is_some());
+        Watched::ALL.into_iter().filter(move |watched| match watched {
+            Watched::Requests => asks,
+            Watched::Settings => sets,
+            _ => true,
+        })
     }
 
     /// A pause between two steps of a shell, in ms: mostly none.
