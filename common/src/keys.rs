@@ -35,6 +35,9 @@ pub const REQUESTS: &str = "/cron/requests/";
 /// `/cron/notify/{name}`: written by workers that tell of a job, by compare-and-swap and only while the job is there; what was told; deleted with
 /// the job; absent = nothing was ever told of it.
 pub const NOTIFY: &str = "/cron/notify/";
+/// `/cron/after/{name}/{predecessor}`: written by the worker whose run of the predecessor has succeeded, in the transaction that closes that
+/// run; the success; lives until all that the job `name` waits for have one, or it is deleted; absent = none since successes last led to a run of it.
+pub const AFTER: &str = "/cron/after/";
 /// `/cron/paused`: written by the function `fleet_pause`, or with any value by other hands; who paused, when and why; lives until deleted;
 /// present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
@@ -136,6 +139,18 @@ pub fn notify(name: &JobName) -> String {
     format!("{NOTIFY}{name}")
 }
 
+/// The success of a job that the job `name` waits for.
+#[must_use]
+pub fn after(name: &JobName, predecessor: &JobName) -> String {
+    format!("{}{predecessor}", after_of(name))
+}
+
+/// The successes of all that the job `name` waits for. Names have no `/`: it is no other job's.
+#[must_use]
+pub fn after_of(name: &JobName) -> String {
+    format!("{AFTER}{name}/")
+}
+
 /// The answer that is kept under a client's key.
 #[must_use]
 pub fn idempotency(key: &IdempotencyKey) -> String {
@@ -195,6 +210,13 @@ pub fn parse_notify(key: &crate::kv::Key) -> Option<JobName> {
     JobName::parse(key.strip_prefix(NOTIFY)?).ok()
 }
 
+/// The job that waits and the one that has succeeded, in `/cron/after/{name}/{predecessor}`.
+#[must_use]
+pub fn parse_after(key: &crate::kv::Key) -> Option<(JobName, JobName)> {
+    let (name, predecessor) = key.strip_prefix(AFTER)?.split_once('/')?;
+    Some((JobName::parse(name).ok()?, JobName::parse(predecessor).ok()?))
+}
+
 /// The session in `/cron/sessions/{sid}`.
 #[must_use]
 pub fn parse_session(key: &crate::kv::Key) -> Option<Sid> {
@@ -215,6 +237,9 @@ mod tests {
             let run_id = RunId::new(Sid(7), 1);
             assert_eq!(parse_shared(&Key::from(shared(&name, &run_id))), Some((name.clone(), run_id)));
             assert_eq!(parse_notify(&Key::from(notify(&name))), Some(name.clone()));
+            let other = JobName::parse("other").unwrap();
+            let both = Some((name.clone(), other.clone()));
+            assert_eq!(parse_after(&Key::from(after(&name, &other))), both);
             assert_eq!(parse_lock(&Key::from(lock(&name))), Some(name));
         }
         for sid in [Sid(1), Sid(0x694d_7f00_1234_5678), Sid(i64::MAX)] {

@@ -261,6 +261,28 @@ await check("options are shown, kept by an edit, changed, and their faults stand
   equal(await stored("other"), { ...job, name: "other options", command: "echo edited", startDeadlineSeconds: 0, selector: { zone: "a" } });
 });
 
+await check("a job that runs after others is typed without a schedule, shown so, and kept by an edit", async () => {
+  const job = { name: "after others", command: "true", cronExpr: "", after: ["load it", "clean"] };
+  const stored = async () => (await api("job/list?prefix=after")).data[0];
+  for (const name of job.after) await save(name, "true");
+  await go("#/new");
+  await dialog().waitFor();
+  await unfold();
+  await fill({ name: job.name, command: job.command, after: " load it\nclean\n" });
+  await button("Save").click();
+  await heading("after others");
+  equal(await stored(), job);
+  await page.locator(".definition dd", { hasText: "load it" }).first().waitFor();
+  await link("Edit after others").click();
+  await fill({ command: "echo edited" });
+  await button("Save").click();
+  await noDialog();
+  equal(await stored(), { ...job, command: "echo edited" });
+  await go("#/jobs?prefix=after");
+  await shown("after load it, clean");
+  for (const name of [job.name, ...job.after]) await api("job/delete", { name });
+});
+
 await check("every option is typed, stored as the API has it, shown, and kept by an edit", async () => {
   const job = { name: "all options", command: "true", cronExpr: "@yearly" };
   const stored = async () => (await api("job/list?prefix=all")).data[0];

@@ -46,6 +46,15 @@ async fn run_now(kv: &EtcdKv, asked: Value) -> String {
     reply["data"]["runId"].as_str().unwrap().to_owned()
 }
 
+/// `POST /job/save`.
+async fn save(kv: &EtcdKv, job: Value) {
+    let request = lambda_http::http::Request::builder().method("POST").uri("/job/save");
+    let request: Request =
+        request.header("content-type", "application/json").body(Body::Text(job.to_string())).unwrap();
+    let response = functions::endpoints::save::handle(kv, &SystemClock, request).await;
+    assert_eq!(response.status(), 200, "{:?}", response.body());
+}
+
 async fn put_job(fleet: &Fleet, name: &str, command: &str, cron: &str, options: Value) {
     let mut job = options;
     (job["name"], job["command"], job["cronExpr"]) = (name.into(), command.into(), cron.into());
@@ -54,6 +63,10 @@ async fn put_job(fleet: &Fleet, name: &str, command: &str, cron: &str, options: 
 
 fn claim(record: &Document) -> &str {
     record.get_str("claim").unwrap_or_default()
+}
+
+fn trigger(record: &Document) -> &str {
+    record.get_str("trigger").unwrap_or_default()
 }
 
 fn lines(file: &Path) -> Vec<String> {
@@ -206,4 +219,63 @@ async fn a_worker_killed_while_it_runs_what_was_asked_for_leaves_one_record_and_
     for orphan in processes_of(&["sleep", &time]) {
         let _gone_already = std::process::Command::new("kill").arg(orphan.to_string()).status();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_pair_of_successes_leads_to_one_run_also_when_a_worker_is_killed() {
+    const PAIRS: usize = 40;
+    let mut fleet = fleet!("after");
+    for id in ["w1", "w2"] {
+        fleet.worker(id, &SHORT_SESSION).await;
+    }
+    let kv = api(&fleet);
+    for n in 0..PAIRS {
+        for job in ["extract", "load"] {
+            put_job(&fleet, &format!("{job}{n}"), "sleep 0.$((RANDOM % 5))", NEVER, json!({})).await;
+        }
+        let after = [format!("extract{n}"), format!("load{n}")];
+        save(&kv, json!({"name": format!("report{n}"), "command": "true", "after": after})).await;
+    }
+    let asking = (0..2 * PAIRS).map(|n| {
+        let job = if n % 2 == 0 { "extract" } else { "load" };
+        run_now(&kv, json!({"name": format!("{job}{}", n / 2)}))
+    });
+    join_all(asking).await;
+    wait_for("some reports", SOON, async || {
+        let records = fleet.all_records().await;
+        (records.iter().filter(|record| trigger(record) == "after").count() >= 3).then_some(())
+    })
+    .await;
+    fleet.workers[0].crash();
+    wait_for("a record of each", Duration::from_secs(60), async || {
+        let records = fleet.all_records().await;
+        (records.iter().filter(|record| trigger(record) == "manual").count() == 2 * PAIRS).then_some(())
+    })
+    .await;
+    nothing_is_left(&fleet).await;
+    let mut pairs = 0;
+    for n in 0..PAIRS {
+        let reports = fleet.records(&format!("report{n}")).await;
+        let mut led_by = Vec::new();
+        for job in ["extract", "load"] {
+            let records = fleet.records(&format!("{job}{n}")).await;
+            led_by.extend(
+                records.iter().filter(|one| status(one) == "succeeded").map(|one| claim(one).to_owned()),
+            );
+        }
+        let known_to_have_succeeded = led_by.len() == 2;
+        pairs += usize::from(known_to_have_succeeded);
+        // Of a worker that is killed between the end of a run and its record, the record says `lost`, and the others were told.
+        assert!(
+            reports.len() <= 1 && (!known_to_have_succeeded || reports.len() == 1),
+            "report{n}: {reports:?}"
+        );
+        if known_to_have_succeeded {
+            assert!(
+                led_by.iter().any(|run_id| reports[0].get_str("after").is_ok_and(|after| after == run_id))
+            );
+            assert!(fleet.keys(&format!("{}report{n}/", keys::AFTER)).await.is_empty());
+        }
+    }
+    assert!(pairs > PAIRS / 2, "only {pairs} pairs have succeeded");
 }

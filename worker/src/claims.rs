@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::clock::Timestamp;
+use common::domain::after::Success;
 use common::domain::job::JobName;
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
@@ -16,8 +17,8 @@ use futures::future::join_all;
 
 use crate::batches::{Batched, Bounds};
 use crate::scheduler::{
-    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Close, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal,
-    RequestAnswer, RequestClaim, RequestRefusal, Slots,
+    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Close, CloseAnswer, Follow, Holder, LockSeen, MarkSeen,
+    MoveAnswer, Refusal, RequestAnswer, RequestClaim, RequestRefusal, Slots,
 };
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
@@ -298,16 +299,46 @@ pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestA
     }
 }
 
-/// Writes the open key of a run that has ended, and with it asks for the next attempt (design P13).
+/// Writes the open key of a run that has ended, and with it asks for the next attempt, or tells the jobs that wait for it (design P13).
 ///
 /// Not under the session's key, which P3 wants of whatever a session puts: nothing is added that a survivor could have missed. It puts an
 /// open key again that is there, at the revision that this worker has put; a survivor deletes it at that revision. One of the two comes
-/// first and refuses the other, so that one asks for the next attempt at most. Sent again, it finds the key at another revision.
-pub(crate) async fn close_run(kv: &dyn Kv, close: &Close) -> Result<(), kv::Error> {
+/// first and refuses the other, so that one asks for the next attempt at most. Sent again, it finds the key at another revision. The jobs that
+/// are told are compared, since their definitions say what is told.
+pub(crate) async fn close_run(kv: &dyn Kv, close: &Close) -> Result<CloseAnswer, kv::Error> {
+    let key = keys::runs(close.key.0, close.key.1);
+    let mut when = vec![Compare::unchanged(key.as_str(), close.revision)];
     let mut then = vec![put_open(&close.open, close.key)];
     then.extend(close.next.iter().map(|(run_id, request)| Op::put(keys::request(run_id), request.encode())));
-    let when = vec![Compare::unchanged(keys::runs(close.key.0, close.key.1), close.revision)];
-    kv.txn(Txn { when, then, otherwise: Vec::new() }).await.map(|_done_or_anothers| ())
+    for follow in &close.follows {
+        when.push(Compare::unchanged(keys::job(&follow.job), follow.job_revision));
+        then.extend(tell(follow, &close.open).map(Op::Txn));
+    }
+    let reply = kv.txn(Txn { when, then, otherwise: vec![Op::get(key)] }).await?;
+    Ok(match reply.pair(0) {
+        _ if reply.succeeded => CloseAnswer::Done(reply.revision),
+        None => CloseAnswer::Gone,
+        Some(open) if open.mod_revision == close.revision => CloseAnswer::Stale,
+        // Nobody else puts it again: an earlier sending of this one has.
+        Some(open) => CloseAnswer::Done(open.mod_revision),
+    })
+}
+
+/// Tells a job that one of those that it waits for has succeeded (design P13, `after`). Compares of nested transactions see the store as it was
+/// before the whole, and no job is told twice by one: of the successes of two runs one comes first, and the other finds it noted.
+fn tell(follow: &Follow, open: &OpenRun) -> Option<Txn> {
+    let job = &follow.job;
+    let (run_id, request) = follow.run.as_ref()?;
+    let noted = |other: &JobName| Compare::exists(keys::after(job, other));
+    let success = Success::new(open.run_id.clone(), request.at);
+    Some(Txn {
+        when: follow.others.iter().map(noted).collect(),
+        then: vec![
+            Op::put(keys::request(run_id), request.encode()),
+            Op::Delete(Span::prefix(keys::after_of(job))),
+        ],
+        otherwise: vec![Op::put(keys::after(job, &open.job), success.encode())],
+    })
 }
 
 /// A first or a new mark to be put, with what it was decided from.
@@ -355,7 +386,8 @@ pub(crate) async fn adopt_all(kv: &dyn Kv, adoptions: &[Adoption]) -> Vec<AdoptA
     }
 }
 
-/// Hangs the mark of a deleted job on a lease of a day (design P6).
+/// Hangs the mark of a deleted job on a lease of a day (design P6). What had succeeded of the jobs that it waited for is nothing to another job
+/// of the name.
 pub(crate) async fn retire_mark(
     kv: &dyn Kv,
     job: &JobName,
@@ -366,7 +398,10 @@ pub(crate) async fn retire_mark(
     // If this process dies here, the lease ends in a day without any key.
     let txn = Txn {
         when: vec![Compare::absent(keys::job(job)), same_mark(job, (revision, mark.stored_value().as_ref()))],
-        then: vec![Op::put_leased(keys::fired(job), mark.encode(), lease)],
+        then: vec![
+            Op::put_leased(keys::fired(job), mark.encode(), lease),
+            Op::Delete(Span::prefix(keys::after_of(job))),
+        ],
         otherwise: Vec::new(),
     };
     if !kv.txn(txn).await?.succeeded {

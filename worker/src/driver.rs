@@ -1056,8 +1056,9 @@ impl Driver {
             Action::Close(close) => {
                 let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
                 self.answer(Duration::ZERO, async move {
-                    until_answered(&retries.closing, || claims::close_run(kv.as_ref(), &close)).await;
-                    Some(Event::Closed(close.open.run_id.clone()))
+                    let answer =
+                        until_answered(&retries.closing, || claims::close_run(kv.as_ref(), &close)).await?;
+                    Some(Event::Closed(close.open.run_id.clone(), answer))
                 });
             }
             Action::RetireMark { job, revision, mark } => {
@@ -1349,6 +1350,15 @@ fn say(report: &Report) {
         }
         Report::ClosedAsLost { run_id, killed: false } => {
             tracing::warn!(%run_id, "run was closed as lost while its session was gone: it goes on, since runs of its job may overlap")
+        }
+        Report::Circle(job) => {
+            tracing::error!(%job, "jobs wait for each other in a circle (after), this one among them: none is started by another's success until one of them is saved anew");
+        }
+        Report::WaitedFor(job) => {
+            tracing::warn!(%job, "job was deleted, and others wait for it (after): they do not run until it is there again and succeeds");
+        }
+        Report::SucceededTooLate(run_id) => {
+            tracing::warn!(%run_id, "run has succeeded, and was closed as lost before: the jobs that wait for it are not told");
         }
         Report::TooLate(open) => {
             tracing::warn!(job = %open.job, plan_time = %open.plan_time, "claimed too late: skipped")

@@ -37,6 +37,8 @@ pub use exec::work::{Kill, Work};
 pub use outbound::Outbound;
 
 #[cfg(test)]
+mod after_tests;
+#[cfg(test)]
 mod gate_tests;
 #[cfg(test)]
 mod simulation;

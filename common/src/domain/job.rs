@@ -173,7 +173,25 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode", "after"];
+const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode"];
+
+/// Stands for the expression of a job that runs after others: the window of such a job is empty, so that it has no fires.
+const NO_TIMES: &str = "@yearly";
+
+/// Takes the place of `cronExpr` where the job runs after others; false when it does not.
+fn take_no_times(fields: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> bool {
+    if !fields.contains_key("after") {
+        return false;
+    }
+    let is_empty =
+        |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+    if fields.shift_remove("cronExpr").is_some_and(|value| !is_empty(&value)) {
+        let beside =
+            "is given beside \"after\": leave it out, or let the job have times and leave out \"after\"";
+        faults.push(Fault::new("cronExpr", beside));
+    }
+    true
+}
 
 impl Job {
     /// Reads a stored value; `key_name` is what follows `/cron/jobs/`.
@@ -219,6 +237,7 @@ impl Job {
         if no_command {
             fields.insert("command".to_owned(), Value::from(""));
         }
+        let is_timeless = take_no_times(&mut fields, &mut faults);
         let mut text = |field: &str, what: &str| match fields.shift_remove(field) {
             Some(Value::String(text)) if !text.trim().is_empty() || (no_command && field == "command") => {
                 Some(text)
@@ -234,7 +253,11 @@ impl Job {
         };
         let name = text("name", "the job a name of 1 to 255 bytes");
         let command = text("command", "the shell command to run, or the option http");
-        let cron_expr = text("cronExpr", "a cron expression, such as \"*/5 * * * *\"");
+        let cron_expr = if is_timeless {
+            Some(String::new())
+        } else {
+            text("cronExpr", "a cron expression, such as \"*/5 * * * *\"")
+        };
         let name = name
             .and_then(|name| JobName::parse(&name).map_err(|why| faults.push(Fault::new("name", why))).ok());
         if let Some(command) = &command {
@@ -256,7 +279,8 @@ impl Job {
         let settings = fleet.under(options.timezone.as_ref(), options.dialect, options.dst);
         let settings = ScheduleSettings { name: name.as_ref().map(JobName::as_str), ..settings };
         let mut warnings = Vec::new();
-        let expression = cron_expr.as_ref().filter(|_| readable);
+        let times = cron_expr.as_deref().map(|expr| if is_timeless { NO_TIMES } else { expr });
+        let expression = times.filter(|_| readable);
         let schedule = expression.and_then(|expr| match Schedule::parse(expr, &settings) {
             Ok(schedule) => {
                 warnings.extend(schedule.warning().map(str::to_owned));
@@ -282,6 +306,12 @@ impl Job {
             }
             _ => Err(faults),
         }
+    }
+
+    /// The expression that gives the job its fires, within [`JobOptions::window`].
+    #[must_use]
+    pub fn times(&self) -> &str {
+        if self.options.after.is_some() { NO_TIMES } else { &self.cron_expr }
     }
 
     /// The JSON that is stored and served: the seed's fields first, in the seed's order; of the options what was given.
@@ -413,13 +443,13 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         refused(
-            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "after": {}}),
+            json!({"name": "a/b", "command": 5, "cronExpr": "61 * * * *", "comand": "ls", "mode": {}}),
             &[
                 ("command", "not a string"),
                 ("name", "\"/\""),
                 ("cronExpr", "minute: \"61\" at character 1"),
                 ("comand", "did you mean \"command\""),
-                ("after", "not built yet"),
+                ("mode", "not built yet"),
             ],
         );
         refused(json!({}), &[("name", "missing"), ("command", "missing"), ("cronExpr", "missing")]);
@@ -430,6 +460,27 @@ mod tests {
         for not_an_object in [json!([]), json!("x"), json!(null), json!(3)] {
             refused(not_an_object, &[("", "not a JSON object")]);
         }
+    }
+
+    #[test]
+    fn a_job_after_others_has_no_times_of_its_own() {
+        let job = |more: Value| {
+            let mut job = json!({"name": "report", "command": "true", "after": ["load"]});
+            job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            job
+        };
+        for more in [json!({}), json!({"cronExpr": ""}), json!({"cronExpr": " "}), json!({"cronExpr": null})]
+        {
+            let taken = submitted(job(more)).unwrap();
+            assert_eq!((taken.job.cron_expr.as_str(), taken.job.times()), ("", NO_TIMES));
+            assert_eq!(taken.schedule.next_after(crate::clock::Timestamp::ZERO), None);
+            let value = taken.job.to_value();
+            assert_eq!((&value["cronExpr"], &value["after"]), (&json!(""), &json!(["load"])));
+        }
+        refused(job(json!({"cronExpr": "* * * * *"})), &[("cronExpr", "beside \"after\"")]);
+        refused(job(json!({"cronExpr": 5})), &[("cronExpr", "beside \"after\"")]);
+        refused(job(json!({"after": []})), &[("after", "names 0 jobs")]);
+        refused(job(json!({"endAt": "2027-01-01T00:00:00Z"})), &[("endAt", "beside \"after\"")]);
     }
 
     #[test]
@@ -583,9 +634,9 @@ mod tests {
         assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
         // Options of a newer version are kept, and keep the job from being run here.
         let newer =
-            br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","labels":{"on":"failure"}}"#;
+            br#"{"later":["y"],"name":"x","command":"c","cronExpr":"@daily","labels":{"on":"failure"}}"#;
         let job = Job::from_stored("x", newer).unwrap();
-        assert_eq!(job.options_not_understood(), ["after", "labels"]);
+        assert_eq!(job.options_not_understood(), ["later", "labels"]);
         assert_eq!(job.to_value()["labels"], json!({"on": "failure"}));
     }
 

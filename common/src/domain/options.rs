@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::after::After;
 use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
@@ -181,6 +182,8 @@ pub struct JobOptions {
     pub dst: Option<Dst>,
     /// Who is told of its failures.
     pub notify: Option<Arc<Notify>>,
+    /// It runs once these jobs have succeeded, in place of any times.
+    pub after: Option<After>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -383,6 +386,14 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.notify.as_deref().map(Notify::to_value),
     },
+    Field {
+        name: "after",
+        read: |options, value| {
+            options.after = Some(After::parse(value)?);
+            Ok(())
+        },
+        write: |options| options.after.as_ref().map(After::to_value),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -451,15 +462,35 @@ impl JobOptions {
         self.enabled != Some(false)
     }
 
-    /// The stretch of time in which the job has fires.
+    /// The stretch of time in which the job has fires. One that runs after others has none: an empty one.
     #[must_use]
     pub fn window(&self) -> Window {
+        if self.after.is_some() {
+            return Window { from: None, until: Some(Timestamp::ZERO) };
+        }
         let at = |moment: &Option<Moment>| moment.as_ref().map(Moment::at);
         Window { from: at(&self.start_at), until: at(&self.end_at) }
     }
 
     /// What is wrong with how the options go together.
     pub(super) fn contradictions(&self) -> Vec<Fault> {
+        if self.after.is_some() {
+            let given = [
+                ("misfire", self.misfire.is_some()),
+                ("jitterSeconds", self.jitter_seconds.is_some()),
+                ("timezone", self.timezone.is_some()),
+                ("dialect", self.dialect.is_some()),
+                ("dst", self.dst.is_some()),
+                ("startAt", self.start_at.is_some()),
+                ("endAt", self.end_at.is_some()),
+            ];
+            let beside = "is given beside \"after\", which leaves the job no times of its own: leave out one of the two";
+            return given
+                .into_iter()
+                .filter(|(_, is_given)| *is_given)
+                .map(|(field, _)| Fault::new(field, beside))
+                .collect();
+        }
         let (Some(start), Some(end)) = (&self.start_at, &self.end_at) else { return Vec::new() };
         if start.at < end.at {
             return Vec::new();
@@ -515,6 +546,7 @@ mod tests {
             json!({"timezone": "UTC", "dialect": "standard", "dst": "debian"}),
             json!({"http": {"method": "POST", "url": "https://example.com/", "body": "{}"}}),
             json!({"notify": {"on": ["failure"], "to": ["ops"]}}),
+            json!({"after": ["extract", "load"]}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -587,6 +619,12 @@ mod tests {
             ("dst", json!("Debian"), "none of \"debian\""),
             ("http", json!("https://example.com/"), "is not an object"),
             ("http", json!({"url": "https://u:p@example.com/"}), "Authorization"),
+            ("after", json!("extract"), "[\"extract\",\"load\"]"),
+            ("after", json!([]), "names 0 jobs: name 1 to 32"),
+            ("after", Value::from_iter((0..33).map(|n| n.to_string())), "33 jobs"),
+            ("after", json!([1]), "not a string"),
+            ("after", json!(["a/b"]), "names no job"),
+            ("after", json!(["a", "b", "a"]), "names \"a\" twice"),
         ] {
             let given = json!({name: value});
             let (options, left) = taken(given.clone());
@@ -626,6 +664,11 @@ mod tests {
         assert_eq!(told("2027-01-01T00:00:00Z", "2027-01-01T01:00:00+01:00"), ["endAt"], "the same moment");
         assert_eq!(told("2027-01-01T00:00:00Z", "2026-01-01T00:00:00Z"), ["endAt"]);
         assert_eq!(JobOptions::default().contradictions(), []);
+        let beside =
+            json!({"after": ["a"], "misfire": "all", "jitterSeconds": 1, "startAt": "2027-01-01T00:00:00Z"});
+        let told: Vec<String> =
+            taken(beside).0.contradictions().into_iter().map(|fault| fault.field).collect();
+        assert_eq!(told, ["misfire", "jitterSeconds", "startAt"]);
     }
 
     #[test]

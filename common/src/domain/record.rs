@@ -237,6 +237,9 @@ pub struct Record {
     /// What started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
+    /// The run whose success led to it, for trigger `after`: of the jobs that its job waits for the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<RunId>,
     /// There was more output than the limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output_truncated: bool,
@@ -276,6 +279,7 @@ impl Record {
             worker: Some(open.worker.clone()),
             attempt: Some(open.attempt),
             trigger: Some(open.trigger),
+            after: open.after.clone(),
             output_truncated: false,
             output_bytes: None,
             killed_by: None,

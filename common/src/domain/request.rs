@@ -1,4 +1,4 @@
-//! Requests: runs that somebody asks for, and retries. Each is claimed as a fire is, and goes with its claim.
+//! Requests: runs that somebody asks for, retries, and runs of jobs that wait for others. Each is claimed as a fire is, and goes with its claim.
 
 use std::sync::Arc;
 
@@ -36,9 +36,13 @@ pub struct Request {
     /// Variables for this run (and its retries) alone; they win over the job's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<Arc<Environment>>,
-    /// The request of a person that it goes back to: itself, or that of the first attempt; absent = a fire of the schedule.
+    /// The request of a person, or of jobs that have succeeded, that it goes back to: itself, or that of the first attempt; absent = a fire of
+    /// the schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<RunId>,
+    /// The run whose success led to it: of the jobs that its job waits for the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<RunId>,
     /// The run that it tries again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<RunId>,
@@ -61,6 +65,7 @@ impl Request {
             trigger: Trigger::Manual,
             env: Some(env).filter(|env| *env != Environment::default()).map(Arc::new),
             asked: Some(run_id),
+            after: None,
             retries: None,
             by: "api".to_owned(),
             at,
@@ -80,11 +85,33 @@ impl Request {
             trigger: Trigger::Retry,
             env: open.env.clone(),
             asked: open.asked.clone(),
+            after: open.after.clone(),
             retries: Some(open.run_id.clone()),
             by: by.to_owned(),
             at: ended,
         };
         (open.run_id.of_attempt(attempt), request)
+    }
+
+    /// The run of the job `dependent` that the success of `predecessor` leads to, which ended at `ended`, with the id that it has.
+    #[must_use]
+    pub fn following(predecessor: &RunId, dependent: JobName, by: &str, ended: Timestamp) -> (RunId, Self) {
+        let run_id = predecessor.of_dependent(&dependent);
+        let request = Self {
+            v: VERSION,
+            job: dependent,
+            plan_time: ended,
+            attempt: 1,
+            not_before: None,
+            trigger: Trigger::After,
+            env: None,
+            asked: Some(run_id.clone()),
+            after: Some(predecessor.clone()),
+            retries: None,
+            by: by.to_owned(),
+            at: ended,
+        };
+        (run_id, request)
     }
 
     /// Reads a stored value.
@@ -123,6 +150,19 @@ mod tests {
         let plain = Request::manual(RunId::from_text("0a"), name(), Environment::default(), at);
         assert_eq!(plain.env, None);
         assert!(matches!(Request::decode(br#"{"v":2}"#), Err(stored::Error::Newer { .. })));
+    }
+
+    #[test]
+    fn what_follows_a_run_has_an_id_that_no_other_has() {
+        let (at, before) = (Timestamp::from_ms(1_800_000_000_000), RunId::from_text("7f-12"));
+        let (run_id, request) = Request::following(&before, name(), "w1", at);
+        assert_eq!(run_id.as_str(), "299e1c1a877907dc54cbc7854305df57");
+        assert_eq!((&request.asked, &request.after), (&Some(run_id.clone()), &Some(before.clone())));
+        assert_eq!(Request::decode(&request.encode()).unwrap(), request);
+        let other = JobName::parse("other").unwrap();
+        let others =
+            [Request::following(&before, other, "w1", at).0, before.of_attempt(2).of_dependent(&name())];
+        assert!(!others.contains(&run_id) && others[0] != others[1]);
     }
 
     #[test]

@@ -51,6 +51,14 @@ impl RunId {
         Self(format!("{first}.{attempt}").into())
     }
 
+    /// The run of the job `dependent` that the success of this one leads to: the same whoever asks for it, and of no other two.
+    #[must_use]
+    pub fn of_dependent(&self, dependent: &JobName) -> Self {
+        // Run ids have no NUL character.
+        let both = format!("{self}\0{dependent}");
+        Self(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(both.as_bytes())).into())
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -87,6 +95,8 @@ pub enum Trigger {
     Manual,
     /// The attempt before did not succeed.
     Retry,
+    /// The jobs that it waits for have succeeded.
+    After,
 }
 
 /// Longest command that an open run carries for the record of its loss; the rest is cut, since etcd must stay small.
@@ -119,9 +129,13 @@ pub struct OpenRun {
     /// It holds no lock, only a key of its own under [`crate::keys::SHARED`]: its job's `concurrency` was `allow` when it was claimed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlocked: bool,
-    /// The request of a person that it goes back to, itself or that of the first attempt; absent = a fire of the schedule.
+    /// The request of a person, or of jobs that have succeeded, that it goes back to, itself or that of the first attempt; absent = a fire of
+    /// the schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<RunId>,
+    /// The run whose success led to it: of the jobs that its job waits for the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<RunId>,
     /// Variables that came with that request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<Arc<Environment>>,

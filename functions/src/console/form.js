@@ -181,7 +181,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
       </div>
       <div class="field">
         <label for="cronExpr">${t("schedule")}</label>
-        <textarea ...${field("cronExpr", { required: true })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" rows=${Math.max(1, job.cronExpr.split("\n").length)} onKeyDown=${sendByEnter}></textarea>
+        <textarea ...${field("cronExpr", { required: !job.after?.trim() })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" rows=${Math.max(1, job.cronExpr.split("\n").length)} onKeyDown=${sendByEnter}></textarea>
         <${FieldFaults} id="cronExpr" faults=${faults.fields.cronExpr} />
         <p class="help" id="cronExpr-help">${t("scheduleHelp")}</p>
         <details><summary>${t("scheduleExamples")}</summary>

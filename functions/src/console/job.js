@@ -35,7 +35,7 @@ export function Job({ name, query }) {
       : null}
     ${found
       ? html`<section class="definition" aria-label=${t("definition")}>
-          <${Facts} facts=${[[t("schedule"), html`<code class="schedule">${found.cronExpr}</code>`], ...options(found)]} />
+          <${Facts} facts=${[[t("schedule"), found.after ? "" : html`<code class="schedule">${found.cronExpr}</code>`], ...options(found)]} />
           <pre class="wrap command-text" tabindex="0" role="region" aria-label=${t("command")}>${workOf(found)}</pre>
         </section>`
       : null}

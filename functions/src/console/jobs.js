@@ -88,7 +88,7 @@ function Table({ jobs, records }) {
 function Row({ job, record }) {
   return html`<tr role="row">
     <td role="cell" class="name"><${Name} name=${job.name} link=${link(["jobs", job.name])} /><${JobState} job=${job} /></td>
-    <td role="cell" data-label=${t("schedule")}><code class="schedule">${job.cronExpr}</code></td>
+    <td role="cell" data-label=${t("schedule")}>${job.after ? t("afterJobs", { names: [job.after].flat().join(", ") }) : html`<code class="schedule">${job.cronExpr}</code>`}</td>
     <td role="cell" data-label=${t("command")} class="command"><code class="clip">${workOf(job)}</code></td>
     <td role="cell" data-label=${t("newestRecord")} class="newest">
       ${record ? html`<${Status} record=${record} /> <${Time} ms=${when(record)} />` : html`<span class="dim">${record === null ? t("noneYet") : "…"}</span>`}

@@ -130,11 +130,20 @@ const request = {
 /** What a job does, in a text: its command, or the request that it sends. */
 export const workOf = ({ command, http }) => command || (http?.url ? `${textOf(http.method) || "GET"} ${textOf(http.url)}` : "");
 
+/** Names of jobs, one a line. */
+const predecessors = {
+  name: "after",
+  inputs: [{ id: "after", rows: 2, placeholder: "extract" }],
+  read: (value) => [Array.isArray(value) && value.every((one) => typeof one === "string" && one === one.trim() && !one.includes("\n")) ? value.join("\n") : textOf(value)],
+  write: ([text]) => text.split("\n").map((one) => one.trim()).filter(Boolean),
+};
+
 /** Every option, in the groups in which the form shows them. */
 export const GROUPS = {
   request: [request],
   times: [
     one("enabled", choice("true", "false")),
+    predecessors,
     one("startAt", line("2027-01-01T00:00:00Z")),
     one("endAt", line("2027-12-31T00:00:00Z")),
     one("timezone", line("Europe/Berlin")),
@@ -218,7 +227,7 @@ export function toSend(fields) {
 export function given({ name, command, cronExpr, ...stored }) {
   const known = OPTIONS.filter((option) => stored[option.name] !== undefined).map((option) => {
     const value = stored[option.name];
-    if (option === environment) return [option.name, option.read(value)[0]];
+    if (option === environment || option === predecessors) return [option.name, option.read(value)[0]];
     const parts = option.inputs[0].part && typeof value === "object" && Object.entries(value ?? {}).map(([part, one]) => `${part}: ${textOf(one)}`);
     return [option.name, parts?.length ? parts.join("\n") : textOf(value)];
   });

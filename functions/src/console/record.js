@@ -4,7 +4,7 @@ import { Facts, FullTime, Output, late, ran, statusOf, took } from "./parts.js";
 
 export const idOf = (record) => record._id ?? `${record.planTime}/${record.startTime}`;
 
-const TRIGGERS = ["schedule", "manual", "retry"];
+const TRIGGERS = ["schedule", "manual", "retry", "after"];
 const REASONS = ["overlap", "misfire", "deleted", "superseded", "noWorker", "disabled", "replaced", "storeWentBack"];
 
 export const triggerText = (trigger) => (TRIGGERS.includes(trigger) ? t(`trigger.${trigger}`) : trigger);
@@ -60,6 +60,7 @@ export function RunFacts({ run, running }) {
     [t("worker"), run.worker && html`<a href=${link(["workers"], { worker: run.worker })}><bdi>${run.worker}</bdi></a>`],
     [t("attempt"), run.attempt],
     [t("trigger"), triggerText(run.trigger)],
+    [t("afterRun"), run.after && html`<code>${run.after}</code>`],
     [t("runId"), (run.runId ?? run.claim) && html`<code>${run.runId ?? run.claim}</code>`],
     [t("recordId"), run._id && html`<code>${run._id}</code>`],
   ];

@@ -8,7 +8,7 @@ use common::kv::{Compare, Kv, Op, Txn};
 use lambda_http::Request;
 use serde_json::{Value, json};
 
-use super::{CONFLICTS_MAX, job_name};
+use super::{CONFLICTS_MAX, after, job_name};
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -38,14 +38,19 @@ async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
             // Gone: because a try of ours whose answer was lost did it, or because it was not there.
             return Ok(reply(name.as_str(), doubted.as_deref(), call));
         }
-        let answer = reply(name.as_str(), stored.as_ref().map(|pair| pair.value.as_slice()), call);
+        let mut answer = reply(name.as_str(), stored.as_ref().map(|pair| pair.value.as_slice()), call);
+        if stored.is_some() {
+            answer.warnings.extend(after::waited_for(kv, &name).await?);
+        }
         let mut txn = Txn {
             // The compare keeps a request that lingers in the network from deleting what is saved later.
             when: vec![Compare::unchanged(key.as_str(), stored.as_ref().map_or(0, |pair| pair.mod_revision))],
             // Of a job that is not there only the answer is kept: sent again, the request must not delete what was saved meanwhile.
             then: stored
                 .iter()
-                .flat_map(|pair| [Op::delete(pair.key.clone()), Op::delete(keys::notify(&name))])
+                .flat_map(|pair| {
+                    [Op::delete(pair.key.clone()), after::begin_anew(&name), Op::delete(keys::notify(&name))]
+                })
                 .collect(),
             otherwise: reads.clone(),
         };

@@ -1,5 +1,6 @@
 //! One handler for each endpoint; each takes only the ports that it uses.
 
+mod after;
 pub mod console;
 pub mod delete;
 mod fleet;

@@ -6,12 +6,13 @@ use common::domain::job::{Fault, Job, JobName, Submitted};
 use common::domain::mark::Mark;
 use common::domain::settings::FleetSettings;
 use common::keys;
-use common::kv::{Kv, Op, Pair, Txn};
+use common::kv::{Compare, Kv, Op, Pair, Txn};
 use common::schedule::Window;
 use lambda_http::Request;
 use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
+use super::after::{self, Before};
 use super::stored::Stored;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
@@ -37,10 +38,11 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     for _ in 0..CONFLICTS_MAX {
         let fleet = stored.fleet()?;
         let submitted = Job::from_submitted(value.clone(), &fleet).map_err(|faults| refusal(&faults))?;
-        if submitted.schedule.next_after(clock.now()).is_none() {
+        if submitted.job.options.after.is_none() && submitted.schedule.next_after(clock.now()).is_none() {
             return Err(refusal(&[never(&submitted.job, clock.now())]));
         }
-        let plan = Plan::make(&submitted, &stored, &fleet, clock.now())?;
+        let before = Before::of(kv, &submitted.job).await?;
+        let plan = Plan::make(&submitted, &stored, before, &fleet, clock.now())?;
         let reply = plan.reply(&submitted, call);
         let mut txn = plan.txn(&submitted.job, &stored, &once);
         once.guard(kv, &mut txn, &reply).await?;
@@ -129,6 +131,10 @@ struct Plan {
     job: Vec<u8>,
     mark: Option<Mark>,
     previous: Option<Job>,
+    /// That what it waits for has not changed.
+    unchanged: Vec<Compare>,
+    /// It waits for other jobs than before: their successes count from now on.
+    waits_anew: bool,
     warnings: Vec<String>,
 }
 
@@ -136,11 +142,12 @@ impl Plan {
     fn make(
         submitted: &Submitted,
         stored: &Stored,
+        before: Before,
         fleet: &FleetSettings,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
         let (job, hash) = (&submitted.job, submitted.job.schedule_hash(fleet));
-        let mut warnings = Vec::new();
+        let Before { unchanged, mut warnings } = before;
         let mark = stored.decoded_mark(&job.name)?;
         let previous = match stored.job.as_ref().map(|pair| Job::from_stored(job.name.as_str(), &pair.value))
         {
@@ -167,15 +174,20 @@ impl Plan {
         let same_times = previous.as_ref().is_some_and(|previous| previous.schedule_hash(fleet) == hash)
             && mark.as_ref().is_some_and(|mark| mark.hash == hash);
         let mark = (!same_times).then(|| Mark::based(mark.as_ref(), now, hash));
+        let waited_for = previous.as_ref().and_then(|previous| previous.options.after.as_ref());
+        let waits_anew = job.options.after.as_ref() != waited_for;
         let job = job.to_value().to_string().into_bytes();
-        Ok(Self { job, mark, previous, warnings })
+        Ok(Self { job, mark, previous, unchanged, waits_anew, warnings })
     }
 
     fn txn(&self, job: &Job, stored: &Stored, once: &Once) -> Txn {
         let (job_key, mark_key) = (keys::job(&job.name), keys::fired(&job.name));
         let mut then = vec![Op::put(job_key.as_str(), self.job.clone())];
         then.extend(self.mark.as_ref().map(|mark| Op::put(mark_key.as_str(), mark.encode())));
-        Txn { when: stored.unchanged(&job.name), then, otherwise: Stored::reads(&job.name, once) }
+        then.extend(self.waits_anew.then(|| after::begin_anew(&job.name)));
+        let mut when = stored.unchanged(&job.name);
+        when.extend(self.unchanged.iter().cloned());
+        Txn { when, then, otherwise: Stored::reads(&job.name, once) }
     }
 
     /// Whether `found` is what this plan puts when applied to `before`. A claim may have moved the mark since, which keeps base and hash.

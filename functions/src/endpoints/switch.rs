@@ -103,6 +103,9 @@ impl Plan {
 }
 
 fn is_due_ever(job: &Job, fleet: &FleetSettings, now: Timestamp) -> bool {
+    if job.options.after.is_some() {
+        return true;
+    }
     let schedule = Schedule::parse(&job.cron_expr, &fleet.of_job(job))
         .map(|schedule| schedule.within(job.options.window()));
     schedule.is_ok_and(|schedule| schedule.next_after(now).is_some())

@@ -70,6 +70,7 @@ pub fn record(job: &str, at: i64) -> Record {
         worker: Some("10.0.0.1".to_owned()),
         attempt: Some(1),
         trigger: Some(Trigger::Schedule),
+        after: None,
         output_truncated: false,
         output_bytes: Some(6),
         killed_by: None,
@@ -90,6 +91,7 @@ pub fn like_the_seeds(record: Record) -> Record {
         attempt: None,
         output_bytes: None,
         trigger: None,
+        after: None,
         ..record
     }
 }

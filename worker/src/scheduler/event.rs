@@ -17,7 +17,7 @@ use common::kv::Revision;
 
 use crate::exec::work::{Kill, Work};
 
-use super::requests::{Close, RequestAnswer, RequestClaim, RequestSeen};
+use super::requests::{Close, CloseAnswer, RequestAnswer, RequestClaim, RequestSeen};
 
 /// A job's key as it was read or watched.
 #[derive(Clone, Debug)]
@@ -243,8 +243,8 @@ pub enum Event {
     RequestGone(RunId),
     /// The answer to the claim of a request.
     RequestAnswered(Box<RequestClaim>, RequestAnswer),
-    /// What [`Action::Close`] asked for is done, or is another's.
-    Closed(RunId),
+    /// How what [`Action::Close`] asked for went.
+    Closed(RunId, CloseAnswer),
     /// Marks were read; those that are not there are absent.
     MarksRead {
         /// Of these slots; [`Slots::All`] is answered in parts.
@@ -293,7 +293,7 @@ pub enum Action {
     Claim(Box<Claim>),
     /// Send this claim of a request; answer with [`Event::RequestAnswered`].
     ClaimRequest(Box<RequestClaim>),
-    /// Write the open key of a run that has ended, and ask for its next attempt; answer with [`Event::Closed`] once the store has answered.
+    /// Write the open key of a run that has ended, ask for its next attempt, tell the jobs that wait for it; answer with [`Event::Closed`] once the store has answered.
     Close(Box<Close>),
     /// Put a first or a new mark; answer with [`Event::AdoptAnswered`].
     Adopt {
@@ -423,6 +423,12 @@ pub enum Report {
     },
     /// A fire was claimed so late that it is let go.
     TooLate(OpenRun),
+    /// Jobs wait for each other in a circle, this one among them: none of them is told of another's success.
+    Circle(JobName),
+    /// A job was deleted for which others wait.
+    WaitedFor(JobName),
+    /// A run has succeeded, and was closed as lost before: the jobs that wait for it are not told.
+    SucceededTooLate(RunId),
     /// A fire of a job is due, and no worker has the labels that the job wants.
     NoWorker(JobName, Selector),
 }

@@ -93,6 +93,8 @@ impl Definition {
             )
         } else if let Err(fault) = job.check_work() {
             (None, Err(fault.to_string()))
+        } else if job.options.after.is_some() && !job.cron_expr.trim().is_empty() {
+            (None, Err("cronExpr: is given beside \"after\"".to_owned()))
         } else {
             let (source, schedule) = schedules.parse(Source::of(&job));
             (Some(source), schedule.map_err(wrong_expression))
@@ -148,6 +150,7 @@ impl Definition {
             skipped: None,
             unlocked: false,
             asked: None,
+            after: None,
             env: None,
             on_lost: self.on_lost(1),
         }

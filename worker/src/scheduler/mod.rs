@@ -3,6 +3,7 @@
 //!
 //! It looks at the range of time from a job's mark to `now`, so that a late wake, a restart and a step of the clock are one case.
 
+mod after;
 mod concurrency;
 mod event;
 mod job_state;
@@ -33,6 +34,10 @@ use common::schedule::Schedule;
 
 use crate::exec::work::Kill;
 
+use after::Dependents;
+pub use after::Follow;
+#[cfg(test)]
+pub(crate) use after::TOLD_AT_ONCE;
 use concurrency::{Asked, older_than_newest, replaced_by};
 pub use event::{
     Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, Holder, JobSeen, KillSeen, LockSeen, MarkSeen,
@@ -43,7 +48,7 @@ pub use misfire::LATE_START_MAX_MS;
 use misfire::{Pace, Turn};
 use ownership::Ranks;
 use requests::Requests;
-pub use requests::{Close, RequestAnswer, RequestClaim, RequestRefusal, RequestSeen};
+pub use requests::{Close, CloseAnswer, RequestAnswer, RequestClaim, RequestRefusal, RequestSeen};
 #[cfg(test)]
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{gone_back, is_from_before};
@@ -133,6 +138,7 @@ pub struct Scheduler {
     behind: BTreeSet<(Timestamp, JobName)>,
     pace: Pace,
     requests: Requests,
+    dependents: Dependents,
     /// Slots whose marks are to be read, by whether a stale answer will do.
     wanted: BTreeMap<bool, BTreeSet<u16>>,
 }
@@ -176,6 +182,7 @@ impl Scheduler {
             behind: BTreeSet::new(),
             pace: Pace::default(),
             requests: Requests::default(),
+            dependents: Dependents::default(),
             wanted: BTreeMap::new(),
         }
     }
@@ -215,7 +222,7 @@ impl Scheduler {
             Event::RequestGone(run_id) => self.on_request_gone(&run_id),
             Event::RequestsListed(run_ids) => self.on_requests_listed(&run_ids),
             Event::RequestAnswered(claim, answer) => self.on_request_answered(now, &claim, answer, &mut out),
-            Event::Closed(run_id) => self.on_closed(&run_id, &mut out),
+            Event::Closed(run_id, answer) => self.on_closed(now, &run_id, answer, &mut out),
             Event::MarksRead { slots, marks, asked_at } => {
                 self.on_marks_read(now, &slots, marks, asked_at, &mut out)
             }
@@ -414,6 +421,7 @@ impl Scheduler {
         for name in gone {
             self.on_job_deleted(&name, out);
         }
+        self.dependents.keep_only(names);
         if !std::mem::replace(&mut self.jobs_listed, true) {
             self.read_all_marks(out);
         }
@@ -445,6 +453,8 @@ impl Scheduler {
                 return out.push(Action::GiveUpStore(why));
             }
         }
+        self.note_after(&name, seen.job.as_deref().ok(), seen.mod_revision, out);
+        let Some(state) = self.jobs.get_mut(&name) else { return };
         let before = state.definition.as_deref();
         let definition = Arc::new(Definition::new(seen, before, now, &mut self.schedules));
         if let Err(why) = &definition.runnable {
@@ -490,6 +500,10 @@ impl Scheduler {
 
     fn on_job_deleted(&mut self, name: &JobName, out: &mut Vec<Action>) {
         self.end_streak(name, out);
+        self.dependents.remove(name);
+        if self.jobs_listed && self.dependents.has(name) {
+            out.push(Action::Report(Report::WaitedFor(name.clone())));
+        }
         let Some(state) = self.jobs.get_mut(name) else { return };
         state.definition = None;
         state.due = None;

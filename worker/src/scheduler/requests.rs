@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use common::clock::Timestamp;
 use common::domain::job::JobName;
-use common::domain::record::{Record, SkipReason, Skipped};
+use common::domain::record::{Record, SkipReason, Skipped, Status};
 use common::domain::request::{MANUAL_WAITS_MS, Request};
 use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::Revision;
 
+use super::after::{Follow, TOLD_AT_ONCE};
 use super::event::{Action, LockSeen, Report};
 use super::job_state::{Definition, Pending};
 use super::runs::Run;
@@ -98,6 +99,38 @@ pub struct Close {
     pub revision: Revision,
     /// The next attempt.
     pub next: Option<(RunId, Request)>,
+    /// It has succeeded: what that means to the jobs that wait for it.
+    pub follows: Vec<Follow>,
+}
+
+/// How a [`Close`] went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseAnswer {
+    /// Done, and the open key is of this revision now.
+    Done(Revision),
+    /// Nothing is done: a job that waits for the run is another by now than it was decided from.
+    Stale,
+    /// The open key was taken away by others, who have decided about the run.
+    Gone,
+}
+
+/// The record of a run that has ended, until its open key says so.
+#[derive(Debug)]
+struct Closing {
+    record: Box<Record>,
+    open: OpenRun,
+    key: (Sid, u64),
+    /// At which its open key was put last.
+    revision: Revision,
+    ended: Timestamp,
+    /// The last of the jobs that were told, where there may be more than one transaction tells.
+    told: Option<JobName>,
+    /// Jobs are being told.
+    tells: bool,
+    /// The last of them, where there may be more.
+    telling: Option<JobName>,
+    /// When to decide anew.
+    again_at: Option<Timestamp>,
 }
 
 /// A request that waits.
@@ -142,14 +175,17 @@ pub(super) struct Requests {
     for_room: BTreeSet<(Timestamp, JobName)>,
     /// Jobs of which a claim is sent that will need room.
     claiming: BTreeSet<JobName>,
-    /// Records that wait until their runs' open keys say that nobody is to ask for a retry any more.
-    closing: BTreeMap<RunId, (Box<Record>, (Sid, u64))>,
+    /// Records that wait until their runs' open keys say that nobody is to ask for a retry any more, and the jobs that wait for them are told.
+    closing: BTreeMap<RunId, Closing>,
+    /// Which of them to decide anew.
+    again: BTreeSet<(Timestamp, RunId)>,
 }
 
 impl Requests {
     /// When to look at one of them.
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.again.first().map(|(at, _)| *at)).min()
     }
 
     /// Claims that will need room.
@@ -164,14 +200,14 @@ impl Requests {
 
     /// The sessions whose open keys are still to be closed here.
     pub(super) fn sids(&self) -> impl Iterator<Item = Sid> {
-        self.closing.values().map(|(_, (sid, _))| *sid)
+        self.closing.values().map(|closing| closing.key.0)
     }
 
     /// A claim of this number is sent, or the record of this open key waits.
     pub(super) fn knows_open(&self, sid: Sid, seq: u64, open: &OpenRun) -> bool {
         let tried = self.queues.get(&open.job).and_then(|queue| queue.trying.as_ref());
         tried.is_some_and(|trying| (trying.claim.sid, trying.claim.seq) == (sid, seq))
-            || self.closing.get(&open.run_id).is_some_and(|(_, key)| *key == (sid, seq))
+            || self.closing.get(&open.run_id).is_some_and(|closing| closing.key == (sid, seq))
     }
 
     /// A claim is sent that may take this job's lock.
@@ -217,6 +253,13 @@ impl Requests {
 
     /// What is waited for shortly must not be waited for as long as the clock was put back.
     pub(super) fn on_step_back(&mut self, now: Timestamp) {
+        for (at, run_id) in std::mem::take(&mut self.again) {
+            let at = at.min(now.plus_ms(RETRY_MS));
+            if let Some(closing) = self.closing.get_mut(&run_id) {
+                closing.again_at = Some(at);
+            }
+            self.again.insert((at, run_id));
+        }
         for queue in self.queues.values_mut() {
             queue.held_until = queue.held_until.map(|until| until.min(now.plus_ms(STALE_RETRY_MS)));
             if let Some(Trying { resend_at: Some(at), .. }) = &mut queue.trying {
@@ -259,6 +302,22 @@ impl Requests {
         }
     }
 
+    /// Has what is told of the end of a run decided once more, in a moment.
+    fn decide_anew(&mut self, run_id: &RunId, now: Timestamp) {
+        self.forget_again(run_id);
+        if let Some(closing) = self.closing.get_mut(run_id) {
+            let at = now.plus_ms(RETRY_MS);
+            closing.again_at = Some(at);
+            self.again.insert((at, run_id.clone()));
+        }
+    }
+
+    fn forget_again(&mut self, run_id: &RunId) {
+        if let Some(at) = self.closing.get_mut(run_id).and_then(|closing| closing.again_at.take()) {
+            self.again.remove(&(at, run_id.clone()));
+        }
+    }
+
     fn set_timer(&mut self, job: &JobName, at: Option<Timestamp>) {
         let Some(queue) = self.queues.get_mut(job) else { return };
         if let Some(old) = std::mem::replace(&mut queue.timer, at) {
@@ -297,12 +356,15 @@ impl Scheduler {
 
     /// What was asked for in the store as it was is asked for no more, unless the store still says so: then it is listed again.
     pub(super) fn forget_requests(&mut self, out: &mut Vec<Action>) {
-        for (_, (record, key)) in std::mem::take(&mut self.requests).closing {
+        for Closing { record, key, .. } in std::mem::take(&mut self.requests).closing.into_values() {
             out.push(Action::Record { record, settles: Some(key) });
         }
     }
 
     pub(super) fn look_at_due_requests(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while let Some((_, run_id)) = self.requests.again.first().filter(|(at, _)| *at <= now).cloned() {
+            self.tell_on(&run_id, out);
+        }
         for _ in 0..LOOKS_PER_STEP {
             match self.requests.timers.first().cloned() {
                 Some((at, name)) if at <= now => self.look_at_requests(&name, now, out),
@@ -376,10 +438,10 @@ impl Scheduler {
         let Some(definition) = definition else {
             return self.claim_request(run_id, &request, revision, None, Some(SkipReason::Deleted), now, out);
         };
-        let too_late = waits_until(&request, &definition).plus_ms(1);
+        let too_late = waits_until(&request, ready_at, &definition).plus_ms(1);
         let let_go = if request.at <= self.floor {
             Some(SkipReason::StoreWentBack) // it may have run in what the store was before
-        } else if request.trigger == Trigger::Retry && !definition.enabled {
+        } else if matches!(request.trigger, Trigger::Retry | Trigger::After) && !definition.enabled {
             Some(SkipReason::Disabled) // somebody may run it all the same; by itself it does not
         } else if now < too_late {
             None
@@ -437,6 +499,7 @@ impl Scheduler {
             skipped,
             unlocked: false,
             asked: request.asked.clone(),
+            after: request.after.clone(),
             env: request.env.clone(),
             on_lost: runs.and_then(|definition| definition.on_lost(attempt)),
         };
@@ -557,8 +620,8 @@ impl Scheduler {
     // --- ends that ask for more -----------------------------------------------------------------------------------
 
     /// Hands the record of a run on that has ended. Where the next attempt is to be asked for, or whoever finds the session gone would ask for
-    /// it, the open key is written first: so a run whose record is stored is never tried again as one that was lost, and one that asks for
-    /// a retry does it once, whoever dies.
+    /// it, or jobs wait for its success, the open key is written first: so a run whose record is stored is never tried again as one that was
+    /// lost, and one that asks for a retry, or for the runs of others, does it once, whoever dies.
     pub(super) fn hand_on(
         &mut self,
         now: Timestamp,
@@ -577,29 +640,93 @@ impl Scheduler {
             .map(|(definition, retry)| (definition, Request::after(open, &retry, &self.worker_id, now)))
             .filter(|(definition, (_, request))| !is_of_the_next_fire(definition, request))
             .map(|(_, next)| next);
-        if next.is_none() && open.on_lost.is_none() {
+        let succeeded = record.status == Some(Status::Succeeded);
+        // A clock that is not trusted was when the run was claimed. A time ahead would let a request of before pass for a new one, should the
+        // store go back (P16).
+        let ended = if self.clock_trusted { now } else { open.schedule_time };
+        let follows = if succeeded { self.followers(open, ended, None) } else { Vec::new() };
+        if next.is_none() && follows.is_empty() && open.on_lost.is_none() {
             return out.push(Action::Record { record, settles: Some(key) });
         }
         let open = OpenRun { on_lost: None, ..open.clone() };
-        out.push(Action::Close(Box::new(Close { open, key, revision, next })));
-        self.requests.closing.insert(run_id.clone(), (record, key));
+        let closing = Closing {
+            record,
+            open: open.clone(),
+            key,
+            revision,
+            ended,
+            told: None,
+            tells: !follows.is_empty(),
+            telling: last_of_many(&follows),
+            again_at: None,
+        };
+        self.requests.closing.insert(run_id.clone(), closing);
+        out.push(Action::Close(Box::new(Close { open, key, revision, next, follows })));
     }
 
     /// The open key of a run that has ended is written, or was taken away by others, who then have decided about its next attempt.
-    pub(super) fn on_closed(&mut self, run_id: &RunId, out: &mut Vec<Action>) {
-        if let Some((record, key)) = self.requests.closing.remove(run_id) {
+    pub(super) fn on_closed(
+        &mut self,
+        now: Timestamp,
+        run_id: &RunId,
+        answer: CloseAnswer,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(closing) = self.requests.closing.get_mut(run_id) else { return };
+        match answer {
+            CloseAnswer::Done(revision) => {
+                closing.revision = revision;
+                if let Some(last) = closing.telling.take() {
+                    closing.told = Some(last);
+                    // If this process dies here, those behind the last are not told: there is room for 64, which are many.
+                    return self.tell_on(run_id, out);
+                }
+            }
+            CloseAnswer::Stale => return self.requests.decide_anew(run_id, now), // the watch brings the news
+            CloseAnswer::Gone if closing.tells => {
+                out.push(Action::Report(Report::SucceededTooLate(run_id.clone())));
+            }
+            CloseAnswer::Gone => {}
+        }
+        self.end_closing(run_id, out);
+    }
+
+    /// Tells the jobs that wait for a run and are not told yet, if there are any (more).
+    fn tell_on(&mut self, run_id: &RunId, out: &mut Vec<Action>) {
+        let Some(closing) = self.requests.closing.get(run_id) else { return };
+        let follows = self.followers(&closing.open, closing.ended, closing.told.as_ref());
+        self.requests.forget_again(run_id);
+        let Some(closing) = self.requests.closing.get_mut(run_id) else { return };
+        (closing.tells, closing.telling) = (!follows.is_empty(), last_of_many(&follows));
+        // One that was stale may have closed nothing yet: with nobody left to tell, that is still to be done.
+        if !closing.tells && closing.told.is_some() {
+            return self.end_closing(run_id, out);
+        }
+        let (open, key, revision) = (closing.open.clone(), closing.key, closing.revision);
+        out.push(Action::Close(Box::new(Close { open, key, revision, next: None, follows })));
+    }
+
+    fn end_closing(&mut self, run_id: &RunId, out: &mut Vec<Action>) {
+        if let Some(Closing { record, key, .. }) = self.requests.closing.remove(run_id) {
             out.push(Action::Record { record, settles: Some(key) });
         }
     }
 }
 
+/// The last of the jobs that are told, where there may be more than one transaction tells.
+fn last_of_many(follows: &[Follow]) -> Option<JobName> {
+    follows.last().filter(|_| follows.len() >= TOLD_AT_ONCE).map(|follow| follow.job.clone())
+}
+
 /// Until when a request is worth a start.
-fn waits_until(request: &Request, definition: &Definition) -> Timestamp {
+fn waits_until(request: &Request, ready_at: Timestamp, definition: &Definition) -> Timestamp {
     match request.trigger {
         Trigger::Retry => {
             let from = request.not_before.unwrap_or(request.at);
             from.plus_ms(definition.rule.start_deadline_ms().max(RETRY_WAITS_MIN_MS))
         }
+        // As this worker has seen it: the clock of the one that has ended the run before may be any.
+        Trigger::After => ready_at.plus_ms(MANUAL_WAITS_MS),
         Trigger::Manual | Trigger::Schedule => request.at.plus_ms(MANUAL_WAITS_MS),
     }
 }

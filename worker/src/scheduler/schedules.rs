@@ -25,9 +25,9 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn of(job: &Job) -> Self {
-        let named = Schedule::depends_on_name(&job.cron_expr);
+        let named = Schedule::depends_on_name(job.times());
         Self {
-            expression: job.cron_expr.as_str().into(),
+            expression: job.times().into(),
             timezone: job.options.timezone.clone(),
             dialect: job.options.dialect,
             dst: job.options.dst,

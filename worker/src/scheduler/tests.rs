@@ -1,5 +1,6 @@
 //! The scheduler's rules, through `step` alone: what happens, and what is done about it.
 
+mod after;
 mod asked;
 mod concurrency;
 mod enabling;
@@ -103,7 +104,10 @@ impl World {
                 self.revision += 1;
                 Some(Event::RequestAnswered(claim.clone(), RequestAnswer::Won(self.revision)))
             }
-            Action::Close(close) if self.releases => Some(Event::Closed(close.open.run_id.clone())),
+            Action::Close(close) if self.releases => {
+                self.revision += 1;
+                Some(Event::Closed(close.open.run_id.clone(), CloseAnswer::Done(self.revision)))
+            }
             Action::Release { run_id, .. } if self.releases => Some(Event::Released(run_id.clone())),
             _ => None,
         }

@@ -66,6 +66,8 @@ pub(super) enum Fault {
     SwitchBack,
     /// The fleet's settings change.
     Settings,
+    /// A job that runs after others is edited, switched, deleted, or deleted and put again.
+    Dependent,
 }
 
 /// Those that are drawn, the worse the rarer.
@@ -131,6 +133,7 @@ impl World {
         }
         self.draw_switching();
         self.draw_settings();
+        self.draw_succession();
     }
 
     fn any_worker(&mut self) -> usize {
@@ -249,6 +252,7 @@ impl World {
             Fault::Restore => self.put_back(),
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
             Fault::Settings => self.set_settings(),
+            Fault::Dependent => self.change_dependent(),
         }
     }
 
@@ -330,6 +334,7 @@ impl World {
             }
         }
         self.switch_all_on();
+        self.put_dependents();
     }
 
     fn mend_clock(&mut self, worker: usize) {
@@ -340,6 +345,8 @@ impl World {
 
     fn definition(&mut self, name: &JobName) -> Vec<u8> {
         let cron = *self.dice.one_of(&["* * * * * *", "*/2 * * * * *", "*/3 * * * * *", "1-59/5 * * * * *"]);
+        // Runs that others wait for come one by one, or what they ask for would pile up.
+        let cron = if self.succession.is_some() { "1-59/5 * * * * *" } else { cron };
         let command = format!("true {}", self.dice.below(1000));
         let mut job = serde_json::json!({ "name": name.as_str(), "command": command, "cronExpr": cron });
         if self.dice.percent(50) {

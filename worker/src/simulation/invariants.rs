@@ -17,7 +17,7 @@ use common::schedule::{Schedule, ScheduleSettings};
 use super::log::Stored;
 use super::settings;
 use super::store::Store;
-use super::world::{OFFSET_MS_MAX, START_MS};
+use super::world::{OFFSET_MS_MAX, START_MS, WELL_MS};
 use crate::claims;
 use crate::scheduler::LEAD_MAX_MS;
 use crate::waiting::Entry;
@@ -55,7 +55,7 @@ pub(super) struct Invariants {
     /// Committed claims with a record to come: how many fires each stands for.
     claimed: BTreeMap<RunId, u64>,
     /// Claims of the store as it was before it went back, with the process that started their command, if any.
-    claimed_before: BTreeMap<RunId, Option<Incarnation>>,
+    pub(super) claimed_before: BTreeMap<RunId, Option<Incarnation>>,
     /// The last fire ever claimed of each job, whatever became of its mark.
     claimed_up_to: BTreeMap<JobName, Timestamp>,
     /// Claims that workers made of a store that had gone back before they noticed. The fires of some had run before: their records are kept
@@ -84,6 +84,12 @@ pub(super) struct Invariants {
     /// Runs whose records have been on a worker's disk, which no fault takes away.
     on_disk: BTreeSet<RunId>,
     schedules: BTreeMap<String, Schedule>,
+    /// Runs whose commands have succeeded, whatever became of them.
+    pub(super) succeeded: BTreeSet<RunId>,
+    /// Those of them whose open key says that they are over.
+    pub(super) closed: BTreeSet<RunId>,
+    /// Since when a job waits for others, as all workers must know a while later.
+    pub(super) waits_since: BTreeMap<JobName, i64>,
 }
 
 impl Invariants {
@@ -138,6 +144,7 @@ impl Invariants {
             }
             if let Some(job) = key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok()) {
                 self.job_written(store, &job, change);
+                self.dependent_written(&job, change);
             }
             if let Some(sid) = keys::parse_runs(key) {
                 // Who has not noticed may be about to close what came back.
@@ -145,7 +152,13 @@ impl Invariants {
                 if by.is_some() && !change.is_delete() {
                     self.check_asked_for(store, change, &changes);
                 }
+                if by.is_some() {
+                    self.check_success(store, sid, change, &changes, noticed);
+                }
             }
+        }
+        if by.is_some() && noticed {
+            self.check_told(store, &changes);
         }
         for change in &changes {
             if let Some(run_id) = keys::parse_request(&change.pair.key) {
@@ -294,6 +307,10 @@ impl Invariants {
                 continue;
             }
             let late = now.ms_since(request.not_before.unwrap_or(request.at));
+            // By a clock that was far off.
+            if request.trigger == Trigger::After && late > OFFSET_MS_MAX + WELL_MS {
+                continue;
+            }
             if late > REQUEST_WAITS_MAX_MS {
                 self.violated(format!("a run of {} is asked for since {late} ms", request.job));
             }
@@ -512,6 +529,7 @@ impl Invariants {
     pub(super) fn store_went_back(&mut self) {
         self.claimed_up_to.clear();
         self.enabled_at.clear();
+        self.waits_since.values_mut().for_each(|since| *since = self.now);
         self.asked_before.extend(std::mem::take(&mut self.asked));
         self.without_lock.extend(self.processes.keys().cloned());
         for run_id in std::mem::take(&mut self.claimed).into_keys() {

@@ -14,6 +14,7 @@ mod settings;
 mod shell;
 mod store;
 mod store_tests;
+mod succession;
 mod switching;
 mod world;
 

@@ -69,11 +69,21 @@ pub(super) enum Mutant {
     SettlesFirst,
     /// A record counts as on disk, and is not.
     NoSync,
+    /// The record of a run that succeeded is handed on, and the jobs that wait for it are not told.
+    SucceedsUntold,
+    /// Whoever tells jobs that wait does not look whether they are as they were.
+    TellsAnybody,
+    /// A job that waits for two runs after each success.
+    AnySuccessWill,
+    /// What has led to a run leads to the next one, too.
+    SuccessStays,
+    /// What has succeeded is noted, and the run is not asked for.
+    NotesAlone,
 }
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 28] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 33] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
@@ -102,6 +112,11 @@ impl Mutant {
         (Self::EndsUntold, &["tried again as if it were lost"]),
         (Self::SettlesFirst, &["its records for None"]),
         (Self::NoSync, &["was on disk"]),
+        (Self::SucceedsUntold, &["is done with, and nobody who waits"]),
+        (Self::TellsAnybody, &["does not wait for"]),
+        (Self::AnySuccessWill, &["has not succeeded"]),
+        (Self::SuccessStays, &["still noted"]),
+        (Self::NotesAlone, &["is not asked for"]),
     ];
 
     /// The transaction as a broken worker sends it.
@@ -111,6 +126,18 @@ impl Mutant {
             let of_request =
                 |op: &Op| matches!(op, Op::Delete(span) if keys::parse_request(&span.from).is_some());
             txn.then.retain(|op| !of_request(op));
+        }
+        let is_told = |op: &Op| matches!(op, Op::Txn(Txn { otherwise, .. }) if otherwise.iter().any(|op| is_put(op, keys::AFTER)));
+        if self == Self::TellsAnybody && txn.then.iter().any(is_told) {
+            txn.when.retain(|compare| !matches!(compare, Compare::ModRevision(key, ..) if key.strip_prefix(keys::JOBS).is_some()));
+        }
+        if self == Self::SuccessStays {
+            txn.then.retain(
+                |op| !matches!(op, Op::Delete(span) if span.from.strip_prefix(keys::AFTER).is_some()),
+            );
+        }
+        if self == Self::NotesAlone && txn.otherwise.iter().any(|op| is_put(op, keys::AFTER)) {
+            txn.then.clone_from(&txn.otherwise);
         }
         for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
             if let Op::Txn(nested) = op {
@@ -155,10 +182,15 @@ impl Mutant {
             Self::UnlockAnybodys => {
                 !(of(keys::LOCK) && matches!(compare, Compare::ModRevision(..) | Compare::Value(..)))
             }
+            Self::AnySuccessWill => !of(keys::AFTER),
             Self::NoSharedCompare => !matches!(compare, Compare::NoneIn(_)),
             _ => true,
         }
     }
+}
+
+fn is_put(op: &Op, prefix: &str) -> bool {
+    matches!(op, Op::Put { key, .. } if key.strip_prefix(prefix).is_some())
 }
 
 /// The lock that is put beside what a run holds in its place.

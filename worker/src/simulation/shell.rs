@@ -28,8 +28,8 @@ use crate::batches::{Answered, Batch, Batches};
 use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::follow::News;
 use crate::scheduler::{
-    Action, AdoptAnswer, Claim, ClaimAnswer, Close, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS, RequestClaim,
-    Scheduler, Slots,
+    Action, AdoptAnswer, Claim, ClaimAnswer, Close, CloseAnswer, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS,
+    RequestClaim, Scheduler, Slots,
 };
 use crate::session::{self, Session};
 use crate::waiting::Entry;
@@ -490,7 +490,7 @@ impl World {
                 let close = close.clone();
                 async move {
                     match claims::close_run(kv.as_ref(), &close).await {
-                        Ok(()) => Done::Event(Event::Closed(close.open.run_id)),
+                        Ok(answer) => Done::Event(Event::Closed(close.open.run_id, answer)),
                         Err(_away) => Done::Again,
                     }
                 }
@@ -1107,7 +1107,11 @@ impl World {
             Action::Move { open, from, to, rescue } => Job::Move { open, from, to, rescue },
             Action::ClaimRequest(claim) => Job::ClaimRequest(claim),
             Action::Close(close) if self.mutant == Mutant::EndsUntold => {
-                let closed = Event::Closed(close.open.run_id.clone());
+                let closed = Event::Closed(close.open.run_id.clone(), CloseAnswer::Gone);
+                return self.push_to(now, worker, What::Tell(era, closed));
+            }
+            Action::Close(close) if self.mutant == Mutant::SucceedsUntold && !close.follows.is_empty() => {
+                let closed = Event::Closed(close.open.run_id.clone(), CloseAnswer::Gone);
                 return self.push_to(now, worker, What::Tell(era, closed));
             }
             Action::Close(close) => Job::Close(close),
@@ -1161,6 +1165,9 @@ impl World {
         }
         let at = self.time_of(worker);
         let fails = self.asks && self.dice.percent(30);
+        if !fails && status == Status::Succeeded {
+            self.checks.succeeded.insert(run_id.clone());
+        }
         let ending = Ending {
             status: if fails { Status::Failed } else { status },
             err: String::new(),

@@ -18,7 +18,7 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
-use super::{settings, switching};
+use super::{settings, succession, switching};
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::sweep;
@@ -56,6 +56,8 @@ pub(super) enum Item {
     Fault(Fault, usize),
     /// A job that was deleted is put again.
     Recreated(JobName),
+    /// The same of a job that runs after others.
+    DependentBack(JobName),
     /// A job that was disabled is enabled again; by other hands or not.
     SwitchedOn(JobName, bool),
     Seed(SeedStep),
@@ -153,6 +155,8 @@ pub(super) struct World {
     /// In a world in which jobs are disabled and enabled.
     pub(super) switching: Option<Dice>,
     pub(super) setting: Option<Dice>,
+    /// In a world in which jobs run after others.
+    pub(super) succession: Option<Dice>,
     pub(super) now: i64,
     queue: BTreeMap<(i64, u64), Item>,
     queued: u64,
@@ -199,13 +203,15 @@ impl World {
             disk: Vec::new(),
             disk_away: false,
         };
+        let succession = succession::dice(seed);
         let mut world = Self {
             mutant,
             has_concurrency: seed % 5 >= 3,
-            asks: seed % 5 > 2,
+            asks: seed % 5 > 2 || succession.is_some(),
             dice: Dice::new(seed),
             switching: switching::dice(seed),
             setting: settings::dice(seed),
+            succession,
             now: 0,
             queue: BTreeMap::new(),
             queued: 0,
@@ -231,6 +237,7 @@ impl World {
         for name in job_names() {
             self.save(&name);
         }
+        self.put_dependents();
         self.trouble = if self.dice.percent(30) { 0 } else { self.dice.between(1, 25) };
         for worker in 0..WORKERS {
             self.hosts[worker].skew = if self.dice.percent(60) {
@@ -326,6 +333,7 @@ impl World {
             }
             Item::Fault(fault, worker) => self.fault(fault, worker),
             Item::Recreated(name) => self.recreated(&name),
+            Item::DependentBack(name) => self.put_dependent(&name),
             Item::SwitchedOn(name, by_hand) => self.put_switched(&name, true, by_hand),
             Item::Seed(step) => self.seed(step),
             Item::Heal => self.heal(),

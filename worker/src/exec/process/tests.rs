@@ -24,6 +24,7 @@ pub(crate) fn open() -> OpenRun {
         skipped: None,
         unlocked: false,
         asked: None,
+        after: None,
         env: None,
         on_lost: None,
     }

@@ -369,7 +369,7 @@ fn a_record_waits_until_no_survivor_can_take_its_run_for_lost() {
         assert!(!world.scheduler.is_idle(), "its record is not handed on yet");
         world.feed(Event::SessionLost);
         assert_eq!(world.records(), [], "its open key is still to be written");
-        world.feed(Event::Closed(run_id));
+        world.feed(Event::Closed(run_id, CloseAnswer::Gone));
         assert_eq!(world.records()[0].1, Some(key));
     }
     let (mut world, open) = running_with(r#"{"retry":{"attempts":1,"onLost":true}}"#);
