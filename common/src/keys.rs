@@ -35,8 +35,9 @@ pub const REQUESTS: &str = "/cron/requests/";
 /// `/cron/paused`: written by the function `fleet_pause`, or with any value by other hands; who paused, when and why; lives until deleted;
 /// present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
-/// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on; absent = the fleet
-/// was never paused.
+/// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on. Also by the
+/// worker that notices first that the store was put back to an earlier state: up to when what is in it may be of before. Absent = neither ever
+/// happened.
 pub const BASE: &str = "/cron/base";
 /// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
