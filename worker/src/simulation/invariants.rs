@@ -150,6 +150,16 @@ impl Invariants {
             }
         }
         for change in &changes {
+            if let (Some((job, run_id)), false) = (keys::parse_shared(&change.pair.key), change.is_delete()) {
+                let mark = store.get(keys::fired(&job)).map(|pair| Mark::decode(&pair.value).unwrap());
+                if mark.is_none_or(|mark| !mark.unlocked) {
+                    self.violated(format!(
+                        "{run_id} goes without the lock, and the mark of {job} does not say so"
+                    ));
+                }
+            }
+        }
+        for change in &changes {
             if let Some(run_id) = keys::parse_request(&change.pair.key) {
                 self.request_written(store, run_id, change, &changes, noticed);
             }
