@@ -3,7 +3,8 @@
 use std::error::Error;
 
 /// The texts of an error and of its causes, from the outermost in; a cause that the text so far has already said is left out.
-pub(crate) fn in_words(error: &dyn Error) -> String {
+#[must_use]
+pub fn in_words(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::domain::execution::is_user;
+use crate::networks::{self, Networks};
 use crate::secrets::{Reference, Referring, Values};
 
 /// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
@@ -45,7 +46,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 23] = [
+const VARIABLES: [Variable; 25] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -178,6 +179,24 @@ const VARIABLES: [Variable; 23] = [
                 Some(bad) => Err(format!("{bad:?} is no name of a user")),
                 None => Ok(()),
             }
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_HTTP_DENIED_NETWORKS",
+        help: "networks that jobs with http may not call, like 10.0.0.0/8, comma-separated (default none, beside loopback, link-local and others that never are)",
+        set: |s, v| {
+            s.http_networks.denied = networks::parse(v)?;
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_HTTP_ALLOWED_NETWORKS",
+        help: "networks that jobs with http may call although they are loopback, link-local or the like, comma-separated (default none); a cloud's metadata address must be named itself",
+        set: |s, v| {
+            s.http_networks.allowed = networks::parse(v)?;
+            Ok(())
         },
         secret: None,
     },
@@ -369,6 +388,8 @@ pub struct Settings {
     pub shell: PathBuf,
     /// See `CRON_USERS`.
     pub users: BTreeSet<String>,
+    /// See `CRON_HTTP_DENIED_NETWORKS` and `CRON_HTTP_ALLOWED_NETWORKS`.
+    pub http_networks: Networks,
     /// See `CRON_LOG_BATCH_SIZE`.
     pub log_batch_size: usize,
     /// See `CRON_LOG_COMMIT_TIMEOUT_MS`.
@@ -403,6 +424,7 @@ impl Default for Settings {
             max_runs: None,
             shell: PathBuf::from(SHELL_DEFAULT),
             users: BTreeSet::new(),
+            http_networks: Networks::default(),
             log_batch_size: 100,                             // the seed's jobLogBatchSize
             log_commit_timeout: Duration::from_millis(1000), // the seed's jobLogCommitTimeout
             log_retention_days: 90,
@@ -834,6 +856,7 @@ mod tests {
                 ("CRON_ETCD_CERT", "c.pem"),
                 ("CRON_SHELL", "sh"),
                 ("CRON_USERS", "deploy, a:b"),
+                ("CRON_HTTP_DENIED_NETWORKS", "10.0.0.0/8, private"),
             ],
             &[],
         );
@@ -844,6 +867,7 @@ mod tests {
             "CRON_ETCD_KEY",
             "CRON_SHELL: \"sh\" is not an absolute path",
             "CRON_USERS: \"a:b\"",
+            "CRON_HTTP_DENIED_NETWORKS: \"private\"",
         ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }

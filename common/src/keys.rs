@@ -39,6 +39,9 @@ pub const PAUSED: &str = "/cron/paused";
 /// worker that notices first that the store was put back to an earlier state: up to when what is in it may be of before. Absent = neither ever
 /// happened.
 pub const BASE: &str = "/cron/base";
+/// `/cron/settings`: written by the function `fleet_settings`; in which zone, by which dialect and rules jobs fire that say nothing themselves; lives until
+/// deleted; absent = UTC and the defaults of the options.
+pub const SETTINGS: &str = "/cron/settings";
 /// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
 pub const IDEMPOTENCY: &str = "/cron/idempotency/";

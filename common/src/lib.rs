@@ -2,7 +2,7 @@
 //! ([`kv::Kv`] for what must be agreed upon, [`run_log::RunLog`] for the records) with their implementations.
 
 pub mod api;
-mod causes;
+pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod domain;
@@ -10,6 +10,7 @@ pub mod ids;
 pub mod keys;
 pub mod kv;
 pub mod logging;
+pub mod networks;
 pub mod run_log;
 pub mod schedule;
 pub mod secrets;

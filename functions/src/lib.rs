@@ -22,8 +22,8 @@ use common::run_log::RunLog;
 use lambda_http::Request;
 
 use crate::endpoints::{
-    console, delete, fleet_pause, fleet_resume, fleet_status, get, kill, list, log, output, pause, resume,
-    run, running, save, workers,
+    console, delete, fleet_pause, fleet_resume, fleet_settings, fleet_status, get, kill, list, log, output,
+    pause, resume, run, running, save, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -54,7 +54,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 17] = [
+pub static ROUTES: [Route; 18] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -156,6 +156,12 @@ pub static ROUTES: [Route; 17] = [
         methods: fleet_status::METHODS,
         function: "fleet_status",
         handler: |ports, request| Box::pin(async move { fleet_status::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/fleet/settings",
+        methods: fleet_settings::METHODS,
+        function: "fleet_settings",
+        handler: |ports, request| Box::pin(async move { fleet_settings::handle(&*ports.kv, request).await }),
     },
     Route {
         path: "/worker/list",

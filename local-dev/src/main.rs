@@ -12,10 +12,11 @@ use common::kv::Kv;
 use common::kv::embedded::EmbeddedKv;
 use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
+use common::schedule::Zone;
 use functions::ports;
 use local_dev::native::{guard, stack};
 use local_dev::stop::Stop;
-use local_dev::{api_server, samples};
+use local_dev::{api_server, check_seed, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
 use worker::guardian::{self, Guard, Guardian};
@@ -60,8 +61,21 @@ async fn run(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result
     match settings.words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => one_process(settings, guardian).await,
         ["stack"] => stack::run(settings).await,
-        words => bail!("{:?} is no command: leave it out, or say `stack`", words.join(" ")),
+        ["check-seed"] => check_seed(settings, "UTC").await,
+        ["check-seed", zone] => check_seed(settings, zone).await,
+        words => {
+            bail!("{:?} is no command: leave it out, or say `stack` or `check-seed [ZONE]`", words.join(" "))
+        }
     }
+}
+
+/// Says what becomes of a seed's jobs; `zone` is that of its workers' clocks.
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+async fn check_seed(settings: &Settings, zone: &str) -> anyhow::Result<()> {
+    let zone = Zone::parse(zone).map_err(|why| anyhow::anyhow!("{zone:?} {why}"))?;
+    let kv = ports::kv(settings).map_err(anyhow::Error::msg)?;
+    print!("{}", check_seed::run(kv.as_ref(), &zone, SystemClock.now()).await?);
+    Ok(())
 }
 
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.

@@ -303,6 +303,34 @@ await check("every option is typed, stored as the API has it, shown, and kept by
   equal([retry, sorted(left)], [undefined, sorted({ ...job, concurrency: "forbid", env: { LINES: "one\ntwo" } })]);
 });
 
+await check("a request in the place of the command is typed, stored, shown and kept by an edit", async () => {
+  const stored = async () => (await api("job/list?prefix=request")).data[0];
+  await go("#/new");
+  await dialog().waitFor();
+  await unfold();
+  await fill({
+    name: "request", cronExpr: "@yearly", "http-url": "https://example.com/hook", "http-headers": "no colon", "http-body": "{}\n", "http-status": "200, 3xx", "http-contains": "/^ok/",
+    "http-followRedirects": "2",
+  });
+  await choose({ "http-method": "POST" });
+  await button("Save").click();
+  await page.locator("#http-fault", { hasText: "has no “:”" }).waitFor();
+  await fill({ "http-headers": "X-Token: a: b\nAccept: */*\n" });
+  await button("Save").click();
+  await heading("request");
+  await noDialog();
+  const http = {
+    method: "POST", url: "https://example.com/hook", headers: { "X-Token": "a: b", Accept: "*/*" }, body: "{}\n", expect: { status: [200, "3xx"], body: "/^ok/" }, followRedirects: 2,
+  };
+  equal(await stored(), { name: "request", command: "", cronExpr: "@yearly", http });
+  await page.locator(".command-text", { hasText: "POST https://example.com/hook" }).first().waitFor();
+  await link("Edit request").click();
+  await fill({ "http-status": "" });
+  await button("Save").click();
+  await noDialog();
+  equal((await stored()).http, { ...http, expect: { body: "/^ok/" } });
+});
+
 await check("faults of options stand at their fields, those that the form finds itself, too", async () => {
   await go("#/new");
   await dialog().waitFor();
@@ -821,7 +849,7 @@ await check("by keyboard: a job is made with every field, a fault mended, and wh
   await trapped("Save");
   await tabTo("Name");
   await write("keys");
-  await tabTo("Schedule (UTC)");
+  await tabTo("Schedule");
   await write("61 * * * *");
   await tabTo("Command");
   await write("echo by keys");
@@ -888,7 +916,7 @@ await check("by keyboard: a job is duplicated; deleted after a question that can
   await press("Enter");
   await page.waitForFunction(() => document.activeElement.id === "name");
   await write("keys too");
-  await tabTo("Schedule (UTC)");
+  await tabTo("Schedule");
   await press("Control+A");
   await write("@daily");
   await press("Enter");

@@ -238,8 +238,15 @@ impl Fleet {
     /// # Panics
     /// When it does not start.
     pub async fn worker(&mut self, id: &str, settings: &[(&str, &str)]) -> &mut Worker {
-        let program = program("worker").await;
-        let worker = Worker::start(&self.site, &program, &self.stores(), id, settings).await.unwrap();
+        self.worker_of(&program("worker").await, id, settings).await
+    }
+
+    /// [`Self::worker`], started by a program that becomes one.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn worker_of(&mut self, program: &Path, id: &str, settings: &[(&str, &str)]) -> &mut Worker {
+        let worker = Worker::start(&self.site, program, &self.stores(), id, settings).await.unwrap();
         self.workers.push(worker);
         let key = format!("/cron/workers/{id}");
         wait_for("the worker's registration", SOON, async || self.get(&key).await).await;

@@ -18,6 +18,7 @@ use common::domain::pause::{Base, Pause};
 use common::domain::record::Record;
 use common::domain::request::Request as RunRequest;
 use common::domain::run::{LockHolder, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
@@ -798,6 +799,8 @@ async fn a_store_that_is_down_is_503_and_the_next_call_works() {
             ("resume", stage.post("/job/resume", json!({"name": "a"})).await),
             ("fleet_pause", stage.post("/fleet/pause", json!({})).await),
             ("fleet_status", stage.get("/fleet/status").await),
+            ("fleet_settings", stage.get("/fleet/settings").await),
+            ("fleet_settings", stage.post("/fleet/settings", json!({"timezone": "UTC"})).await),
             ("fleet_resume", stage.post("/fleet/resume", json!({})).await),
             ("delete", stage.post("/job/delete", json!({"name": "a"})).await),
             ("workers", stage.get("/worker/list").await),
@@ -883,6 +886,9 @@ async fn wherever_a_store_hangs_there_is_an_answer() {
         ("POST", "/job/kill", json!({"name": "a"}), false, 3),
         ("POST", "/job/kill", json!({"name": "a"}), true, 4),
         ("GET", "/fleet/status", json!(null), false, 1),
+        ("GET", "/fleet/settings", json!(null), false, 1),
+        ("POST", "/fleet/settings", json!({"dst": "skip"}), false, 2),
+        ("POST", "/fleet/settings", json!({"dst": "skip"}), true, 3),
         ("POST", "/fleet/pause", json!({}), false, 2),
         ("POST", "/fleet/pause", json!({}), true, 3),
         ("POST", "/fleet/resume", json!({}), false, 1),
@@ -1035,7 +1041,10 @@ async fn pausing_and_resuming_move_the_base_and_nothing_of_the_time_between_is_c
         assert_eq!(mark.base, stage.clock.now(), "{path}");
         let pair = stage.pair(&keys::fired(&name("a"))).await.unwrap();
         assert_eq!(job.mod_revision, pair.mod_revision, "{path}: one transaction");
-        assert_eq!(mark.hash, Job::from_stored("a", &job.value).unwrap().schedule_hash());
+        assert_eq!(
+            mark.hash,
+            Job::from_stored("a", &job.value).unwrap().schedule_hash(&FleetSettings::default())
+        );
         let before = stage.revision().await;
         stage.pass(60_000);
         stage.post(path, json!({"name": "a"})).await;

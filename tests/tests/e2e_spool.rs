@@ -2,12 +2,14 @@
 //!
 //! Without etcd and a MongoDB-protocol server each test says SKIPPED; `cargo run -p tests` provisions them.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use common::clock::sleep;
 use local_dev::native::process::get;
+use local_dev::native::provision::search;
 use tests::account::{Account, all_running, finish};
-use tests::fixtures::{Counting, Fleet, SOON, now_ms, status, wait_for};
+use tests::fixtures::{Counting, Fleet, SOON, now_ms, program, skip, status, wait_for};
 
 const SETTINGS: [(&str, &str); 1] = [("CRON_SESSION_TTL_SECONDS", "4")];
 
@@ -147,4 +149,66 @@ async fn a_spool_that_is_full_stops_claims_says_so_and_loses_nothing() {
     .await;
     let records = fleet.all_records().await;
     assert!(!records.iter().any(|record| status(record) == "lost"), "{records:?}");
+}
+
+/// A disk of two megabytes that somebody else fills: records go from memory to MongoDB, and without that either nothing new begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_is_survived_with_mongodb_and_stops_claims_without_it() {
+    let test = "spool-disk";
+    if !rustix::process::geteuid().is_root() || search("unshare").is_none() {
+        skip(test, "no root rights, or no unshare, to mount a small disk");
+        return;
+    }
+    let mut fleet = fleet!("spool-disk");
+    // The disk is mounted for this worker alone, and goes with it.
+    let wrapper = fleet.dir.path().join("worker-on-a-small-disk");
+    let mount = "mkdir -p \"$CRON_DATA_DIR\" && mount -t tmpfs -o size=2m tmpfs \"$CRON_DATA_DIR\" && exec \"$0\" \"$@\"";
+    let worker = program("worker").await;
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount --propagation private sh -c '{mount}' '{}' \"$@\"\n",
+        worker.display()
+    );
+    std::fs::write(&wrapper, script).unwrap();
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // More than the disk has: it is the disk that says no.
+    let settings = [SETTINGS[0], ("CRON_SPOOL_MAX_BYTES", "104857600")];
+    let worker = fleet.worker_of(&wrapper, "w1", &settings).await;
+    let listen = worker.listen();
+    let pid = worker.process().pid();
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    let data = environment.split('\0').find_map(|entry| entry.strip_prefix("CRON_DATA_DIR=")).unwrap();
+    let filler = format!("/proc/{pid}/root{data}/filler");
+    let says = async |wanted: &str| {
+        wait_for(&format!("the worker to say {wanted}"), SOON, async || {
+            get(listen, "/metrics").await.filter(|(_, text)| text.contains(&format!("\n{wanted}\n")))
+        })
+        .await;
+    };
+    let jobs = fleet.put_counting_jobs(4).await;
+    let first = all_running(&jobs).await;
+    says("fleetcron_spool_fault 0").await;
+
+    let full = std::fs::write(&filler, vec![0; 4 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    says("fleetcron_spool_fault 1").await;
+    all_ran_after(&jobs, now_ms() / 1000 + 2).await; // MongoDB takes them
+    fleet.mongo.kill();
+    says("fleetcron_records_full 1").await;
+    let (status_code, why) = get(listen, "/readyz").await.unwrap();
+    assert_eq!(status_code, 507, "{why}");
+    fleet.mongo.restart().await.unwrap();
+    says("fleetcron_records_full 0").await;
+    all_ran_after(&jobs, now_ms() / 1000 + 1).await;
+    std::fs::remove_file(&filler).unwrap();
+    says("fleetcron_spool_fault 0").await;
+    all_ran_after(&jobs, now_ms() / 1000 + 1).await;
+
+    let last = finish(&fleet, &jobs).await;
+    let records = fleet.all_records().await;
+    for job in &jobs {
+        let account = Account::of(job, &records);
+        account.assert_consistent(job);
+        account.assert_accounted(first..=last, job);
+        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
+    }
 }

@@ -25,8 +25,8 @@ const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three. (One that is `exclusive`
 /// compares a fourth thing and goes alone.)
 pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
-/// Most marks that are put by one transaction: each compares two keys beside the session's.
-pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 1) / 2;
+/// Most marks that are put by one transaction: each compares two keys beside the session's and the settings'.
+pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 2) / 2;
 /// Most locks that are freed by one transaction: a nested one each.
 pub(crate) const RELEASES_MAX: usize = 64;
 /// Claims in flight: two batches keep a store busy; those that go alone are few, or come in a burst after the store was away.
@@ -345,21 +345,24 @@ pub(crate) struct Adoption {
     /// 0 = the mark is absent.
     pub(crate) mark_revision: Revision,
     pub(crate) mark_value: Option<Vec<u8>>,
+    pub(crate) settings_revision: Revision,
     pub(crate) sid: Sid,
     pub(crate) mark: Mark,
 }
 
 impl Batched for Adoption {
     fn goes_with(&self, other: &Self) -> bool {
-        self.sid == other.sid && self.job != other.job
+        (self.sid, self.settings_revision) == (other.sid, other.settings_revision) && self.job != other.job
     }
 }
 
-/// Puts the marks of jobs that other hands have put (design P7), of one session, at most [`ADOPTIONS_MAX`] at a time: all in one transaction;
+/// Puts the marks of jobs that other hands have put (design P7), of one session and by the same settings, at most [`ADOPTIONS_MAX`] at a time: all in one transaction;
 /// when that is refused, each by itself. One answer for each, in order.
 pub(crate) async fn adopt_all(kv: &dyn Kv, adoptions: &[Adoption]) -> Vec<AdoptAnswer> {
     let Some(first) = adoptions.first() else { return Vec::new() };
-    let mut txn = Txn { when: vec![Compare::exists(keys::session(first.sid))], ..Txn::default() };
+    // A worker that has not heard of other settings would take a mark that was put by them for one of other hands, and put it back.
+    let settings = Compare::unchanged(keys::SETTINGS, first.settings_revision);
+    let mut txn = Txn { when: vec![Compare::exists(keys::session(first.sid)), settings], ..Txn::default() };
     for adoption in adoptions {
         let mark = (adoption.mark_revision, adoption.mark_value.as_ref());
         txn.when.extend(unchanged(&adoption.job, adoption.job_revision, mark));

@@ -25,11 +25,13 @@ use crate::clocks::{Clocks, Moment};
 use crate::data_dir::{self, DataDir};
 use crate::exec::gate::{Begun, GateFile, Gates, Starts};
 use crate::exec::process::{self, Running};
+use crate::exec::request;
 use crate::exec::shell::Shell;
 use crate::exec::work::Work;
 use crate::guardian::Guard;
 use crate::lead::Lead;
 use crate::live::{self, Live};
+use crate::outbound::Outbound;
 use crate::retention::{self, Retention};
 use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
@@ -104,6 +106,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// What commands are run with.
     pub shell: Arc<Shell>,
+    /// What requests are sent by.
+    pub outbound: Arc<Outbound>,
     /// What records that wait for the store may take in it, in bytes; `None` = 4 GiB, or half of what the disk has left if that is less.
     pub spool_bytes_max: Option<u64>,
 }
@@ -121,6 +125,7 @@ impl Options {
             retention: Retention::new(settings),
             data_dir: Some(data_dir.path.clone()),
             shell: Arc::new(Shell::new(&settings.shell, &settings.users).guarded_by(guard)),
+            outbound: Arc::new(Outbound::new(settings.http_networks.clone())),
             spool_bytes_max: settings.spool_bytes_max,
         }
     }
@@ -943,8 +948,16 @@ impl Driver {
                 }
                 self.sink.put(Entry { record, settles });
             }
-            Action::Adopt { job, job_revision, mark_revision, mark_value, sid, mark } => {
-                self.adoptions.put(Adoption { job, job_revision, mark_revision, mark_value, sid, mark });
+            Action::Adopt { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark } => {
+                self.adoptions.put(Adoption {
+                    job,
+                    job_revision,
+                    mark_revision,
+                    mark_value,
+                    settings_revision,
+                    sid,
+                    mark,
+                });
             }
             Action::ReadMarks { slots, serializable } => {
                 let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
@@ -1157,10 +1170,18 @@ impl Driver {
         self.status.count_start(now.ms_since(due));
         let (running, asked) = Running::new(&work);
         let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
-        let (clock, shell) = (Arc::clone(&self.ports.clock), Arc::clone(&self.options.shell));
+        let clock = Arc::clone(&self.ports.clock);
+        let (shell, outbound) = (Arc::clone(&self.options.shell), Arc::clone(&self.options.outbound));
         // A task of its own, so that a panic in it is this run's failure and nobody else's.
         let ending = tokio::spawn(async move {
-            Some(process::run(&shell, &open, &work, &captured, clock.as_ref(), asked).await)
+            Some(match work.request() {
+                // In a box: most runs are commands, and need no room for a request.
+                Some(http) => {
+                    let sent = request::run(&outbound, &open, &work, http, &captured, clock.as_ref(), asked);
+                    Box::pin(sent).await
+                }
+                None => process::run(&shell, &open, &work, &captured, clock.as_ref(), asked).await,
+            })
         });
         self.take_begun(Begun { run_id, due, work: of, start_time: now, running, ending });
     }
@@ -1218,6 +1239,7 @@ fn broken(work: &Work, start_time: Timestamp, end_time: Timestamp, why: &str) ->
         end_time,
         exit_code: None,
         signal: None,
+        http_status: None,
     }
 }
 

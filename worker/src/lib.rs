@@ -14,6 +14,7 @@ pub mod health;
 pub mod identity;
 mod lead;
 mod live;
+mod outbound;
 pub mod private;
 pub mod retention;
 mod retries;
@@ -32,6 +33,7 @@ mod witness;
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
 pub use exec::shell::Shell;
 pub use exec::work::{Kill, Work};
+pub use outbound::Outbound;
 
 #[cfg(test)]
 mod gate_tests;

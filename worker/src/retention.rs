@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use common::clock::{self, Clock, Timestamp};
+use common::clock::{self, Clock, Stopwatch, Timestamp};
 use common::config::Settings;
 use common::ids::{backoff, random_below};
 use common::run_log::{Error, OUTPUT_KEPT_DAYS, RecordQuery, Removal, RunLog};
@@ -18,8 +18,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const FIRST_SWEEP: Duration = Duration::from_secs(60);
 /// Records of one call: it must be done within the call's time also on a slow store, and other calls wait for it on some.
 const BATCH: u32 = 500;
-/// Pause after a full batch: removing must not get in the way of storing.
+/// Pauses after a call: removing must not get in the way of storing. At least so long after one that has removed something…
 const PAUSE: Duration = Duration::from_millis(100);
+/// … and so many times what it took after each: a store without the right index (FerretDB has none but for inserting) reads everything for it,
+/// and does nothing else meanwhile.
+const PAUSE_FACTOR: u32 = 20;
 /// Jobs asked for at once.
 const JOBS: u32 = 100;
 /// Younger records are never removed: a worker that could not reach the store of records for a day, and then hands its own in, must find whether
@@ -107,17 +110,17 @@ pub async fn sweep(run_log: &dyn RunLog, now: Timestamp, retention: Retention) -
     }
     // Of workers that died; the server does it by itself where it can.
     let output_kept = i64::try_from(OUTPUT_KEPT_DAYS).unwrap_or(i64::MAX).saturating_mul(DAY_MS);
-    run_log.remove(&Removal::OutputBefore(ago(output_kept)), u32::MAX).await?;
+    paced(run_log.remove(&Removal::OutputBefore(ago(output_kept)), u32::MAX)).await?;
     if retention.max_per_job == 0 {
         return Ok(removed);
     }
     let mut last = String::new();
     loop {
-        let jobs = run_log.jobs(&last, JOBS).await?;
+        let jobs = paced(run_log.jobs(&last, JOBS)).await?;
         for job in &jobs {
             let skip = retention.max_per_job - 1;
             let query = RecordQuery { job_name: job.clone(), skip, ..RecordQuery::default() };
-            if let Some(last_kept) = run_log.place(&query).await? {
+            if let Some(last_kept) = paced(run_log.place(&query)).await? {
                 removed +=
                     remove_all(run_log, &Removal::RecordsBehind(job.clone(), last_kept, ago(0))).await?;
             }
@@ -129,10 +132,18 @@ pub async fn sweep(run_log: &dyn RunLog, now: Timestamp, retention: Retention) -
     }
 }
 
+/// Does a call, and pauses as long as others should have the store for themselves.
+async fn paced<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let asked = Stopwatch::start();
+    let answer = call.await;
+    clock::sleep(asked.elapsed() * PAUSE_FACTOR).await;
+    answer
+}
+
 async fn remove_all(run_log: &dyn RunLog, what: &Removal) -> Result<u64, Error> {
     let mut removed = 0;
     loop {
-        let some = run_log.remove(what, BATCH).await?;
+        let some = paced(run_log.remove(what, BATCH)).await?;
         removed += some;
         if some < BATCH.into() {
             return Ok(removed);

@@ -32,8 +32,11 @@ use crate::waiting::{Batch, Entry, OpenKey, Waiting};
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Records of one batch that is read back from disk: the store was away, and many small batches would take longer.
 const CATCH_UP_BATCH: usize = 2_000;
-/// Records that the store is sent at once, at most: as many as `CRON_LOG_BATCH_SIZE` can say.
-const AT_ONCE_MAX: usize = 10_000;
+/// Records that the store is sent at once, at most. What was sent and not answered is compared one by one when it is sent again, which some
+/// stores do by reading all that they have (FerretDB): of that there must not be much.
+const AT_ONCE_MAX: usize = 500;
+/// A store that takes longer for what it is sent at once is sent fewer, long before it takes so long that no answer comes.
+const SLOW: Duration = Duration::from_secs(1);
 /// Pauses between attempts double from the first to the second, in ms.
 const RETRY_MIN_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
@@ -355,12 +358,13 @@ impl Storing {
 
     /// Sends records until all are stored; the error is that the store refuses some as such. A store that is too slow for as many at once is
     /// sent fewer, down to one: the same number again would be as slow again, for ever. How many it takes is remembered from batch to batch
-    /// and grows slowly: each attempt that is too large costs a time limit, and what it has stored by then is compared again.
+    /// and grows slowly: each attempt that gets no answer costs a time limit, and what it has stored by then is compared again.
     async fn append(&self, records: &[Record]) -> Result<(), run_log::Error> {
         let (mut left, mut failures) = (records, 0);
         while !left.is_empty() {
             let at_once = self.at_once.load(Relaxed);
             let (some, rest) = left.split_at(at_once.min(left.len()));
+            let asked = clock::Stopwatch::start();
             match self.run_log.append(some).await {
                 Ok(appended) => {
                     for conflict in &appended.conflicts {
@@ -369,7 +373,11 @@ impl Storing {
                     self.storing.worked();
                     self.waiting.note_store(true);
                     (left, failures) = (rest, 0);
-                    self.at_once.store((at_once + at_once / 8 + 1).min(AT_ONCE_MAX), Relaxed);
+                    let next = match asked.elapsed() > SLOW {
+                        true => (some.len() / 2).max(1),
+                        false => (at_once + at_once / 8 + 1).min(AT_ONCE_MAX),
+                    };
+                    self.at_once.store(next, Relaxed);
                 }
                 Err(why @ run_log::Error::Invalid(_)) => return Err(why),
                 Err(why) => {

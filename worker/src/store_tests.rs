@@ -21,6 +21,7 @@ use common::kv::embedded::EmbeddedKv;
 use common::kv::{
     self, Kv, LeaseId, Op, Pair, Range, RangeReply, Revision, Span, Txn, TxnReply, WatchStream,
 };
+use common::networks::Networks;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{self, Appended, Place, RecordQuery, Removal, RunLog};
 use futures::StreamExt as _;
@@ -32,6 +33,7 @@ use crate::driver::{Options, Ports, Worker};
 use crate::exec::process::tests as runs;
 use crate::follow::{News, follow};
 use crate::live::Live;
+use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
@@ -414,12 +416,24 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
     let (kv, claim) = (&kv, &claim);
     let adopt = async |job_revision, mark_revision, sid| {
         let (job, mark) = (claim.open.job.clone(), claim.mark.clone());
-        let adoption = claims::Adoption { job, job_revision, mark_revision, mark_value: None, sid, mark };
+        let adoption = claims::Adoption {
+            job,
+            job_revision,
+            mark_revision,
+            mark_value: None,
+            settings_revision: 0,
+            sid,
+            mark,
+        };
         claims::adopt_all(kv, &[adoption]).await.remove(0)
     };
     assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
     assert_eq!(adopt(claim.job_revision - 1, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
     assert_eq!(adopt(claim.job_revision, claim.mark_revision, Sid(77)).await, AdoptAnswer::LookAgain);
+    // By settings that are others now, or gone.
+    put(kv, keys::SETTINGS, "{\"v\":1}").await;
+    assert_eq!(adopt(claim.job_revision, claim.mark_revision, sid).await, AdoptAnswer::LookAgain);
+    kv.txn(Txn { then: vec![Op::delete(keys::SETTINGS)], ..Txn::default() }).await.unwrap();
     let AdoptAnswer::Done(_, revision) = adopt(claim.job_revision, claim.mark_revision, sid).await else {
         panic!("adopted")
     };
@@ -432,7 +446,15 @@ async fn many_marks_are_adopted_at_once_and_one_that_has_changed_costs_the_other
     let (sid, claims) = three_claimable(&kv).await;
     let adoption = |claim: &Claim, mark_revision| {
         let (job, job_revision, mark) = (claim.open.job.clone(), claim.job_revision, claim.mark.clone());
-        claims::Adoption { job, job_revision, mark_revision, mark_value: None, sid, mark }
+        claims::Adoption {
+            job,
+            job_revision,
+            mark_revision,
+            mark_value: None,
+            settings_revision: 0,
+            sid,
+            mark,
+        }
     };
     let all: Vec<_> = claims.iter().map(|claim| adoption(claim, claim.mark_revision)).collect();
     let answers = claims::adopt_all(&kv, &all).await;
@@ -1056,6 +1078,7 @@ pub(super) fn options() -> Options {
         retention: Retention { days: 0, max_per_job: 0 },
         data_dir: None,
         shell: Arc::default(),
+        outbound: Arc::new(Outbound::new(Networks::default())),
         spool_bytes_max: None,
     }
 }

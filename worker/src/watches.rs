@@ -11,6 +11,7 @@ use common::domain::options::Labels;
 use common::domain::pause::{Base, Pause};
 use common::domain::request::Request;
 use common::domain::run::RunId;
+use common::domain::settings::FleetSettings;
 use common::domain::worker::{self, Sid};
 use common::keys;
 use common::kv::{Kv, Pair, Range, Revision, Span};
@@ -146,6 +147,7 @@ pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Inputs) -> Vec<JoinHandle<()>> {
         tokio::spawn(follow_requests(kv_of(), to())),
         tokio::spawn(follow_pause(kv_of(), to())),
         tokio::spawn(follow_base(kv_of(), to())),
+        tokio::spawn(follow_settings(kv_of(), to())),
     ]
 }
 
@@ -427,6 +429,30 @@ async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {
         async move { tell(&to, vec![base]).await }
     })
     .await;
+}
+
+/// The fleet's settings.
+async fn follow_settings(kv: Arc<dyn Kv>, to: Inputs) {
+    follow(kv, Span::key(keys::SETTINGS), |news| {
+        let (to, event) = (to.clone(), settings_event(&news));
+        async move { tell(&to, vec![event]).await }
+    })
+    .await;
+}
+
+pub(crate) fn settings_event(news: &News) -> Event {
+    let stored = match news {
+        News::Page { pairs, .. } => pairs.first(),
+        News::Changed(changes) => {
+            changes.last().filter(|change| !change.is_delete()).map(|change| &change.pair)
+        }
+    };
+    let Some(pair) = stored else { return Event::Settings(Some(FleetSettings::default()), 0) };
+    let settings = FleetSettings::decode(&pair.value);
+    if let Err(why) = &settings {
+        tracing::error!(key = %pair.key, %why, "the fleet's settings cannot be read: nothing is claimed until they can");
+    }
+    Event::Settings(settings.ok(), pair.mod_revision)
 }
 
 pub(crate) fn base_event(news: &News) -> Event {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::http::{self, Http};
+
 /// `outputLimitBytes` of a job that gives none.
 pub const OUTPUT_LIMIT_BYTES_DEFAULT: u32 = 1024 * 1024;
 /// Most of it: half of what MongoDB takes as one document.
@@ -56,6 +58,12 @@ impl Environment {
             ));
         }
         Ok(Self(variables))
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The variables, by name.
@@ -160,6 +168,8 @@ pub struct Execution {
     pub kill_grace_seconds: Option<u32>,
     /// A run is killed before its worker's lease can end.
     pub fence: Option<bool>,
+    /// What is sent in place of running a command.
+    pub http: Option<Box<Http>>,
 }
 
 impl Execution {
@@ -170,10 +180,16 @@ impl Execution {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
-    /// How long the command may take.
+    /// How long the command may take, in seconds.
+    #[must_use]
+    pub fn timeout_seconds(&self) -> Option<u32> {
+        self.timeout_seconds.or(self.http.as_ref().map(|_| http::TIMEOUT_SECONDS_DEFAULT))
+    }
+
+    /// The same.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()))
+        self.timeout_seconds().map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     /// Whether a run is killed before its worker's lease can end, so that it never overlaps the next one, not even where its worker is cut

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::http;
 use super::options::JobOptions;
-use crate::schedule::{Schedule, Window};
+use super::settings::FleetSettings;
+use crate::schedule::{Dialect, Dst, Schedule, ScheduleSettings, Window};
 
 /// Longest job name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -112,6 +114,30 @@ impl fmt::Display for Fault {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScheduleHash(u64);
 
+impl ScheduleHash {
+    /// The hash of a schedule that is read with these settings. Under the default ones it is the same, as in versions that had no others.
+    #[must_use]
+    pub fn under(self, settings: &ScheduleSettings<'_>) -> Self {
+        let mut text = String::new();
+        if settings.zone.name() != "UTC" {
+            text = format!("\0timezone {}", settings.zone);
+        }
+        // Chosen or not, the standard dialect is the same one.
+        if settings.dialect == Some(Dialect::Seed) {
+            text.push_str("\0dialect seed");
+        }
+        match settings.dst {
+            Dst::Debian => {}
+            Dst::Skip => text.push_str("\0dst skip"),
+            Dst::Twice => text.push_str("\0dst twice"),
+        }
+        if text.is_empty() {
+            return self;
+        }
+        Self(xxhash_rust::xxh3::xxh3_64_with_seed(text.as_bytes(), self.0))
+    }
+}
+
 impl fmt::Display for ScheduleHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -147,8 +173,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: &[&str] =
-    &["description", "labels", "timezone", "dialect", "dst", "mode", "http", "after", "notify"];
+const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode", "after", "notify"];
 
 impl Job {
     /// Reads a stored value; `key_name` is what follows `/cron/jobs/`.
@@ -175,11 +200,11 @@ impl Job {
         Ok(Self { name, command, cron_expr, options, extra: fields })
     }
 
-    /// Checks a job that somebody wants to save.
+    /// Checks a job that somebody wants to save in a fleet of these settings.
     ///
     /// # Errors
     /// Every fault at once, each with its field.
-    pub fn from_submitted(value: Value) -> Result<Submitted, Vec<Fault>> {
+    pub fn from_submitted(value: Value, fleet: &FleetSettings) -> Result<Submitted, Vec<Fault>> {
         let Value::Object(mut fields) = value else {
             return Err(vec![Fault::new(
                 "",
@@ -187,8 +212,17 @@ impl Job {
             )]);
         };
         let mut faults = Vec::new();
+        // What is sent stands in the place of the command.
+        let is_blank =
+            |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+        let no_command = fields.contains_key("http") && fields.get("command").is_none_or(is_blank);
+        if no_command {
+            fields.insert("command".to_owned(), Value::from(""));
+        }
         let mut text = |field: &str, what: &str| match fields.shift_remove(field) {
-            Some(Value::String(text)) if !text.trim().is_empty() => Some(text),
+            Some(Value::String(text)) if !text.trim().is_empty() || (no_command && field == "command") => {
+                Some(text)
+            }
             Some(Value::String(_) | Value::Null) | None => {
                 faults.push(Fault::new(field, format!("is missing: give {what}")));
                 None
@@ -199,7 +233,7 @@ impl Job {
             }
         };
         let name = text("name", "the job a name of 1 to 255 bytes");
-        let command = text("command", "the shell command to run");
+        let command = text("command", "the shell command to run, or the option http");
         let cron_expr = text("cronExpr", "a cron expression, such as \"*/5 * * * *\"");
         let name = name
             .and_then(|name| JobName::parse(&name).map_err(|why| faults.push(Fault::new("name", why))).ok());
@@ -215,20 +249,25 @@ impl Job {
                 faults.push(Fault::new("command", "contains a NUL character: leave it out"));
             }
         }
+        let options = JobOptions::taken_from(&mut fields);
+        faults.extend(options.contradictions());
+        // Under another zone or dialect than the one that was meant, what is said of the expression would mislead.
+        let readable = ["timezone", "dialect", "dst"].iter().all(|option| !fields.contains_key(*option));
+        let settings = fleet.under(options.timezone.as_ref(), options.dialect, options.dst);
+        let settings = ScheduleSettings { name: name.as_ref().map(JobName::as_str), ..settings };
         let mut warnings = Vec::new();
-        let schedule = cron_expr.as_ref().and_then(|expr| match Schedule::parse(expr) {
+        let expression = cron_expr.as_ref().filter(|_| readable);
+        let schedule = expression.and_then(|expr| match Schedule::parse(expr, &settings) {
             Ok(schedule) => {
                 warnings.extend(schedule.warning().map(str::to_owned));
-                Some(schedule)
+                Some(schedule.within(options.window()))
             }
             Err(why) => {
                 faults.push(Fault::new("cronExpr", why.to_string()));
                 None
             }
         });
-        let options = JobOptions::taken_from(&mut fields);
-        faults.extend(options.contradictions());
-        let schedule = schedule.map(|schedule| schedule.within(options.window()));
+        faults.extend(http::contradictions(command.as_deref().unwrap_or_default(), &options.execution));
         for (field, value) in &fields {
             let wrong = JobOptions::fault(field, value);
             faults.push(wrong.unwrap_or_else(|| Fault::new(field, unknown_option(field))));
@@ -257,9 +296,15 @@ impl Job {
         Value::Object(fields)
     }
 
-    /// What the fire times depend on, hashed: an edit that leaves it alone does not move the catch-up base.
+    /// What the fire times depend on under the fleet's settings, hashed: an edit that leaves it alone does not move the catch-up base.
     #[must_use]
-    pub fn schedule_hash(&self) -> ScheduleHash {
+    pub fn schedule_hash(&self, fleet: &FleetSettings) -> ScheduleHash {
+        self.own_hash().under(&fleet.of_job(self))
+    }
+
+    /// What of it the job says itself, without the options that the fleet's settings may say in its place.
+    #[must_use]
+    pub fn own_hash(&self) -> ScheduleHash {
         let mut text = self.cron_expr.clone();
         // With less jitter than before, a fire that waited for its start would be overdue at once, and an edit fires nothing by itself.
         if let Some(seconds) = self.options.jitter_seconds.filter(|seconds| *seconds > 0) {
@@ -276,6 +321,18 @@ impl Job {
             text.push_str("\0disabled");
         }
         ScheduleHash(xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
+    }
+
+    /// Why nobody can run what it says, though every part of it is understood.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_work(&self) -> Result<(), Fault> {
+        let is_command = self.options.execution.http.is_none();
+        if is_command && (self.command.is_empty() || self.command.contains('\0')) {
+            return Err(Fault::new("command", "is missing or contains a NUL character"));
+        }
+        http::contradictions(&self.command, &self.options.execution).into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Options that this version does not understand, with what is wrong about those that it knows: such a job is left to workers that do.
@@ -311,7 +368,7 @@ mod tests {
     use super::*;
 
     fn submitted(value: Value) -> Result<Submitted, Vec<String>> {
-        Job::from_submitted(value).map_err(|faults| {
+        Job::from_submitted(value, &FleetSettings::default()).map_err(|faults| {
             faults.iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect()
         })
     }
@@ -326,7 +383,7 @@ mod tests {
     /// The fields at fault, in order, and what each message has to say.
     fn refused(value: Value, expected: &[(&str, &str)]) {
         let shown = value.to_string();
-        let faults = Job::from_submitted(value).expect_err(&shown);
+        let faults = Job::from_submitted(value, &FleetSettings::default()).expect_err(&shown);
         let fields: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
         let expected_fields: Vec<_> = expected.iter().map(|(field, _)| *field).collect();
         assert_eq!(fields, expected_fields, "{shown}: {faults:?}");
@@ -429,6 +486,50 @@ mod tests {
     }
 
     #[test]
+    fn a_request_stands_in_the_place_of_the_command() {
+        let http = json!({"url": "https://example.com/"});
+        let alone = json!({"name": "ping", "cronExpr": "@daily", "http": http});
+        let with = |field: &str, value: Value| {
+            let mut job = alone.clone();
+            job[field] = value;
+            job
+        };
+        for job in [
+            alone.clone(),
+            with("command", json!("")),
+            with("command", json!(null)),
+            with("command", json!(" \n")),
+        ] {
+            let job = submitted(job).unwrap().job;
+            let stored = json!({"name": "ping", "command": "", "cronExpr": "@daily", "http": http});
+            assert_eq!(job.to_value().to_string(), stored.to_string(), "the seed's fields are there");
+            assert_eq!(job.check_work(), Ok(()));
+            assert_eq!(Job::from_stored("ping", stored.to_string().as_bytes()).unwrap(), job);
+        }
+        refused(with("command", json!("true")), &[("command", "beside http")]);
+        refused(with("command", json!(5)), &[("command", "not a string")]);
+        refused(with("http", json!({})), &[("http", "has no url")]);
+        for (option, value) in [
+            ("env", json!({"A": "b"})),
+            ("workingDir", json!("/")),
+            ("user", json!("deploy")),
+            ("limits", json!({})),
+            ("killGraceSeconds", json!(1)),
+            ("fence", json!(true)),
+        ] {
+            refused(with(option, value.clone()), &[(option, "beside http")]);
+            let stored = Job::from_stored("ping", with(option, value).to_string().as_bytes()).unwrap();
+            assert_eq!(stored.check_work().unwrap_err().field, option, "put by other hands it is not run");
+        }
+        let both = Job::from_stored("ping", with("command", json!("true")).to_string().as_bytes()).unwrap();
+        assert_eq!(both.check_work().unwrap_err().field, "command");
+        submitted(with("fence", json!(false))).unwrap();
+        let mut neither = alone.clone();
+        neither.as_object_mut().unwrap().shift_remove("http");
+        refused(neither, &[("command", "or the option http")]);
+    }
+
+    #[test]
     fn a_jobs_schedule_has_the_fires_of_its_window_alone() {
         let window = json!({"cronExpr": "@hourly", "startAt": "2027-01-15T08:00:00Z", "endAt": "2027-01-15T10:00:00Z"});
         let taken = submitted(good(&window)).unwrap();
@@ -525,32 +626,60 @@ mod tests {
             options: JobOptions::default(),
             extra: Map::new(),
         };
-        let hash = job("x", "c", "@daily").schedule_hash();
+        let hash = job("x", "c", "@daily").schedule_hash(&FleetSettings::default());
         // It stands in marks that outlive this version: another number here would move every job's catch-up base.
         assert_eq!(hash.to_string(), "42aeae407b2e0878");
         assert_eq!(serde_json::to_value(hash).unwrap(), json!("42aeae407b2e0878"));
         assert_eq!(serde_json::from_value::<ScheduleHash>(json!("42aeae407b2e0878")).unwrap(), hash);
         assert_ne!(serde_json::from_value::<ScheduleHash>(json!("of another version")).unwrap(), hash);
-        assert_eq!(job("x", "c", "").schedule_hash().to_string(), "2d06800538d394c2");
-        assert_eq!(job("y", "other", "@daily").schedule_hash(), hash);
-        assert_ne!(job("x", "c", "@hourly").schedule_hash(), hash);
+        assert_eq!(
+            job("x", "c", "").schedule_hash(&FleetSettings::default()).to_string(),
+            "2d06800538d394c2"
+        );
+        assert_eq!(job("y", "other", "@daily").schedule_hash(&FleetSettings::default()), hash);
+        assert_ne!(job("x", "c", "@hourly").schedule_hash(&FleetSettings::default()), hash);
         // Of the options these move fires: jitter, and whether and between which times there are any.
         let with = |options| Job { options, ..job("x", "c", "@daily") };
         let given = |options: &Value| JobOptions::taken_from(&mut options.as_object().unwrap().clone());
         let others =
             json!({"misfire": "all", "startDeadlineSeconds": 1, "jitterSeconds": 0, "selector": {"a": "b"}});
-        assert_eq!(with(given(&others)).schedule_hash(), hash);
+        assert_eq!(with(given(&others)).schedule_hash(&FleetSettings::default()), hash);
         assert_eq!(
-            with(given(&json!({"jitterSeconds": 60}))).schedule_hash().to_string(),
+            with(given(&json!({"jitterSeconds": 60}))).schedule_hash(&FleetSettings::default()).to_string(),
             "8cedf0930ead3080"
         );
-        assert_eq!(with(given(&json!({"enabled": true}))).schedule_hash(), hash);
+        assert_eq!(with(given(&json!({"enabled": true}))).schedule_hash(&FleetSettings::default()), hash);
+        for chosen in [json!({"dialect": "standard"}), json!({"timezone": "UTC"}), json!({"dst": "debian"})] {
+            assert_eq!(
+                with(given(&chosen)).schedule_hash(&FleetSettings::default()),
+                hash,
+                "{chosen}: the default"
+            );
+        }
+        // Whether the job says it or the fleet.
+        for said in [
+            json!({"timezone": "Europe/Berlin"}),
+            json!({"dialect": "seed"}),
+            json!({"dst": "twice", "timezone": "Etc/UTC"}),
+        ] {
+            let fleet = FleetSettings::from_submitted(&said).unwrap();
+            let by_fleet = job("x", "c", "@daily").schedule_hash(&fleet);
+            assert_eq!(with(given(&said)).schedule_hash(&FleetSettings::default()), by_fleet, "{said}");
+            assert_ne!(by_fleet, hash);
+        }
         for (moving, expected) in [
+            (json!({"timezone": "Europe/Berlin"}), "8f4e09fa2dd8be25"),
+            (json!({"dialect": "seed"}), "95486ee189f6d621"),
+            (json!({"dst": "skip"}), "2e436ca3f7297b5e"),
             (json!({"enabled": false}), "6dd06f8f1a41eb79"),
             (json!({"startAt": "2027-01-15T08:00:00Z"}), "5dd18d79f64c3a09"),
             (json!({"endAt": "2027-01-15T09:00:00+01:00"}), "e7b04ca55bc7b7f2"),
         ] {
-            assert_eq!(with(given(&moving)).schedule_hash().to_string(), expected, "{moving}");
+            assert_eq!(
+                with(given(&moving)).schedule_hash(&FleetSettings::default()).to_string(),
+                expected,
+                "{moving}"
+            );
         }
     }
 }

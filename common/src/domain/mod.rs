@@ -2,6 +2,7 @@
 
 pub mod enabling;
 pub mod execution;
+pub mod http;
 pub mod idempotency;
 pub mod job;
 pub mod kill;
@@ -13,5 +14,6 @@ pub mod record;
 pub mod request;
 pub mod retry;
 pub mod run;
+pub mod settings;
 pub mod stored;
 pub mod worker;

@@ -9,10 +9,12 @@ use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
+use super::http::Http;
 use super::job::{Fault, JobName};
 use super::retry::Retry;
+use super::settings;
 use crate::clock::Timestamp;
-use crate::schedule::Window;
+use crate::schedule::{Dialect, Dst, Window, Zone};
 
 /// Labels of a worker: `CRON_WORKER_LABELS`.
 pub type Labels = BTreeMap<String, String>;
@@ -44,7 +46,8 @@ pub enum Misfire {
 }
 
 impl Misfire {
-    const ALL: [(Self, &'static str); 3] = [(Self::Skip, "skip"), (Self::Once, "once"), (Self::All, "all")];
+    pub(super) const ALL: [(Self, &'static str); 3] =
+        [(Self::Skip, "skip"), (Self::Once, "once"), (Self::All, "all")];
 }
 
 /// What becomes of a fire whose job is still running.
@@ -65,13 +68,13 @@ impl Concurrency {
 }
 
 /// What a word stands for.
-fn of_word<T: Copy>(words: &[(T, &'static str)], value: &Value) -> Option<T> {
+pub(super) fn of_word<T: Copy>(words: &[(T, &'static str)], value: &Value) -> Option<T> {
     let word = value.as_str()?;
     words.iter().find(|(_, known)| *known == word).map(|(meant, _)| *meant)
 }
 
 /// The word for it.
-fn word_of<T: PartialEq>(words: &[(T, &'static str)], meant: &T) -> &'static str {
+pub(super) fn word_of<T: PartialEq>(words: &[(T, &'static str)], meant: &T) -> &'static str {
     words.iter().find(|(known, _)| known == meant).map_or("", |(_, word)| word)
 }
 
@@ -168,6 +171,12 @@ pub struct JobOptions {
     pub concurrency: Option<Concurrency>,
     /// How often it is tried again.
     pub retry: Option<Retry>,
+    /// The zone of its times.
+    pub timezone: Option<Zone>,
+    /// How its expressions are read.
+    pub dialect: Option<Dialect>,
+    /// What becomes of times that clocks skip or repeat.
+    pub dst: Option<Dst>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -320,6 +329,14 @@ const FIELDS: &[Field] = &[
         write: |options| options.execution.fence.map(Value::from),
     },
     Field {
+        name: "http",
+        read: |options, value| {
+            options.execution.http = Some(Box::new(Http::parse(value)?));
+            Ok(())
+        },
+        write: |options| options.execution.http.as_deref().map(Http::to_value),
+    },
+    Field {
         name: "concurrency",
         read: |options, value| {
             let concurrency = of_word(&Concurrency::ALL, value);
@@ -338,6 +355,21 @@ const FIELDS: &[Field] = &[
             Ok(())
         },
         write: |options| options.retry.map(Retry::to_value),
+    },
+    Field {
+        name: "timezone",
+        read: |options, value| settings::timezone(value).map(|zone| options.timezone = Some(zone)),
+        write: |options| options.timezone.as_ref().map(|zone| zone.name().into()),
+    },
+    Field {
+        name: "dialect",
+        read: |options, value| settings::dialect(value).map(|dialect| options.dialect = Some(dialect)),
+        write: |options| options.dialect.map(|dialect| word_of(&Dialect::ALL, &dialect).into()),
+    },
+    Field {
+        name: "dst",
+        read: |options, value| settings::dst(value).map(|dst| options.dst = Some(dst)),
+        write: |options| options.dst.map(|dst| word_of(&Dst::ALL, &dst).into()),
     },
 ];
 
@@ -467,12 +499,15 @@ mod tests {
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
+            json!({"timezone": "Europe/Berlin", "dialect": "seed", "dst": "skip"}),
+            json!({"timezone": "UTC", "dialect": "standard", "dst": "debian"}),
+            json!({"http": {"method": "POST", "url": "https://example.com/", "body": "{}"}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
         }
-        let (options, left) = taken(json!({"timezone": "UTC", "misfire": "all"}));
-        assert_eq!((options.misfire(), left), (Misfire::All, json!({"timezone": "UTC"})));
+        let (options, left) = taken(json!({"notify": "me", "misfire": "all"}));
+        assert_eq!((options.misfire(), left), (Misfire::All, json!({"notify": "me"})));
     }
 
     #[test]
@@ -532,6 +567,12 @@ mod tests {
             ("startAt", json!("2027-02-30T08:00:00Z"), "RFC 3339"),
             ("endAt", json!(1_800_000_000_000_i64), "RFC 3339"),
             ("endAt", json!(""), "RFC 3339"),
+            ("timezone", json!("europe/berlin"), "did you mean \"Europe/Berlin\""),
+            ("timezone", json!(2), "not a string"),
+            ("dialect", json!("quartz"), "\"standard\" and \"seed\""),
+            ("dst", json!("Debian"), "none of \"debian\""),
+            ("http", json!("https://example.com/"), "is not an object"),
+            ("http", json!({"url": "https://u:p@example.com/"}), "Authorization"),
         ] {
             let given = json!({name: value});
             let (options, left) = taken(given.clone());
@@ -540,7 +581,7 @@ mod tests {
             assert_eq!(fault.field, name);
             assert!(fault.message.contains(says), "{given}: {:?} does not say {says:?}", fault.message);
         }
-        assert_eq!(JobOptions::fault("timezone", &json!(1)), None);
+        assert_eq!(JobOptions::fault("notify", &json!(1)), None);
     }
 
     #[test]

@@ -225,6 +225,9 @@ pub struct Record {
     /// The signal's number, when one ended the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
+    /// The status of the answer, when the job sends a request and got one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
     /// The worker's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
@@ -269,6 +272,7 @@ impl Record {
             status: Some(status),
             exit_code: None,
             signal: None,
+            http_status: None,
             worker: Some(open.worker.clone()),
             attempt: Some(open.attempt),
             trigger: Some(open.trigger),
@@ -291,6 +295,7 @@ impl Record {
             end_time: ending.end_time,
             exit_code: ending.exit_code,
             signal: ending.signal,
+            http_status: ending.http_status,
             output_truncated: ending.output_truncated,
             output_bytes: Some(ending.output_bytes),
             ..Self::of(open, ending.status, ending.end_time)
@@ -373,4 +378,6 @@ pub struct Ending {
     pub exit_code: Option<i32>,
     /// See [`Record::signal`].
     pub signal: Option<i32>,
+    /// See [`Record::http_status`].
+    pub http_status: Option<u16>,
 }

@@ -64,6 +64,9 @@ const CUT_TEXT_BYTES: usize = 1 << 20;
 /// How often a record is tried when its stored counterpart changes between reading and replacing it. Each time somebody
 /// else stored a better one, which happens once or twice in a record's life.
 const ROUNDS_MAX: usize = 8;
+/// Storing may take so many times the limit of a call. Who stores has time, and records that were sent and not answered must be compared with
+/// what is there when they are sent again: that costs a slow store more than the rest of its answer.
+const APPEND_LIMITS: u32 = 5;
 
 /// The seed's times, which drivers of other languages may have stored as another kind of number.
 const TIMES: [&str; 4] = ["planTime", "scheduleTime", "startTime", "endTime"];
@@ -103,7 +106,8 @@ struct Slot {
 struct Link(OnceCell<Client>);
 
 impl MongoRunLog {
-    /// For the server or cluster at `uri`; every call is answered within `call_limit`. Does no I/O.
+    /// For the server or cluster at `uri`; every call is answered within `call_limit`, storing within five times
+    /// that. Does no I/O.
     ///
     /// # Errors
     /// [`Error::Invalid`] when `uri` is not a MongoDB address, or asks for writes that are not acknowledged.
@@ -156,7 +160,20 @@ impl MongoRunLog {
         T: Send + 'static,
         F: Future<Output = Result<T, mongodb::error::Error>> + Send + 'static,
     {
-        let answer = timeout(self.call_limit, async {
+        self.call_within(self.call_limit, work).await
+    }
+
+    /// [`Self::call`] with another time limit.
+    async fn call_within<T, F>(
+        &self,
+        limit: Duration,
+        work: impl Fn(Database) -> F + Send + Sync,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, mongodb::error::Error>> + Send + 'static,
+    {
+        let answer = timeout(limit, async {
             match self.attempt(&work).await? {
                 // The connection broke, as those of a restarted server do: the driver has thrown it away.
                 Err(e) if matches!(*e.kind, ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. }) => {
@@ -238,7 +255,7 @@ impl RunLog for MongoRunLog {
             folded.passes.iter().map(|pass| pass.iter().map(|&record| record.clone()).collect()).collect();
         let passes = Arc::new(passes);
         let outcome = self
-            .call(|database| {
+            .call_within(self.call_limit * APPEND_LIMITS, |database| {
                 let passes = Arc::clone(&passes);
                 async move { append(&database, &passes).await }
             })

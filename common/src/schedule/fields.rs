@@ -83,44 +83,24 @@ impl Field {
     }
 }
 
-/// A set of a field's numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Set {
-    base: u32,
-    /// Bit `n` stands for `base + n`; 230 years are the most there is to hold.
-    bits: [u64; 4],
-}
+/// Years as a set: bit `n` stands for 1970 + `n`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Years([u64; 4]);
 
-/// The years in which a schedule fires.
-pub(super) type Years = Set;
-
-impl Set {
-    pub(super) const fn empty(field: &Field) -> Self {
-        Self { base: field.min, bits: [0; 4] }
-    }
-
-    pub(super) fn all(field: &Field) -> Self {
-        let mut set = Self::empty(field);
-        (field.min..=field.last()).for_each(|n| set.insert(n));
-        set
-    }
-
-    pub(super) fn insert(&mut self, n: u32) {
-        if let Some((word, bit)) = self.place(n) {
-            self.bits[word] |= bit;
+impl Years {
+    pub(super) fn insert(&mut self, year: u32) {
+        if let Some((word, bit)) = Self::place(year) {
+            self.0[word] |= bit;
         }
     }
 
-    pub(super) fn contains(&self, n: u32) -> bool {
-        self.place(n).is_some_and(|(word, bit)| self.bits[word] & bit != 0)
+    pub(super) fn contains(&self, year: u32) -> bool {
+        Self::place(year).is_some_and(|(word, bit)| self.0[word] & bit != 0)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (self.base..self.base + 256).filter(|n| self.contains(*n))
-    }
-
-    fn place(&self, n: u32) -> Option<(usize, u64)> {
-        let n = n.checked_sub(self.base).filter(|n| *n < 256)?;
-        Some((n as usize / 64, 1 << (n % 64)))
+    fn place(year: u32) -> Option<(usize, u64)> {
+        (YEARS.0..=YEARS.1)
+            .contains(&year)
+            .then(|| ((year - YEARS.0) as usize / 64, 1 << ((year - YEARS.0) % 64)))
     }
 }

@@ -1,25 +1,32 @@
-//! Schedules: a cron expression in, fire times out. Pure: no clock, no I/O.
+//! Schedules: expressions in, fire times out. Pure: no clock, no I/O.
 
+mod calendar;
+mod expression;
 mod fields;
 mod next;
 mod parse;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use fields::Years;
 
-pub use parse::{EXPRESSION_BYTES_MAX, Error};
+pub use calendar::{date_of, day_of};
+pub use expression::{
+    DaysOfMonth, DaysOfWeek, Expression, Fields, Place, SpecialDay, SpecialDays, SpecialWeekdays,
+};
+pub use parse::{EXPRESSION_BYTES_MAX, EXPRESSIONS_MAX, Error};
+pub use settings::{Dialect, Dst, ScheduleSettings};
+pub use zone::Zone;
 
-/// A parsed cron expression, in UTC.
+/// What a job's `cronExpr` stands for: one expression, or several in lines, any of which fires.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// A time fires when any part has it: two parts where either the day of month or the day of week suffices, else one. They know no years:
-    /// those are ours, since the `cron` crate's end with 2100.
-    parts: Arc<[cron::Schedule]>,
-    years: Years,
+    expressions: Arc<[Expression]>,
+    zone: Zone,
     window: Window,
     warning: Option<Arc<str>>,
 }
@@ -34,17 +41,43 @@ pub struct Window {
 }
 
 impl Schedule {
-    /// Parses an expression of 5 fields (minute hour day-of-month month day-of-week), 6 (seconds first, unless the last field can only be a
-    /// year) or 7 (seconds … year), or one of `@hourly @daily @midnight @weekly @monthly @yearly @annually`. Takes any text, in bounded work.
+    /// Parses expressions, one a line. Each has 5 fields (minute hour day-of-month month day-of-week), 6 (seconds first, unless the last field can
+    /// only be a year) or 7 (seconds … year), or is one of `@hourly @daily @midnight @weekly @monthly @yearly @annually`, `@every 1h30m` or
+    /// `@at 2027-01-31T08:00:00+01:00`; `CRON_TZ=Europe/Berlin` before it is a zone of its own. Takes any text, in bounded work.
     ///
     /// # Errors
-    /// Which field is wrong, what is wrong with it, what to write instead; also for what has no fire at all from 1970 to 2199. Whether the last
-    /// fire has gone by is not asked here: that is `next_after(now)`.
-    pub fn parse(expression: &str) -> Result<Self, Error> {
-        parse::parse(expression)
+    /// Which line and field is wrong, what is wrong with it, what to write instead; also for what has no fire at all from 1970 to 2199. Whether
+    /// the last fire has gone by is not asked here: that is `next_after(now)`.
+    pub fn parse(text: &str, settings: &ScheduleSettings<'_>) -> Result<Self, Error> {
+        let parsed = parse::parse(text, settings)?;
+        let warning = (!parsed.warnings.is_empty()).then(|| parsed.warnings.join("; ").into());
+        Ok(Self {
+            expressions: parsed.expressions.into(),
+            zone: settings.zone.clone(),
+            window: Window::default(),
+            warning,
+        })
     }
 
-    /// What the author should know about how the expression was read.
+    /// Whether a text may give different jobs different times, by `H`.
+    #[must_use]
+    pub fn depends_on_name(text: &str) -> bool {
+        parse::may_be_hashed(text)
+    }
+
+    /// What it was read as, in the order of its lines.
+    #[must_use]
+    pub fn expressions(&self) -> &[Expression] {
+        &self.expressions
+    }
+
+    /// The zone that it was read in; an expression may have another (see [`Fields::zone`]).
+    #[must_use]
+    pub fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// What the author should know about how the expressions were read.
     #[must_use]
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
@@ -56,12 +89,13 @@ impl Schedule {
         Self { window, ..self }
     }
 
-    /// The first fire after `t`: always later than `t`, on a whole second; `None` when there is none. Bounded work.
+    /// The first fire after `t`: always later than `t`; on a whole second, unless `@at` says otherwise; `None` when there is none. Bounded work.
     #[must_use]
     pub fn next_after(&self, t: Timestamp) -> Option<Timestamp> {
         let Window { from, until } = self.window;
         let t = from.map_or(t, |from| t.max(from.plus_ms(-1)));
-        next::next_after(&self.parts, &self.years, t).filter(|fire| until.is_none_or(|until| *fire < until))
+        let fire = self.expressions.iter().filter_map(|expression| expression.next_after(t)).min();
+        fire.filter(|fire| until.is_none_or(|until| *fire < until))
     }
 
     /// The last fire in (`after`, `until`], and how many there are, counted up to `count_max` (`more` says that there are more);

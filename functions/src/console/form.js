@@ -30,7 +30,7 @@ const drafts = {
 const EXAMPLES = ["*/5 * * * *", "30 2 * * *", "0 9 * * MON-FRI", "0 0 1 * *", "*/10 * * * * * *", "@hourly"];
 
 /** The name of a field as the form shows it. */
-const labelOf = (name) => ({ name: t("name"), cronExpr: t("scheduleUtc"), command: t("command") })[name] ?? t(`option.${name}`);
+const labelOf = (name) => ({ name: t("name"), cronExpr: t("schedule"), command: t("command") })[name] ?? t(`option.${name}`);
 
 /** The form as a dialog. `kind`: `new`, `edit` or `copy` of the job `name`. */
 export function JobForm({ kind, name, close }) {
@@ -166,7 +166,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         ${changed
           ? html`<div class="note doubt changed"><p>${t("changedMeanwhile")}</p>
               <p>${t("changedFields", { names: differing(other, base).map(labelOf).join(", ") })}</p>
-              <p><code>${other.cronExpr}</code></p><pre class="wrap" tabindex="0" role="region" aria-label=${t("changedCommand")}>${other.command}</pre>
+              <p><code>${other.cronExpr}</code></p><pre class="wrap" tabindex="0" role="region" aria-label=${t("changedCommand")}>${other.command || other["http-url"]}</pre>
               <button type="button" class="small" onClick=${() => (setBase(other), setJob(other), setRestored(false))}>${t("changedLoad")}</button>
               <button type="button" class="small" onClick=${() => setBase(other)}>${t("changedKeep")}</button></div>`
           : null}
@@ -180,8 +180,8 @@ function Filled({ draftKey, kind, name, base: first, close }) {
           : t("nameHelp")}</p>
       </div>
       <div class="field">
-        <label for="cronExpr">${t("scheduleUtc")}</label>
-        <input ...${field("cronExpr", { required: true })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" />
+        <label for="cronExpr">${t("schedule")}</label>
+        <textarea ...${field("cronExpr", { required: true })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" rows=${Math.max(1, job.cronExpr.split("\n").length)} onKeyDown=${sendByEnter}></textarea>
         <${FieldFaults} id="cronExpr" faults=${faults.fields.cronExpr} />
         <p class="help" id="cronExpr-help">${t("scheduleHelp")}</p>
         <details><summary>${t("scheduleExamples")}</summary>
@@ -193,7 +193,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
       </div>
       <div class="field">
         <label for="command">${t("command")}</label>
-        <textarea ...${field("command", { required: true })} class="mono" rows="7"></textarea>
+        <textarea ...${field("command", { required: !job["http-url"] })} class="mono" rows="7"></textarea>
         <${FieldFaults} id="command" faults=${faults.fields.command} />
         <p class="help" id="command-help">${t("commandHelp")}</p>
       </div>
@@ -218,6 +218,13 @@ function Filled({ draftKey, kind, name, base: first, close }) {
       </div>
     </form>
   <//>`;
+}
+
+/** As in a field of one line. */
+function sendByEnter(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  event.currentTarget.form.requestSubmit();
 }
 
 function OptionField({ option: { name, inputs }, job, field, faults }) {

@@ -1,7 +1,7 @@
 // One job: what it is, and the history of its runs with their output.
 import { html, ask, currentJob, go, link, number, t, usePoll, utc } from "./core.js";
 import { Actions } from "./dialogs.js";
-import { given } from "./options.js";
+import { given, workOf } from "./options.js";
 import { Empty, Facts, JobState, Name, STATUSES, Search, Status, Time, Title, Warnings, dash, late, took, when } from "./parts.js";
 import { useRef } from "./preact-hooks.js";
 import { Detail, Origin, Summary, idOf } from "./record.js";
@@ -35,8 +35,8 @@ export function Job({ name, query }) {
       : null}
     ${found
       ? html`<section class="definition" aria-label=${t("definition")}>
-          <${Facts} facts=${[[t("scheduleUtc"), html`<code class="schedule">${found.cronExpr}</code>`], ...options(found)]} />
-          <pre class="wrap command-text" tabindex="0" role="region" aria-label=${t("command")}>${found.command}</pre>
+          <${Facts} facts=${[[t("schedule"), html`<code class="schedule">${found.cronExpr}</code>`], ...options(found)]} />
+          <pre class="wrap command-text" tabindex="0" role="region" aria-label=${t("command")}>${workOf(found)}</pre>
         </section>`
       : null}
     <${RunningOf} name=${name} />

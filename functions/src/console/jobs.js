@@ -1,6 +1,7 @@
 // The list of jobs: search by the beginning of the name, pages, the newest record of each job on the page.
 import { html, ask, link, number, rich, route, t, usePoll } from "./core.js";
 import { Actions } from "./dialogs.js";
+import { workOf } from "./options.js";
 import { Empty, JobState, Name, Search, Status, Time, Title, Warnings, when } from "./parts.js";
 
 const PAGE = 25;
@@ -72,7 +73,7 @@ function Table({ jobs, records }) {
     <thead role="rowgroup">
       <tr role="row">
         <th role="columnheader" scope="col">${t("name")}</th>
-        <th role="columnheader" scope="col">${t("scheduleUtc")}</th>
+        <th role="columnheader" scope="col">${t("schedule")}</th>
         <th role="columnheader" scope="col">${t("command")}</th>
         <th role="columnheader" scope="col">${t("newestRecord")}</th>
         <th role="columnheader" scope="col"><span class="aside">${t("actions")}</span></th>
@@ -87,8 +88,8 @@ function Table({ jobs, records }) {
 function Row({ job, record }) {
   return html`<tr role="row">
     <td role="cell" class="name"><${Name} name=${job.name} link=${link(["jobs", job.name])} /><${JobState} job=${job} /></td>
-    <td role="cell" data-label=${t("scheduleUtc")}><code class="schedule">${job.cronExpr}</code></td>
-    <td role="cell" data-label=${t("command")} class="command"><code class="clip">${job.command}</code></td>
+    <td role="cell" data-label=${t("schedule")}><code class="schedule">${job.cronExpr}</code></td>
+    <td role="cell" data-label=${t("command")} class="command"><code class="clip">${workOf(job)}</code></td>
     <td role="cell" data-label=${t("newestRecord")} class="newest">
       ${record ? html`<${Status} record=${record} /> <${Time} ms=${when(record)} />` : html`<span class="dim">${record === null ? t("noneYet") : "…"}</span>`}
     </td>

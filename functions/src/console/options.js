@@ -15,7 +15,7 @@ const word = (text) => (text === "true" ? true : text === "false" ? false : text
 const line = (placeholder = "") => ({ placeholder, mono: true, write: (text) => text });
 const number = (placeholder = "") => ({ placeholder, numeric: true, write: wholeNumber });
 const bytes = (placeholder = "") => ({ ...number(placeholder), bytes: true });
-/** `standard` is what is meant when nothing is given. */
+/** `standard` is what is meant when nothing is given; `undefined` = the fleet's settings say. */
 const choice = (standard, ...others) => ({ choices: ["", ...others], standard, write: word });
 
 // ---- options ----
@@ -46,42 +46,95 @@ const labels = {
   },
 };
 
-/** Variables, one `NAME=value` a line, or as JSON where a line could not hold them. */
-export const environment = {
-  name: "env",
-  inputs: [{ id: "env", rows: 4, placeholder: "NAME=value" }],
+/** Names and values, one pair a line, or as JSON where a line could not hold them. `told` are the texts of what may be wrong. */
+const pairs = (separator, told) => ({
   read(value) {
     const given = isTexts(value) ? Object.entries(value) : [];
-    const fits = ([name, text]) => name === name.trim() && name !== "" && !/[={\r\n]/.test(name) && !/[\r\n]/.test(text);
-    return [given.length && given.every(fits) ? given.map((pair) => pair.join("=")).join("\n") : textOf(value)];
+    const fits = ([name, text]) => name === name.trim() && name !== "" && !name.includes(separator.trim()) && !/[{\r\n]/.test(name) && !/[\r\n]/.test(text);
+    return given.length && given.every(fits) ? given.map((pair) => pair.join(separator)).join("\n") : textOf(value);
   },
-  write([text]) {
+  write(text) {
     if (text.trim().startsWith("{")) {
       try {
         return JSON.parse(text);
       } catch {
-        throw new Wrong(t("envNotJson"));
+        throw new Wrong(t(told.notJson));
       }
     }
-    const variables = new Map();
+    const found = new Map();
     for (const written of text.split("\n").filter((one) => one.trim())) {
-      const at = written.indexOf("=");
+      const at = written.indexOf(separator.trim());
       const name = written.slice(0, at).trim();
-      if (at < 0) throw new Wrong(t("envNoValue", { line: written.trim() }));
-      if (variables.has(name)) throw new Wrong(t("envTwice", { name }));
-      variables.set(name, written.slice(at + 1));
+      if (at < 0) throw new Wrong(t(told.noValue, { line: written.trim() }));
+      if (found.has(name)) throw new Wrong(t(told.twice, { name }));
+      const value = written.slice(at + separator.trim().length);
+      found.set(name, separator.endsWith(" ") ? value.trim() : value);
     }
-    return Object.fromEntries(variables);
+    return Object.fromEntries(found);
+  },
+});
+
+const variables = pairs("=", { notJson: "envNotJson", noValue: "envNoValue", twice: "envTwice" });
+
+/** Variables like `NAME=value`. */
+export const environment = {
+  name: "env",
+  inputs: [{ id: "env", rows: 4, placeholder: "NAME=value" }],
+  read: (value) => [variables.read(value)],
+  write: ([text]) => variables.write(text),
+};
+
+const headers = pairs(": ", { notJson: "headersNotJson", noValue: "headerNoValue", twice: "headerTwice" });
+const statuses = {
+  read: (value) => (Array.isArray(value) ? value.map(textOf).join(", ") : textOf(value)),
+  write: (text) => text.split(",").map((one) => wholeNumber(one.trim())),
+};
+
+/** The request that is sent in place of running a command. What the answer must be has two inputs among the others. */
+const request = {
+  name: "http",
+  inputs: [
+    { ...choice("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"), part: "method", id: "http-method" },
+    { ...line("https://example.com/hook"), part: "url", id: "http-url" },
+    { rows: 2, placeholder: "Content-Type: application/json", part: "headers", id: "http-headers" },
+    { rows: 3, part: "body", id: "http-body" },
+    { ...line("2xx"), part: "status", id: "http-status" },
+    { ...line(), part: "contains", id: "http-contains" },
+    { ...number("0"), part: "followRedirects", id: "http-followRedirects" },
+  ],
+  read(value) {
+    const given = typeof value === "object" && value !== null ? value : { url: value };
+    const method = given.method === "GET" ? "" : textOf(given.method);
+    const [status, contains] = [statuses.read(given.expect?.status), textOf(given.expect?.body)];
+    return [method, textOf(given.url), headers.read(given.headers), textOf(given.body), status, contains, textOf(given.followRedirects)];
+  },
+  write([method, url, head, body, status, contains, redirects]) {
+    const expect = { ...(status.trim() && { status: statuses.write(status) }), ...(contains && { body: contains }) };
+    return {
+      ...(method && { method }),
+      ...(url.trim() && { url: url.trim() }),
+      ...(head.trim() && { headers: headers.write(head) }),
+      ...(body && { body }),
+      ...(Object.keys(expect).length && { expect }),
+      ...(redirects.trim() && { followRedirects: wholeNumber(redirects) }),
+    };
   },
 };
 
+/** What a job does, in a text: its command, or the request that it sends. */
+export const workOf = ({ command, http }) => command || (http?.url ? `${textOf(http.method) || "GET"} ${textOf(http.url)}` : "");
+
 /** Every option, in the groups in which the form shows them. */
 export const GROUPS = {
+  request: [request],
   times: [
     one("enabled", choice("true", "false")),
     one("startAt", line("2027-01-01T00:00:00Z")),
     one("endAt", line("2027-12-31T00:00:00Z")),
-    one("misfire", choice("once", "skip", "all")),
+    one("timezone", line("Europe/Berlin")),
+    one("dst", choice(undefined, "debian", "skip", "twice")),
+    one("dialect", choice(undefined, "standard", "seed")),
+    one("misfire", choice(undefined, "once", "skip", "all")),
     one("startDeadlineSeconds", number("60")),
     one("jitterSeconds", number("0")),
   ],

@@ -55,6 +55,7 @@ export function RunFacts({ run, running }) {
     [t("skippedTo"), skipped && html`<${FullTime} ms=${skipped.to} />`],
     [t("exitCode"), run.exitCode],
     [t("signal"), run.signal],
+    [t("httpStatus"), run.httpStatus],
     [t("written"), written(run)],
     [t("worker"), run.worker && html`<a href=${link(["workers"], { worker: run.worker })}><bdi>${run.worker}</bdi></a>`],
     [t("attempt"), run.attempt],

@@ -5,6 +5,7 @@ pub mod delete;
 mod fleet;
 pub mod fleet_pause;
 pub mod fleet_resume;
+pub mod fleet_settings;
 pub mod fleet_status;
 pub mod get;
 pub mod kill;

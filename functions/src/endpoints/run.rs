@@ -37,7 +37,7 @@ async fn run(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refus
     if let Some(answered) = once.answered(found.pair(3))? {
         return Ok(answered);
     }
-    can_run(&name, found.pair(0))?;
+    can_run(&name, found.pair(0), &env)?;
     let mut warnings = call.query_warnings();
     if found.pair(1).is_some() {
         warnings
@@ -86,12 +86,16 @@ fn asked(call: &Call) -> Result<(JobName, Environment), Refusal> {
     Ok((job_name(&fields)?, env.map_err(|why| Refusal::bad(format!("env: {why}")))?))
 }
 
-fn can_run(name: &JobName, stored: Option<&Pair>) -> Result<(), Refusal> {
+fn can_run(name: &JobName, stored: Option<&Pair>, env: &Environment) -> Result<(), Refusal> {
     let stored = stored.ok_or_else(|| no_such_job(name))?;
-    Job::from_stored(name.as_str(), &stored.value).map(|_| ()).map_err(|fault| {
+    let job = Job::from_stored(name.as_str(), &stored.value).map_err(|fault| {
         let message = format!("what is stored as {:?} is not a job ({fault}): save it anew", name.as_str());
         Refusal::new(Kind::Conflict, message)
-    })
+    })?;
+    if job.options.execution.http.is_some() && !env.is_empty() {
+        return Err(Refusal::bad("env: means nothing to the request that this job sends: leave it out"));
+    }
+    Ok(())
 }
 
 fn no_such_job(name: &JobName) -> Refusal {

@@ -2,8 +2,9 @@
 
 use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch, Timestamp};
-use common::domain::job::{Fault, Job, Submitted};
+use common::domain::job::{Fault, Job, JobName, Submitted};
 use common::domain::mark::Mark;
+use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::{Kv, Op, Pair, Txn};
 use common::schedule::Window;
@@ -26,17 +27,20 @@ pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Respons
 
 async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
-    let submitted = Job::from_submitted(submitted_value(call)?).map_err(|faults| refusal(&faults))?;
-    let mut once = Once::of(call, "save", &submitted.job.to_value())?;
-    let mut stored = Stored::read(kv, &submitted.job.name, &once).await?;
+    let value = submitted_value(call)?;
+    let name = name_of(&value)?;
+    let mut once = Once::of(call, "save", &in_order(&name, &value))?;
+    let mut stored = Stored::read(kv, &name, &once).await?;
     if let Some(answered) = once.answered(stored.kept.as_ref())? {
         return Ok(answered);
     }
-    if submitted.schedule.next_after(clock.now()).is_none() {
-        return Err(refusal(&[never(&submitted.job, clock.now())]));
-    }
     for _ in 0..CONFLICTS_MAX {
-        let plan = Plan::make(&submitted, &stored, clock.now())?;
+        let fleet = stored.fleet()?;
+        let submitted = Job::from_submitted(value.clone(), &fleet).map_err(|faults| refusal(&faults))?;
+        if submitted.schedule.next_after(clock.now()).is_none() {
+            return Err(refusal(&[never(&submitted.job, clock.now())]));
+        }
+        let plan = Plan::make(&submitted, &stored, &fleet, clock.now())?;
         let reply = plan.reply(&submitted, call);
         let mut txn = plan.txn(&submitted.job, &stored, &once);
         once.guard(kv, &mut txn, &reply).await?;
@@ -57,7 +61,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     }
     let message = format!(
         "the job {:?} is being changed by others again and again, nothing was saved: send it again",
-        submitted.job.name.as_str()
+        name.as_str()
     );
     Err(Refusal::new(Kind::Conflict, message))
 }
@@ -74,6 +78,29 @@ fn submitted_value(call: &Call) -> Result<Value, Refusal> {
             serde_json::from_str(job).map_err(|e| Refusal::bad(format!("job: is not valid JSON: {e}")))
         }
     }
+}
+
+/// The name, where nothing is wrong with the job that the store need not be asked about. What its expression means depends on the fleet's settings.
+fn name_of(value: &Value) -> Result<JobName, Refusal> {
+    let faults = match Job::from_submitted(value.clone(), &FleetSettings::default()) {
+        Ok(submitted) => return Ok(submitted.job.name),
+        Err(faults) => faults,
+    };
+    match value.get("name").and_then(Value::as_str).map(JobName::parse) {
+        Some(Ok(name))
+            if faults.iter().all(|fault| fault.field == "cronExpr")
+                && value.get("cronExpr").is_some_and(Value::is_string) =>
+        {
+            Ok(name)
+        }
+        _ => Err(refusal(&faults)),
+    }
+}
+
+/// The job with its fields in the order in which they are stored, so that the order in which they were sent is nothing to a kept answer.
+fn in_order(name: &JobName, job: &Value) -> Value {
+    Job::from_stored(name.as_str(), job.to_string().as_bytes())
+        .map_or_else(|_| job.clone(), |job| job.to_value())
 }
 
 /// Why a job has no fire any more.
@@ -106,8 +133,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(submitted: &Submitted, stored: &Stored, now: Timestamp) -> Result<Self, Refusal> {
-        let (job, hash) = (&submitted.job, submitted.job.schedule_hash());
+    fn make(
+        submitted: &Submitted,
+        stored: &Stored,
+        fleet: &FleetSettings,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
+        let (job, hash) = (&submitted.job, submitted.job.schedule_hash(fleet));
         let mut warnings = Vec::new();
         let mark = stored.decoded_mark(&job.name)?;
         let previous = match stored.job.as_ref().map(|pair| Job::from_stored(job.name.as_str(), &pair.value))
@@ -132,7 +164,7 @@ impl Plan {
             ));
         }
         // An edit that leaves the fire times alone must not move the base: it would swallow the fires missed before it.
-        let same_times = previous.as_ref().is_some_and(|previous| previous.schedule_hash() == hash)
+        let same_times = previous.as_ref().is_some_and(|previous| previous.schedule_hash(fleet) == hash)
             && mark.as_ref().is_some_and(|mark| mark.hash == hash);
         let mark = (!same_times).then(|| Mark::based(mark.as_ref(), now, hash));
         let job = job.to_value().to_string().into_bytes();

@@ -3,6 +3,7 @@
 use common::api::errno::Kind;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
+use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::{Compare, Kv, Op, OpReply, Pair, Txn};
 
@@ -10,10 +11,11 @@ use crate::http::Refusal;
 use crate::idempotency::Once;
 use crate::store;
 
-/// The job, its mark, and the answer that may be kept.
+/// The job, its mark, the fleet's settings, and the answer that may be kept.
 pub(super) struct Stored {
     pub(super) job: Option<Pair>,
     pub(super) mark: Option<Pair>,
+    settings: Option<Pair>,
     pub(super) kept: Option<Pair>,
 }
 
@@ -26,7 +28,7 @@ impl Stored {
 
     /// The operations that read them.
     pub(super) fn reads(name: &JobName, once: &Once) -> Vec<Op> {
-        let mut reads = vec![Op::get(keys::job(name)), Op::get(keys::fired(name))];
+        let mut reads = vec![Op::get(keys::job(name)), Op::get(keys::fired(name)), Op::get(keys::SETTINGS)];
         reads.extend(once.read());
         reads
     }
@@ -35,16 +37,22 @@ impl Stored {
     pub(super) fn of(replies: Vec<OpReply>) -> Self {
         let mut pairs = replies.into_iter().map(|reply| reply.first().cloned());
         let mut next = || pairs.next().flatten();
-        Self { job: next(), mark: next(), kept: next() }
+        Self { job: next(), mark: next(), settings: next(), kept: next() }
     }
 
-    /// That job and mark are still as they were read.
+    /// That job, mark and settings are still as they were read: the mark's hash depends on all three.
     pub(super) fn unchanged(&self, name: &JobName) -> Vec<Compare> {
         let revision = |pair: &Option<Pair>| pair.as_ref().map_or(0, |pair| pair.mod_revision);
         vec![
             Compare::unchanged(keys::job(name), revision(&self.job)),
             Compare::unchanged(keys::fired(name), revision(&self.mark)),
+            Compare::unchanged(keys::SETTINGS, revision(&self.settings)),
         ]
+    }
+
+    /// The fleet's settings.
+    pub(super) fn fleet(&self) -> Result<FleetSettings, Refusal> {
+        fleet_settings(self.settings.as_ref())
     }
 
     /// The mark. One that cannot be read is not written over: it would forget which fires were claimed. So it is left to whoever can read it.
@@ -57,4 +65,15 @@ impl Stored {
             Refusal::new(Kind::Conflict, message)
         })
     }
+}
+
+/// The fleet's settings as they are stored. What cannot be read is not guessed at: a job would fire at other times than its author was told.
+pub(super) fn fleet_settings(stored: Option<&Pair>) -> Result<FleetSettings, Refusal> {
+    let settings = stored.map(|pair| FleetSettings::decode(&pair.value)).transpose().map_err(|why| {
+        let message = format!(
+            "the fleet's settings cannot be read ({why}), nothing was changed: set them anew (POST /fleet/settings), or bring the functions up to the version that has put them"
+        );
+        Refusal::new(Kind::Conflict, message)
+    })?;
+    Ok(settings.unwrap_or_default())
 }

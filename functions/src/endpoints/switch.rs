@@ -6,6 +6,7 @@ use common::clock::{Clock, Stopwatch, Timestamp};
 use common::domain::enabling;
 use common::domain::job::{Fault, Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::{Kv, Op, Txn};
 use common::schedule::Schedule;
@@ -90,17 +91,19 @@ impl Plan {
                 mark.plan_time
             ));
         }
-        if on && !is_due_ever(&job, now) {
+        let fleet = stored.fleet()?;
+        if on && !is_due_ever(&job, &fleet, now) {
             warnings.push("none of its times is still to come: it will not fire".to_owned());
         }
         // Fires of the time when the job is off are nobody's, and this moment is where that begins or ends.
-        let mark = Mark::based(mark.as_ref(), now, job.schedule_hash());
+        let mark = Mark::based(mark.as_ref(), now, job.schedule_hash(&fleet));
         let puts = vec![Op::put(keys::job(name), value), Op::put(keys::fired(name), mark.encode())];
         Ok(Self { job, puts, warnings })
     }
 }
 
-fn is_due_ever(job: &Job, now: Timestamp) -> bool {
-    let schedule = Schedule::parse(&job.cron_expr).map(|schedule| schedule.within(job.options.window()));
+fn is_due_ever(job: &Job, fleet: &FleetSettings, now: Timestamp) -> bool {
+    let schedule = Schedule::parse(&job.cron_expr, &fleet.of_job(job))
+        .map(|schedule| schedule.within(job.options.window()));
     schedule.is_ok_and(|schedule| schedule.next_after(now).is_some())
 }

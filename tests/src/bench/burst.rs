@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn the_expression_of_a_moment_has_no_other() {
         let plan_time = 1_795_263_754_000;
-        let schedule = common::schedule::Schedule::parse(&at(plan_time)).unwrap();
+        let schedule = common::schedule::Schedule::parse(&at(plan_time), &Default::default()).unwrap();
         let next = |ms: i64| schedule.next_after(Timestamp::from_ms(ms)).map(Timestamp::ms);
         assert_eq!(next(0), Some(plan_time));
         assert_eq!(next(plan_time), None);

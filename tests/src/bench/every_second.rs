@@ -11,24 +11,13 @@ use mongodb::bson::Document;
 
 use super::figures::{Spread, head, row, short};
 use super::fleet::{Fleet, NewJob, Stamp, Used, starts};
-use super::{machine, wait_for};
+use super::{Flags, machine, wait_for};
 
-/// What is measured, row by row.
-pub(super) struct Rows {
-    /// Jobs, each due every second.
-    pub(super) jobs: Vec<usize>,
-    /// Workers that share them.
-    pub(super) workers: Vec<usize>,
-    /// Seconds of planned times that are counted.
-    pub(super) seconds: usize,
-}
-
-impl Default for Rows {
-    fn default() -> Self {
-        Self { jobs: vec![100, 200, 500, 1000], workers: vec![1, 2], seconds: 30 }
-    }
-}
-
+/// Rows when nothing else is said.
+const JOBS: &[usize] = &[100, 200, 500, 1000];
+const WORKERS: &[usize] = &[1, 2];
+/// Seconds of planned times that are counted, unless another number is said.
+const SECONDS: usize = 30;
 /// After every job's first fire, these seconds pass before fires are counted.
 const WARM_UP_SECONDS: i64 = 5;
 /// And these after the last counted fire, before the jobs are deleted: so late a fire still starts.
@@ -49,12 +38,12 @@ enum Runs {
 ///
 /// # Errors
 /// A server does not start or answer.
-pub(super) async fn measure(rows: &Rows) -> anyhow::Result<()> {
+pub(super) async fn measure(flags: &Flags) -> anyhow::Result<()> {
+    let seconds = flags.seconds.unwrap_or(SECONDS);
     println!(
-        "Each row: a new fleet, all jobs due at the same millisecond of each second, {} s of planned times after the warm-up. `true`: \
+        "Each row: a new fleet, all jobs due at the same millisecond of each second, {seconds} s of planned times after the warm-up. `true`: \
          startTime − planTime of the records; stamp: the first thing that the command does is to write down its own clock, so that starting \
-         the shell is in it. CPU: utime and stime of the processes, without their children; proposals: etcd's own count.\n",
-        rows.seconds
+         the shell is in it. CPU: utime and stime of the processes, without their children; proposals: etcd's own count.\n"
     );
     head(&[
         "jobs",
@@ -74,11 +63,11 @@ pub(super) async fn measure(rows: &Rows) -> anyhow::Result<()> {
         "records' store CPU s per 1,000",
         "load before",
     ]);
-    for &workers in &rows.workers {
-        for &jobs in &rows.jobs {
+    for &workers in flags.workers.as_ref().map_or(WORKERS, std::slice::from_ref) {
+        for &jobs in flags.jobs.as_ref().map_or(JOBS, std::slice::from_ref) {
             for runs in [Runs::True, Runs::Stamp] {
                 let load = machine::load();
-                let mut cells = one(jobs, workers, runs, rows.seconds).await?;
+                let mut cells = one(jobs, workers, runs, seconds).await?;
                 cells.push(load);
                 row(&cells);
             }

@@ -11,6 +11,7 @@ use anyhow::Context;
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
+use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::OPS_MAX;
 use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
@@ -67,7 +68,8 @@ pub(super) struct Fleet {
     /// The workers, those that were killed too.
     pub(super) workers: Vec<Worker>,
     etcd: Server,
-    mongo: Server,
+    /// Where the records go.
+    pub(super) mongo: Server,
     client: Client,
     http: reqwest::Client,
     site: Site,
@@ -107,6 +109,14 @@ impl Fleet {
     /// # Errors
     /// There is none to start.
     pub(super) fn launch(&mut self) -> anyhow::Result<&mut Worker> {
+        self.launch_with(&[])
+    }
+
+    /// The same with settings of its own.
+    ///
+    /// # Errors
+    /// There is none to start.
+    pub(super) fn launch_with(&mut self, environment: &[(&str, &Path)]) -> anyhow::Result<&mut Worker> {
         let id = format!("bench-{}", self.workers.len() + 1);
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(worker_program());
@@ -115,7 +125,8 @@ impl Fleet {
             .env("CRON_MONGODB_URI", self.mongo.url())
             .env("CRON_WORKER_ID", &id)
             .env("CRON_WORKER_LISTEN", address.to_string())
-            .env("CRON_DATA_DIR", self.site.dir.join(&id));
+            .env("CRON_DATA_DIR", self.site.dir.join(&id))
+            .envs(environment.iter().copied());
         let log = self.site.dir.join(format!("{id}.log"));
         let process = Process::start(&id, command, &log, self.site.guard.as_ref())?;
         self.workers.push(Worker { process, address });
@@ -171,19 +182,27 @@ impl Fleet {
     pub(super) async fn delete_jobs(&mut self) -> anyhow::Result<()> {
         let all = Some(DeleteOptions::new().with_prefix());
         self.client.delete(keys::JOBS, all).await.context("delete the jobs")?;
-        wait_for("the end of all runs and their records", QUIET_LIMIT, async || {
+        let mut left = String::new();
+        let ended = wait_for("the end of all runs and their records", QUIET_LIMIT, async || {
             for worker in &mut self.workers {
                 for figure in ["fleetcron_open_runs", "fleetcron_records_waiting"] {
-                    if worker.process.ended().is_none() && worker.metric(figure).await? != Some(0.0) {
-                        return Ok(None);
+                    if worker.process.ended().is_none() {
+                        let value = worker.metric(figure).await?;
+                        left = format!("{figure} {value:?}");
+                        if value != Some(0.0) {
+                            return Ok(None);
+                        }
                     }
                 }
             }
             // An open key that nobody settles any more would be a fire that ends as `lost`.
             let count = GetOptions::new().with_prefix().with_count_only();
-            Ok((self.client.get(keys::RUNS, Some(count)).await?.count() == 0).then_some(()))
+            let open = self.client.get(keys::RUNS, Some(count)).await?.count();
+            left = format!("open runs in etcd: {open}");
+            Ok((open == 0).then_some(()))
         })
-        .await
+        .await;
+        ended.with_context(|| format!("{left} (logs in {})", self.site.dir.display()))
     }
 
     /// How many keys begin with `prefix`.
@@ -272,7 +291,10 @@ impl NewJob {
 
     fn mark(&self, base: Timestamp) -> (String, Vec<u8>) {
         let job = Job::from_stored(&self.name, &self.value()).expect("a benchmark's jobs are good ones");
-        (keys::fired(&self.key()), Mark::based(None, base, job.schedule_hash()).encode())
+        (
+            keys::fired(&self.key()),
+            Mark::based(None, base, job.schedule_hash(&FleetSettings::default())).encode(),
+        )
     }
 }
 

@@ -1,8 +1,9 @@
 //! `cargo run -p tests -- bench [what…] [--seconds N] [--jobs N] [--workers N]`: measures the release programs on real stores, all on this
-//! machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, and a row of one's own.
+//! machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, and a row of one's own; of `catch-up`: how long the store is away, and fires a second.
 //! Nothing here passes or fails: a figure depends on the machine, so the machine stands above it.
 
 mod burst;
+mod catch_up;
 mod every_second;
 mod failover;
 mod figures;
@@ -10,18 +11,18 @@ mod fleet;
 mod floor;
 mod load;
 mod machine;
+mod schedules;
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use every_second::Rows;
 use local_dev::native::servers::without_cargo_variables;
 use local_dev::native::{provision, workspace};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured, with what it is.
-const BENCHES: [(&str, &str); 5] = [
+const BENCHES: [(&str, &str); 7] = [
     ("floor", "what the machine itself can do: shells started by a loop, without any store"),
     (
         "every-second",
@@ -29,14 +30,28 @@ const BENCHES: [(&str, &str); 5] = [
     ),
     ("burst", "the largest number of jobs due in one second that all start within it"),
     ("failover", "from the kill -9 of one of two workers to the next starts of its jobs"),
+    ("catch-up", "the store of records is away for a while: what waits then, and how fast it is stored"),
     ("load", "a worker's start with 100,000 and with a million jobs: time and memory"),
+    ("schedules", "finding the next fire of a schedule, parsing and holding it; in this process"),
 ];
+
+/// Numbers that are said in place of the usual ones.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags {
+    jobs: Option<usize>,
+    workers: Option<usize>,
+    seconds: Option<usize>,
+}
+
 /// Builds the programs, measures what the words name (nothing: all), and prints.
 ///
 /// # Errors
 /// A word is unknown, a program is missing or does not start, or a store does not answer.
 pub async fn run(words: &[String]) -> anyhow::Result<()> {
-    let (chosen, rows) = parse(words)?;
+    let (chosen, flags) = parse(words)?;
+    if chosen == ["schedules"] {
+        return schedules::measure(); // it needs no programs and no stores
+    }
     release()?;
     let (etcd, mongo) = tokio::task::spawn_blocking(|| anyhow::Ok((provision::etcd()?, provision::mongo()?)))
         .await
@@ -48,7 +63,7 @@ pub async fn run(words: &[String]) -> anyhow::Result<()> {
         println!("\n## {name}: {what}\n");
         // Dropped in the middle, a fleet ends its servers.
         tokio::select! {
-            measured = measure(name, &rows) => measured.with_context(|| (*name).to_owned())?,
+            measured = measure(name, &flags) => measured.with_context(|| (*name).to_owned())?,
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("told to end"),
         }
@@ -56,19 +71,21 @@ pub async fn run(words: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(name: &str, rows: &Rows) -> anyhow::Result<()> {
+async fn measure(name: &str, flags: &Flags) -> anyhow::Result<()> {
     match name {
         "floor" => floor::measure(),
-        "every-second" => every_second::measure(rows).await,
+        "every-second" => every_second::measure(flags).await,
         "burst" => burst::measure().await,
         "failover" => failover::measure().await,
+        "catch-up" => catch_up::measure(flags).await,
+        "schedules" => schedules::measure(),
         _ => load::measure().await,
     }
 }
 
-fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Rows)> {
+fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Flags)> {
     let mut chosen = Vec::new();
-    let mut rows = Rows::default();
+    let mut flags = Flags::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         if let Some((name, _)) = BENCHES.iter().find(|(name, _)| name == word) {
@@ -83,16 +100,16 @@ fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Rows)> {
         let number: usize = number.parse().with_context(|| format!("{word} {number}"))?;
         ensure!((1..=10_000).contains(&number), "{word} wants 1 to 10000");
         match flag {
-            "seconds" => rows.seconds = number,
-            "jobs" => rows.jobs = vec![number],
-            "workers" => rows.workers = vec![number],
+            "seconds" => flags.seconds = Some(number),
+            "jobs" => flags.jobs = Some(number),
+            "workers" => flags.workers = Some(number),
             _ => bail!("{word} is no flag: see the top of tests/src/bench/mod.rs"),
         }
     }
     if chosen.is_empty() {
         chosen.extend(BENCHES.iter().map(|(name, _)| *name));
     }
-    Ok((chosen, rows))
+    Ok((chosen, flags))
 }
 
 /// The programs as they are deployed: a debug build is no measure of anything.

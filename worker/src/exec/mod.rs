@@ -4,5 +4,6 @@ mod account;
 pub(crate) mod gate;
 pub(crate) mod output;
 pub(crate) mod process;
+pub(crate) mod request;
 pub(crate) mod shell;
 pub(crate) mod work;

@@ -74,6 +74,16 @@ impl Captured {
         }
     }
 
+    /// Takes what came by other ways than a stream.
+    pub(crate) fn take(&self, piece: &[u8]) {
+        self.output().take(piece);
+    }
+
+    /// Whether nothing was printed yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.output().total == 0
+    }
+
     /// What is kept by now.
     pub(crate) fn kept(&self) -> Kept {
         self.output().kept()

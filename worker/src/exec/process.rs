@@ -152,6 +152,7 @@ async fn to_its_end(
         end_time: clock.now(),
         exit_code,
         signal,
+        http_status: None,
     }
 }
 
@@ -289,7 +290,7 @@ async fn while_reading<T>(
 }
 
 /// Returns when at least this is asked for.
-async fn is_asked(asked: &mut Asked, how: Kill) {
+pub(super) async fn is_asked(asked: &mut Asked, how: Kill) {
     // A sender that is dropped asks for nothing.
     if asked.wait_for(|asked| *asked >= Some(how)).await.is_err() {
         std::future::pending::<()>().await;

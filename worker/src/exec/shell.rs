@@ -65,13 +65,16 @@ impl Shell {
         self.path.file_name().is_some_and(|name| name == "bash")
     }
 
-    /// Whether it waits for this command, too. Other users may not read the gate's file, and then would not wait.
+    /// Whether it waits for this command, too. A request needs none. Other users may not read the gate's file, and then would not wait.
     pub(super) fn can_wait_for(&self, work: &Work) -> bool {
         let execution = work.execution();
         let is_usual =
             |name: &str| !name.starts_with("BASH") && !name.starts_with("LD_") && !SHELLS_OWN.contains(&name);
         let env = execution.env.iter().flat_map(Environment::iter);
-        execution.user.is_none() && execution.limits.is_none() && env.map(|(name, _)| name).all(is_usual)
+        work.request().is_none()
+            && execution.user.is_none()
+            && execution.limits.is_none()
+            && env.map(|(name, _)| name).all(is_usual)
     }
 
     /// For this command, in a process group of its own and without what is the worker's alone.

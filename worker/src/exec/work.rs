@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use common::domain::execution::Execution;
+use common::domain::http::Http;
 
 /// Of a job's definition, what the execution of a run depends on. Cheap to clone: every run has one, and every job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Work {
-    /// The whole command.
+    /// The whole command; of a request its first line, for the record.
     pub command: Arc<str>,
     /// How it is run; `None` = as usual, as most are.
     pub execution: Option<Arc<Execution>>,
@@ -23,14 +24,22 @@ static USUAL: Execution = Execution {
     timeout_seconds: None,
     kill_grace_seconds: None,
     fence: None,
+    http: None,
 };
 
 impl Work {
     /// This command, run so.
     #[must_use]
     pub fn new(command: &str, execution: &Execution) -> Self {
+        let line = execution.http.as_deref().map(Http::line);
         let execution = (*execution != USUAL).then(|| Arc::new(execution.clone()));
-        Self { command: command.into(), execution }
+        Self { command: line.as_deref().unwrap_or(command).into(), execution }
+    }
+
+    /// What is sent; `None` = a command is run.
+    #[must_use]
+    pub fn request(&self) -> Option<&Http> {
+        self.execution().http.as_deref()
     }
 
     /// How the command is run.

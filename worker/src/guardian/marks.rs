@@ -145,8 +145,6 @@ impl Origin {
         wanted_without: impl Fn(GroupId) -> bool,
     ) -> BTreeSet<GroupId> {
         let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
-        // Who is the guardian's parent now has all other children of the worker, too, unless it is about to become that.
-        let parents = [self.process, getppid()];
         let group_of = |number: i32| {
             let process = Process::read(number)?;
             let group = process.group.filter(|group| Some(*group) != self.group)?;
@@ -156,7 +154,13 @@ impl Origin {
             let environment = std::fs::read(format!("/proc/{number}/environ")).ok()?;
             let is_wanted = match Mark::in_environment(&environment) {
                 Some(mark) => mark.word == self.word && wanted(mark.member),
-                None => parents.contains(&process.parent) && wanted_without(group) && self.has_tagged(number),
+                // The guardian's parent is asked for after the process was read: by then it has been handed on with the worker's other
+                // children. Asked before, they may be handed on in between, and be taken for somebody else's.
+                None => {
+                    [self.process, getppid()].contains(&process.parent)
+                        && wanted_without(group)
+                        && self.has_tagged(number)
+                }
             };
             is_wanted.then_some(group)
         };

@@ -11,6 +11,7 @@ use common::domain::options::{Labels, Selector};
 use common::domain::pause::Base;
 use common::domain::record::{Ending, Record};
 use common::domain::run::{OpenRun, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::stored;
 use common::domain::worker::Sid;
 use common::kv::Revision;
@@ -262,6 +263,8 @@ pub enum Event {
     Paused(bool),
     /// `/cron/base` was read, or changed.
     Base(Base),
+    /// The fleet's settings, of this revision of their key; 0 = there are none. `None` = they cannot be read.
+    Settings(Option<FleetSettings>, Revision),
     /// A claim's answer.
     ClaimAnswered(RunId, Timestamp, JobName, ClaimAnswer),
     /// An adoption's answer.
@@ -303,6 +306,8 @@ pub enum Action {
         mark_revision: Revision,
         /// Its mark's value, compared.
         mark_value: Option<Vec<u8>>,
+        /// The fleet's settings, compared: the hash in the mark depends on them.
+        settings_revision: Revision,
         /// The session, compared.
         sid: Sid,
         /// The mark to put.

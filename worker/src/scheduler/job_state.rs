@@ -18,7 +18,7 @@ use crate::exec::work::Work;
 use super::event::{Action, Claim, JobSeen, MarkSeen};
 use super::misfire::Rule;
 use super::ownership::Place;
-use super::schedules::Schedules;
+use super::schedules::{Schedules, Source};
 use super::{LOCKED_RETRY_MS, look_after_ms};
 
 /// A job's definition as last seen: the seed's `JobSchedulePlan`.
@@ -26,6 +26,10 @@ use super::{LOCKED_RETRY_MS, look_after_ms};
 pub(super) struct Definition {
     /// Its schedule, or why it cannot be run.
     pub(super) runnable: Result<Arc<Schedule>, String>,
+    /// What the schedule is read from, with the fleet's settings; `None` when something else keeps it from being run.
+    source: Option<Arc<Source>>,
+    /// Of the job's own part of what its times depend on.
+    own_hash: ScheduleHash,
     pub(super) work: Work,
     pub(super) hash: ScheduleHash,
     /// What becomes of fires that are missed.
@@ -58,11 +62,13 @@ impl Definition {
         let (create_revision, mod_revision) = (seen.create_revision, seen.mod_revision);
         let known_since = before.map_or(create_revision, Self::next_marked_since);
         let name = seen.name;
-        let of = |runnable, command: &str, hash, options: &JobOptions| Self {
+        let of = |(source, runnable), command: &str, (own_hash, hash), options: &JobOptions, misfire| Self {
             runnable,
+            source,
+            own_hash,
             work: Work::new(command, &options.execution),
             hash,
-            rule: Rule::of(options),
+            rule: Rule::of(options, misfire),
             jitter_ms: options.jitter_ms(&name),
             concurrency: options.concurrency(),
             selector: options.selector.clone(),
@@ -75,18 +81,39 @@ impl Definition {
         let job = match seen.job {
             Ok(job) => job,
             Err(fault) => {
-                return of(Err(fault.to_string()), "", ScheduleHash::default(), &JobOptions::default());
+                let (runnable, hash) = ((None, Err(fault.to_string())), ScheduleHash::default());
+                return of(runnable, "", (hash, hash), &JobOptions::default(), None);
             }
         };
         let unknown = job.options_not_understood();
         let runnable = if !unknown.is_empty() {
-            Err(format!("it has options that this version does not understand: {}", unknown.join(", ")))
-        } else if job.command.is_empty() || job.command.contains('\0') {
-            Err("command: is missing or contains a NUL character".to_owned())
+            (
+                None,
+                Err(format!("it has options that this version does not understand: {}", unknown.join(", "))),
+            )
+        } else if let Err(fault) = job.check_work() {
+            (None, Err(fault.to_string()))
         } else {
-            schedules.parse(&job.cron_expr, job.options.window()).map_err(|why| format!("cronExpr: {why}"))
+            let (source, schedule) = schedules.parse(Source::of(&job));
+            (Some(source), schedule.map_err(wrong_expression))
         };
-        of(runnable, &job.command, job.schedule_hash(), &job.options)
+        let fleet = schedules.fleet();
+        let hashes = (job.own_hash(), job.schedule_hash(fleet));
+        of(runnable, &job.command, hashes, &job.options, fleet.misfire)
+    }
+
+    /// The fleet's settings are others now. To a job whose times depend on them this is an edit: its fires count from now on (P7).
+    pub(super) fn take_settings(&mut self, now: Timestamp, schedules: &mut Schedules) {
+        let fleet = schedules.fleet();
+        self.rule = self.rule.under(fleet.misfire);
+        let Some(source) = &self.source else { return };
+        let hash = self.own_hash.under(&source.settings(fleet));
+        if hash == self.hash {
+            return;
+        }
+        self.hash = hash;
+        self.seen_at = now;
+        self.runnable = schedules.parse(Source::clone(source)).1.map_err(wrong_expression);
     }
 
     /// Of the definition that comes after this one. Put by other hands, the two may come so fast that nobody has put a mark between: fires of
@@ -125,6 +152,10 @@ impl Definition {
             on_lost: self.on_lost(1),
         }
     }
+}
+
+fn wrong_expression(why: common::schedule::Error) -> String {
+    format!("cronExpr: {why}")
 }
 
 /// A job's mark as far as this worker knows.

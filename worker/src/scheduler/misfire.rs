@@ -25,6 +25,9 @@ const PACE_CLAIMS: u32 = 20;
 /// A job's policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Rule {
+    /// What the job says; `None` = the fleet's settings do.
+    own: Option<Misfire>,
+    concurrency: Concurrency,
     misfire: Misfire,
     start_deadline_ms: i64,
 }
@@ -41,13 +44,20 @@ pub(super) enum Turn {
 }
 
 impl Rule {
-    pub(super) fn of(options: &JobOptions) -> Self {
-        let misfire = match (options.misfire(), options.concurrency()) {
+    pub(super) fn of(options: &JobOptions, fleet: Option<Misfire>) -> Self {
+        let start_deadline_ms = options.start_deadline_ms().max(START_GRACE_MS);
+        let (own, concurrency) = (options.misfire, options.concurrency());
+        Self { own, concurrency, misfire: Misfire::default(), start_deadline_ms }.under(fleet)
+    }
+
+    /// The same where the fleet's settings say this.
+    pub(super) fn under(self, fleet: Option<Misfire>) -> Self {
+        let misfire = match (self.own.or(fleet).unwrap_or_default(), self.concurrency) {
             // Each of them would be replaced by the next at once: the newest stands for all.
             (Misfire::All, Concurrency::Replace) => Misfire::Once,
             (misfire, _) => misfire,
         };
-        Self { misfire, start_deadline_ms: options.start_deadline_ms().max(START_GRACE_MS) }
+        Self { misfire, ..self }
     }
 
     /// A fire that is later than this, in ms, was missed.
@@ -138,13 +148,13 @@ mod tests {
     /// What is done, in order, about a job's fires up to now, when each claim is won at once: `-from..to×count` let go, `+time` run in
     /// time or a little late, `!time` caught up on.
     fn done(misfire: Misfire, deadline: u32, cron: &str, from: i64, now: i64) -> String {
-        let schedule = Schedule::parse(cron).unwrap();
+        let schedule = Schedule::parse(cron, &common::schedule::ScheduleSettings::default()).unwrap();
         let options = JobOptions {
             misfire: Some(misfire),
             start_deadline_seconds: Some(deadline),
             ..JobOptions::default()
         };
-        let rule = Rule::of(&options);
+        let rule = Rule::of(&options, None);
         let (mut after, mut told) = (at(from), Vec::new());
         while let Some(due) = schedule.next_after(after).filter(|due| *due <= at(now)) {
             let seconds = |t: Timestamp| t.ms_since(at(0)) / 1000;

@@ -25,6 +25,7 @@ use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::record::{SkipReason, Skipped};
 use common::domain::run::{OpenRun, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::Revision;
@@ -113,6 +114,8 @@ pub struct Scheduler {
     asked: BTreeMap<JobName, Asked>,
     jobs: BTreeMap<JobName, JobState>,
     schedules: Schedules,
+    /// Of the fleet's settings, by which schedules are read; `None` = they are not known, or cannot be read: nothing is claimed.
+    settings_revision: Option<Revision>,
     /// The same jobs by slot, so that what is read of a slot touches its jobs alone.
     slots: BTreeMap<u16, BTreeSet<JobName>>,
     runs: BTreeMap<RunId, Run>,
@@ -167,6 +170,7 @@ impl Scheduler {
             asked: BTreeMap::new(),
             jobs: BTreeMap::new(),
             schedules: Schedules::new(),
+            settings_revision: None,
             slots: BTreeMap::new(),
             runs: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -230,6 +234,7 @@ impl Scheduler {
                 self.look_at_all_if(before != paused, now);
             }
             Event::Base(base) => self.on_base(now, &base),
+            Event::Settings(settings, revision) => self.on_settings(now, settings, revision, &mut out),
             Event::ClaimAnswered(run_id, plan_time, job, answer) => {
                 self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
             }
@@ -460,6 +465,32 @@ impl Scheduler {
             state.mark = MarkView::Unknown; // the save may have written it too
         }
         self.look_at(&name, now, out);
+    }
+
+    /// Other settings are an edit of each job whose times depend on them. A fire that was claimed before runs, like one that was claimed before
+    /// its job was edited to have another schedule that has it too.
+    fn on_settings(
+        &mut self,
+        now: Timestamp,
+        settings: Option<FleetSettings>,
+        revision: Revision,
+        out: &mut Vec<Action>,
+    ) {
+        let known = settings.is_some().then_some(revision);
+        let news = std::mem::replace(&mut self.settings_revision, known) != known;
+        let changed = settings.is_some_and(|settings| self.schedules.take_settings(settings));
+        if changed {
+            for (name, state) in &mut self.jobs {
+                let Some(definition) = &mut state.definition else { continue };
+                let definition = Arc::make_mut(definition);
+                let before = definition.runnable.is_ok();
+                definition.take_settings(now, &mut self.schedules);
+                if let (true, Err(why)) = (before, &definition.runnable) {
+                    out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
+                }
+            }
+        }
+        self.look_at_all_if(changed || news, now);
     }
 
     fn on_job_deleted(&mut self, name: &JobName, out: &mut Vec<Action>) {
@@ -734,6 +765,7 @@ impl Scheduler {
         if !self.clock_trusted || self.sink_full || state.reading {
             return None;
         }
+        let settings_revision = self.settings_revision?;
         if let Some(stale_until) = state.stale_until {
             if now < stale_until {
                 return Some(stale_until);
@@ -776,7 +808,15 @@ impl Scheduler {
             let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
             state.pending = Pending::Adopting;
-            out.push(Action::Adopt { job: name.clone(), job_revision, mark_revision, mark_value, sid, mark });
+            out.push(Action::Adopt {
+                job: name.clone(),
+                job_revision,
+                mark_revision,
+                mark_value,
+                settings_revision,
+                sid,
+                mark,
+            });
             return None;
         };
         self.note_mark(name, &mark, now, out);

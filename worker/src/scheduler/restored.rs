@@ -73,6 +73,7 @@ impl Scheduler {
         self.kills_seen.clear();
         self.jobs_listed = false;
         (self.paused, self.base) = (false, Timestamp::ZERO);
+        self.settings_revision = None;
     }
 
     /// Fires up to this time may have run in what the store was before.

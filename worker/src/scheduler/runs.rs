@@ -415,6 +415,7 @@ impl Scheduler {
                     end_time: now,
                     exit_code: None,
                     signal: None,
+                    http_status: None,
                 };
                 let record = Record::ended(&run.open, ending).killed(killed);
                 self.finish(now, run_id, record, out);

@@ -4,6 +4,7 @@ mod asked;
 mod concurrency;
 mod enabling;
 mod late;
+mod settings;
 
 use super::*;
 use common::domain::job::{Job, ScheduleHash};
@@ -51,6 +52,7 @@ impl World {
             claims_win: true,
             releases: true,
         };
+        world.feed(Event::Settings(Some(FleetSettings::default()), 0));
         world.fleet(&["me"]);
         world.feed(Event::Base(Base::default()));
         world.list(&[]);
@@ -124,6 +126,12 @@ impl World {
         self.feed(Event::JobsListed(jobs.iter().map(|job| job.name.clone()).collect()));
     }
 
+    /// The store went back, and its settings are read anew: there are none.
+    fn went_back(&mut self) {
+        self.feed(Event::StoreWentBack);
+        self.feed(Event::Settings(Some(FleetSettings::default()), 0));
+    }
+
     /// Lets time pass, waking the scheduler whenever it asked for it.
     fn run_to(&mut self, ms: i64) {
         for _ in 0..STEPS_MAX {
@@ -153,7 +161,8 @@ impl World {
         let seen = self.seen_with(job, cron, "true", options);
         let Ok(definition) = &seen.job else { panic!("a good job") };
         let before = self.marks.get(&seen.name).and_then(|seen| seen.mark.clone().ok());
-        let mark = Mark::based(before.as_ref(), at(self.now), definition.schedule_hash());
+        let mark =
+            Mark::based(before.as_ref(), at(self.now), definition.schedule_hash(&FleetSettings::default()));
         let revision = self.put_mark(&seen.name, mark);
         JobSeen { create_revision: revision, mod_revision: revision, ..seen }
     }
@@ -306,6 +315,7 @@ fn ending(now: i64, status: Status) -> Ending {
         end_time: at(now),
         exit_code: Some(0),
         signal: None,
+        http_status: None,
     }
 }
 
@@ -1268,7 +1278,7 @@ fn what_happened_while_the_clock_was_not_trusted_counts_from_when_it_is_again() 
     // Put back by a year, the store goes back, and a job is put by other hands; then the clock is mended.
     world.now -= year;
     world.feed(Event::ClockTrusted(false));
-    world.feed(Event::StoreWentBack);
+    world.went_back();
     let by_hand = world.seen("b", "*/10 * * * * *", "true");
     world.list(&[job, by_hand]);
     world.gain(2);
@@ -1333,7 +1343,7 @@ fn nothing_from_before_a_store_went_back_is_fired_again() {
     assert_eq!(before, [10_000, 20_000]);
     // The mark of before the first fire, in the middle of the time in which a late fire would still start.
     world.marks = backup;
-    world.feed(Event::StoreWentBack);
+    world.went_back();
     world.list(&[job]);
     world.gain(2);
     world.run_to(35_000);
@@ -1402,7 +1412,7 @@ fn what_was_claimed_and_not_started_when_the_store_went_back_has_its_record() {
     world.saved("a", "*/10 * * * * *");
     world.run_to(9_980);
     assert_eq!(world.claims().len(), 1);
-    world.feed(Event::StoreWentBack);
+    world.went_back();
     world.run_to(20_000);
     assert_eq!(world.start_times(), NONE);
     let records: Vec<_> = world.records().iter().map(|(record, _)| record.status).collect();
@@ -1413,7 +1423,7 @@ fn what_was_claimed_and_not_started_when_the_store_went_back_has_its_record() {
 fn a_run_goes_on_while_the_store_goes_back_and_settles_in_the_new_session() {
     for answer in [MoveAnswer::Done(7), MoveAnswer::Unlocked(7)] {
         let (mut world, open) = World::running();
-        world.feed(Event::StoreWentBack);
+        world.went_back();
         world.gain(2);
         let moves: Vec<_> = world
             .actions

@@ -14,6 +14,7 @@ use common::kv::{LeaseId, Op};
 
 use super::mutants::Mutant;
 use super::seed_worker::SeedStep;
+use super::settings;
 use super::world::{HEALED_MS, Item, What, World, job_names};
 
 /// One of them, or the end of one.
@@ -62,6 +63,8 @@ pub(super) enum Fault {
     SwitchOff,
     SwitchOn,
     SwitchBack,
+    /// The fleet's settings change.
+    Settings,
 }
 
 /// Those that are drawn, the worse the rarer.
@@ -126,6 +129,7 @@ impl World {
             self.push(comes, Item::Seed(SeedStep::Comes { until: goes }));
         }
         self.draw_switching();
+        self.draw_settings();
     }
 
     fn any_worker(&mut self) -> usize {
@@ -246,6 +250,7 @@ impl World {
             Fault::Backup => self.backup = Some(self.store.clone()),
             Fault::Restore => self.put_back(),
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
+            Fault::Settings => self.set_settings(),
         }
     }
 
@@ -374,8 +379,9 @@ impl World {
         let before = self.store.get(keys::fired(name)).map(|pair| Mark::decode(&pair.value).unwrap());
         let mut then = vec![Op::put(keys::job(name), definition)];
         let stands = self.store.get(keys::job(name)).is_some();
-        if !stands || before.as_ref().is_none_or(|mark| mark.hash != job.schedule_hash()) {
-            let mark = Mark::based(before.as_ref(), self.time(), job.schedule_hash());
+        let hash = job.schedule_hash(&settings::fleet(&self.store));
+        if !stands || before.as_ref().is_none_or(|mark| mark.hash != hash) {
+            let mark = Mark::based(before.as_ref(), self.time(), hash);
             then.push(Op::put(keys::fired(name), mark.encode()));
         }
         if self.mutant == Mutant::EditFreesLock {

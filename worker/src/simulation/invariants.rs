@@ -13,9 +13,10 @@ use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::keys;
 use common::kv::{Change, Pair, Revision};
-use common::schedule::Schedule;
+use common::schedule::{Schedule, ScheduleSettings};
 
 use super::log::Stored;
+use super::settings;
 use super::store::Store;
 use super::world::{OFFSET_MS_MAX, START_MS};
 use crate::claims;
@@ -101,7 +102,7 @@ impl Invariants {
         if let Some(known) = self.schedules.get(expression) {
             return known.clone();
         }
-        let schedule = Schedule::parse(expression).unwrap();
+        let schedule = Schedule::parse(expression, &ScheduleSettings::default()).unwrap();
         self.schedules.insert(expression.to_owned(), schedule.clone());
         schedule
     }
@@ -184,7 +185,7 @@ impl Invariants {
         let now = Timestamp::from_ms(START_MS + self.now);
         if pair.mod_revision == change.pair.mod_revision {
             self.enabled_at.insert(name.clone(), now);
-        } else if Mark::decode(&pair.value).unwrap().hash == before.schedule_hash() {
+        } else if Mark::decode(&pair.value).unwrap().hash == before.schedule_hash(&settings::fleet(store)) {
             self.enabled_at.insert(name.clone(), now.plus_ms(-OFFSET_MS_MAX));
         }
     }

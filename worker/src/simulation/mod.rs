@@ -10,6 +10,7 @@ mod log;
 mod mutants;
 mod network;
 mod seed_worker;
+mod settings;
 mod shell;
 mod store;
 mod store_tests;

@@ -12,6 +12,7 @@ use common::domain::kill::Killed;
 use common::domain::mark::Mark;
 use common::domain::record::{Ending, Status};
 use common::domain::run::{OpenRun, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Sid};
 use common::keys;
 use common::kv::{self, Kv, Pair, Range, Revision, Span, WatchStream};
@@ -61,11 +62,20 @@ pub(super) enum Watched {
     Pause,
     Base,
     Requests,
+    Settings,
 }
 
 impl Watched {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Jobs, Self::Workers, Self::Sessions, Self::Kills, Self::Pause, Self::Base, Self::Requests];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Jobs,
+        Self::Workers,
+        Self::Sessions,
+        Self::Kills,
+        Self::Pause,
+        Self::Base,
+        Self::Requests,
+        Self::Settings,
+    ];
 
     pub(super) fn span(self) -> Span {
         match self {
@@ -75,6 +85,7 @@ impl Watched {
             Self::Kills => Span::prefix(keys::KILLER),
             Self::Pause => Span::key(keys::PAUSED),
             Self::Base => Span::key(keys::BASE),
+            Self::Settings => Span::key(keys::SETTINGS),
             Self::Requests => Span::prefix(keys::REQUESTS),
         }
     }
@@ -301,6 +312,7 @@ impl World {
         let before = host.seen.filter(|(_, restores)| notices || *restores == self.restores);
         host.shell = Shell::new(before.map(|(seen, _)| seen));
         host.shell.restores_before = before.map_or(self.restores, |(_, restores)| restores);
+        self.knows_settings(worker);
         for watched in self.watched() {
             self.spawn(worker, 0, Job::List(watched));
         }
@@ -719,6 +731,7 @@ impl World {
             self.hosts[worker].floor = now.plus_ms(crate::scheduler::CLAIMED_AHEAD_MAX_MS);
             self.step(worker, Event::StoreWentBack);
         }
+        self.knows_settings(worker);
         for watched in self.watched() {
             self.spawn(worker, era, Job::List(watched));
         }
@@ -727,6 +740,13 @@ impl World {
         }
         if !self.hosts[worker].shell.draining {
             self.seek_session(worker);
+        }
+    }
+
+    /// Where settings never change, nobody watches them.
+    fn knows_settings(&mut self, worker: usize) {
+        if self.setting.is_none() {
+            self.step(worker, Event::Settings(Some(FleetSettings::default()), 0));
         }
     }
 
@@ -876,6 +896,7 @@ impl World {
             Watched::Jobs => watches::job_events(&mut BTreeSet::new(), &news), // its list is one page
             Watched::Kills => watches::kill_events(&news),
             Watched::Base => vec![watches::base_event(&news)],
+            Watched::Settings => vec![watches::settings_event(&news)],
             Watched::Requests => watches::request_events(&mut BTreeSet::new(), &news), // as that of the jobs
             Watched::Workers => {
                 let registered = &mut self.hosts[worker].shell.registered;
@@ -1097,8 +1118,9 @@ impl World {
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         let job = match action {
             Action::Claim(claim) => return self.hosts[worker].shell.claims.put(*claim),
-            Action::Adopt { job, job_revision, mark_revision, mark_value, sid, mark } => {
-                let adoption = Adoption { job, job_revision, mark_revision, mark_value, sid, mark };
+            Action::Adopt { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark } => {
+                let adoption =
+                    Adoption { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark };
                 return self.hosts[worker].shell.adoptions.put(adoption);
             }
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
@@ -1176,6 +1198,7 @@ impl World {
             end_time: at,
             exit_code: (status == Status::Succeeded).then_some(0),
             signal: (status == Status::Killed).then_some(9),
+            http_status: None,
         };
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         self.push_to(now, worker, What::Tell(era, Event::RunEnded(run_id.clone(), ending)));

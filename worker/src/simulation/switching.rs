@@ -10,6 +10,7 @@ use common::kv::Op;
 use super::dice::Dice;
 use super::faults::Fault;
 use super::mutants::Mutant;
+use super::settings;
 use super::world::{HEALED_MS, Item, START_MS, World, job_names};
 
 /// Apart from the seed's other dice.
@@ -70,7 +71,7 @@ impl World {
                 Some(before) if self.mutant == Mutant::EnablesWithoutBase => before.base,
                 _ => self.time(),
             };
-            let mark = Mark::based(before.as_ref(), base, job.schedule_hash());
+            let mark = Mark::based(before.as_ref(), base, job.schedule_hash(&settings::fleet(&self.store)));
             then.push(Op::put(keys::fired(name), mark.encode()));
         }
         self.note(|| format!("{name} is switched {}", if on { "on" } else { "off" }));

@@ -18,7 +18,7 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
-use super::switching;
+use super::{settings, switching};
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::seen::Seen;
@@ -155,6 +155,7 @@ pub(super) struct World {
     pub(super) dice: Dice,
     /// In a world in which jobs are disabled and enabled.
     pub(super) switching: Option<Dice>,
+    pub(super) setting: Option<Dice>,
     pub(super) now: i64,
     queue: BTreeMap<(i64, u64), Item>,
     queued: u64,
@@ -208,6 +209,7 @@ impl World {
             asks: seed % 5 > 2,
             dice: Dice::new(seed),
             switching: switching::dice(seed),
+            setting: settings::dice(seed),
             now: 0,
             queue: BTreeMap::new(),
             queued: 0,
@@ -525,8 +527,12 @@ impl World {
 
     /// What its workers follow.
     pub(super) fn watched(&self) -> impl Iterator<Item = Watched> + use<> {
-        let asks = self.asks;
-        Watched::ALL.into_iter().filter(move |watched| asks || *watched != Watched::Requests)
+        let (asks, sets) = (self.asks, self.setting.is_some());
+        Watched::ALL.into_iter().filter(move |watched| match watched {
+            Watched::Requests => asks,
+            Watched::Settings => sets,
+            _ => true,
+        })
     }
 
     /// A pause between two steps of a shell, in ms: mostly none.

@@ -37,7 +37,8 @@ pub(in crate::exec) fn work_with(command: &str, options: serde_json::Value) -> W
     let fields = serde_json::json!({"name": "a", "command": "true", "cronExpr": "@daily"});
     let mut job = fields.as_object().unwrap().clone();
     job.extend(options.as_object().unwrap().clone());
-    let job = Job::from_submitted(job.into()).unwrap().job;
+    let job =
+        Job::from_submitted(job.into(), &common::domain::settings::FleetSettings::default()).unwrap().job;
     Work::new(command, &job.options.execution)
 }
 

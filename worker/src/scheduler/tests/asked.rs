@@ -263,7 +263,7 @@ fn what_a_backup_brings_back_may_have_run_and_is_let_go() {
     let mut world = World::new();
     let saved = world.save("a", "@yearly");
     world.now = 60_000;
-    world.feed(Event::StoreWentBack);
+    world.went_back();
     world.gain(2);
     world.list(&[saved]);
     let before = Request::manual(RunId::from_text("ask"), name("a"), Environment::default(), at(59_000));

@@ -1,0 +1,15 @@
+//! The Lambda function `fleet_settings`: tells and sets the fleet's defaults for jobs.
+
+use std::process::ExitCode;
+
+use functions::{endpoints, ports, serve};
+
+fn main() -> ExitCode {
+    serve("fleet_settings", |settings| {
+        let kv = ports::kv(settings)?;
+        Ok(move |request| {
+            let kv = kv.clone();
+            async move { endpoints::fleet_settings::handle(&*kv, request).await }
+        })
+    })
+}
