@@ -1359,6 +1359,7 @@ fn a_worker_that_starts_after_a_store_was_put_back_takes_nothing_of_before() {
     let job = world.save("a", "*/10 * * * * *");
     // Another process: it has noticed nothing. The mark is of the backup; the fires at 10 and at 20 s have run since.
     world.scheduler = Scheduler::new(100);
+    world.feed(Event::Settings(Some(FleetSettings::default()), 0));
     world.fleet(&["me"]);
     world.now = 21_000;
     world.list(std::slice::from_ref(&job));
