@@ -41,8 +41,9 @@ pub const AFTER: &str = "/cron/after/";
 /// `/cron/paused`: written by the function `fleet_pause`, or with any value by other hands; who paused, when and why; lives until deleted;
 /// present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
-/// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on; absent = the fleet
-/// was never paused.
+/// `/cron/base`: written by whoever lifts the pause, in the same transaction; when that was; nothing before it is caught up on. Also by the
+/// worker that notices first that the store was put back to an earlier state: up to when what is in it may be of before. Absent = neither ever
+/// happened.
 pub const BASE: &str = "/cron/base";
 /// `/cron/settings`: written by the function `fleet_settings`; in which zone, by which dialect and rules jobs fire that say nothing themselves; lives until
 /// deleted; absent = UTC and the defaults of the options.

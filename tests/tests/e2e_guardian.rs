@@ -164,7 +164,8 @@ async fn a_run_with_a_fence_is_gone_before_the_lease_of_a_frozen_worker() {
     let of_first =
         |record: &mongodb::bson::Document| record.get_str("claim").is_ok_and(|claim| claim == run_id);
     let record = fleet.record("fenced", |record| of_first(record) && status(record) != "lost").await;
-    assert_eq!((status(&record), record.get_str("err").unwrap()), ("killed", "signal: killed"));
+    let err = "signal: killed (fence: its worker's lease was about to end)";
+    assert_eq!((status(&record), record.get_str("err").unwrap()), ("killed", err));
     wait_for("the other run's end: it was closed as lost", SOON, async || is_gone(first_plain).then_some(()))
         .await;
 }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use common::clock::{Clock, Timestamp};
+use common::clock::Clock;
 use common::domain::record::Record;
 use common::domain::worker::Sid;
 use common::keys;
@@ -16,7 +16,7 @@ use common::kv::{self, Compare, Key, Kv, Op, Pair, Range, Revision, Txn};
 use common::run_log::RunLog;
 
 use crate::claims::read_pages;
-use crate::sweep::{self, close_all};
+use crate::sweep::{self, Floor, close_all};
 
 /// What hangs on a session, read at one time.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Suspects {
             tracing::error!(key = %pair.key, revision = pair.mod_revision, "this worker's, and it knows nothing of it: closed");
         }
         // If this process dies here, the session ends: a survivor closes its open runs, and its lease takes the rest.
-        close_all(kv, run_log, clock, &open, Record::forgotten, Timestamp::ZERO).await?;
+        close_all(kv, run_log, clock, &open, Record::forgotten, Floor::NONE).await?;
         for pair in &leased {
             let txn = Txn {
                 when: vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)],

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::clock::Timestamp;
 use common::domain::after::Success;
-use common::domain::job::JobName;
+use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
@@ -142,6 +142,33 @@ fn same_mark(job: &JobName, (revision, value): (Revision, Option<&Vec<u8>>)) -> 
         Some(value) => Compare::Value(keys::fired(job).into(), value.clone()),
         None => Compare::unchanged(keys::fired(job), revision),
     }
+}
+
+/// What goes with a run's key under [`keys::SHARED`] that is put by another than a claim of the fire's: the mark must say that there may be such
+/// keys, or whoever takes the lock next does not look for them. So the mark is read, and the transaction compares that it is still the one that
+/// was read, and puts it with the word where it lacks it. A mark that is not there is made: its job's owner takes it for one of other hands, and
+/// keeps the word.
+///
+/// *Closes*: a run goes on unseen while its session is lost; its job is edited from `allow`, a fire takes the lock, finds no key and takes the
+/// word from the mark; then the run comes back with its key, and the next fire but one does not look for it.
+async fn say_unlocked(kv: &dyn Kv, job: &JobName) -> Result<(Compare, Option<Op>), kv::Error> {
+    let stored = kv.range(Range::key(keys::fired(job))).await?.pairs.into_iter().next();
+    let revision = stored.as_ref().map_or(0, |pair| pair.mod_revision);
+    let mut mark = match stored.as_ref().map(|pair| Mark::decode(&pair.value)) {
+        None => Mark::based(None, Timestamp::ZERO, ScheduleHash::default()),
+        Some(Ok(mark)) => mark,
+        // Of a newer version, which is not to be overwritten. While it stands, this version claims no fire of the job.
+        Some(Err(_)) => return Ok((Compare::unchanged(keys::fired(job), revision), None)),
+    };
+    let value = stored.as_ref().and_then(|_| mark.stored_value());
+    let read = same_mark(job, (revision, value.as_ref()));
+    if stored.is_some() && mark.unlocked {
+        return Ok((read, None));
+    }
+    mark.unlocked = true;
+    // The lease of a day, if its job was deleted. (Should that be so between the reading and this, the hourly reading of marks finds it again.)
+    let lease = stored.and_then(|pair| pair.lease);
+    Ok((read, Some(Op::Put { key: keys::fired(job).into(), value: mark.encode(), lease })))
 }
 
 /// Claims of one session in one transaction, at most [`CLAIMS_MAX`]; when that is refused, each by itself. One answer for each, in order.
@@ -493,22 +520,33 @@ async fn move_run(
     from: (Sid, u64),
     to: (Sid, u64),
 ) -> Result<MoveAnswer, kv::Error> {
-    let lock = lock_key(&open.job, &open.run_id, open.unlocked);
-    let mut when = vec![Compare::exists(keys::session(to.0)), Compare::exists(keys::runs(from.0, from.1))];
-    when.extend((!open.unlocked).then(|| Compare::absent(lock.as_str())));
-    let txn = Txn {
-        when,
-        then: moved_with_lock(open, from, to),
-        otherwise: vec![Op::get(lock), Op::get(keys::session(to.0))],
-    };
-    let reply = kv.txn(txn).await?;
+    let (lock, old_key) = (lock_key(&open.job, &open.run_id, open.unlocked), keys::runs(from.0, from.1));
+    let mut when = vec![Compare::exists(keys::session(to.0)), Compare::exists(old_key.as_str())];
+    let mut then = moved_with_lock(open, from, to);
+    if open.unlocked {
+        let (same_mark, put) = say_unlocked(kv, &open.job).await?;
+        when.push(same_mark);
+        then.extend(put);
+    } else {
+        when.push(Compare::absent(lock.as_str()));
+    }
+    let otherwise = vec![Op::get(lock), Op::get(keys::session(to.0)), Op::get(old_key)];
+    let reply = kv.txn(Txn { when, then, otherwise }).await?;
     if reply.succeeded {
         return Ok(MoveAnswer::Done(reply.revision));
     }
     if reply.pair(1).is_none() {
         return Err(kv::Error::LeaseGone); // says nothing about the run: the next session asks again
     }
-    Ok(already_moved(&reply, open, to.0).unwrap_or(MoveAnswer::Refused))
+    match already_moved(&reply, open, to.0) {
+        Some(moved) => Ok(moved),
+        None if open.unlocked && reply.pair(2).is_some() => Err(mark_moved()),
+        None => Ok(MoveAnswer::Refused),
+    }
+}
+
+fn mark_moved() -> kv::Error {
+    kv::Error::Unavailable("the mark moved meanwhile: asked again".to_owned())
 }
 
 /// Takes a run into a new session after the store went back: its open key and its lock may be missing there, or be of before, and say
@@ -551,12 +589,20 @@ async fn rescue_run(
         reply.pair(1).map_or(0, |old| old.mod_revision)
     };
     let decided = || vec![Compare::exists(keys::session(to.0)), Compare::unchanged(old_key.as_str(), old)];
-    let mut when = decided();
-    when.extend((!open.unlocked).then(|| Compare::absent(lock)));
-    let txn = Txn { when, then: moved_with_lock(open, from, to), otherwise: Vec::new() };
-    let reply = kv.txn(txn).await?;
+    let (mut when, mut then) = (decided(), moved_with_lock(open, from, to));
+    if open.unlocked {
+        let (same_mark, put) = say_unlocked(kv, &open.job).await?;
+        when.push(same_mark);
+        then.extend(put);
+    } else {
+        when.push(Compare::absent(lock));
+    }
+    let reply = kv.txn(Txn { when, then, otherwise: Vec::new() }).await?;
     if reply.succeeded {
         return Ok(MoveAnswer::Done(reply.revision));
+    }
+    if open.unlocked {
+        return Err(mark_moved()); // or as below: nobody else holds what it holds
     }
     // If this process dies here: as above.
     let reply = kv.txn(Txn { when: decided(), then: moved(open, from, to), otherwise: Vec::new() }).await?;
@@ -672,14 +718,52 @@ async fn read_pages_once(kv: &dyn Kv, range: &Range) -> Result<(Vec<Pair>, Revis
     }
 }
 
-/// The time in `/cron/base`; one that cannot be read counts as absent.
-pub(crate) fn parse_base(pair: Option<&Pair>) -> Timestamp {
-    let Some(pair) = pair else { return Timestamp::ZERO };
-    Base::decode(&pair.value).map_or_else(
-        |why| {
-            tracing::error!(key = %pair.key, %why, "catch-up base cannot be read: taken as absent");
-            Timestamp::ZERO
-        },
-        |base| base.at,
-    )
+/// What `/cron/base` says; one that cannot be read counts as absent.
+pub(crate) fn parse_base(pair: Option<&Pair>) -> Base {
+    let Some(pair) = pair else { return Base::default() };
+    Base::decode(&pair.value).unwrap_or_else(|why| {
+        tracing::error!(key = %pair.key, %why, "catch-up base cannot be read: taken as absent");
+        Base::default()
+    })
+}
+
+/// Writes into the base up to when what is in the store may be of before it was put back, unless somebody else who noticed has done so: then
+/// it says something else than `known`, which this worker was told before (`None` = nothing yet). So a worker that notices minutes later than
+/// the others moves nothing.
+///
+/// Not under the session's key, which P3 wants of whatever a session puts: whoever notices has no session, and nothing hangs on this one. It
+/// compares the value that it read, and only ever raises what that says, so that a sending of before the next restore, which comes late, does
+/// no harm.
+pub(crate) async fn note_restore(
+    kv: &dyn Kv,
+    known: Option<Timestamp>,
+    floor: Timestamp,
+) -> Result<(), kv::Error> {
+    let stored = kv.range(Range::key(keys::BASE)).await?.pairs.into_iter().next();
+    let base = match stored.as_ref().map(|pair| Base::decode(&pair.value)) {
+        None => Base::default(),
+        Some(Ok(base)) => base,
+        Some(Err(why)) => {
+            tracing::error!(%why, "catch-up base cannot be read: left alone, although the store was put back");
+            return Ok(());
+        }
+    };
+    let said = base.restored.unwrap_or(Timestamp::ZERO);
+    if said >= floor || known.is_some_and(|known| said > known) {
+        return Ok(());
+    }
+    // If this process dies here, whoever else notices writes it.
+    let read = match stored {
+        None => Compare::absent(keys::BASE),
+        Some(pair) => Compare::Value(pair.key, pair.value),
+    };
+    let txn = Txn {
+        when: vec![read],
+        then: vec![Op::put(keys::BASE, base.restored(floor).encode())],
+        ..Txn::default()
+    };
+    if kv.txn(txn).await?.succeeded {
+        return Ok(());
+    }
+    Err(kv::Error::Unavailable("others wrote it meanwhile: looked at again".to_owned()))
 }

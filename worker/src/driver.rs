@@ -1075,6 +1075,13 @@ impl Driver {
                 Box::pin(self.lose_session(sid, "a claim found it gone")).await;
             }
             Action::GiveUpStore(why) => self.witness.accuse(self.inputs.era, why),
+            Action::NoteRestore { known, floor } => {
+                let (kv, retries) = (Arc::clone(&self.ports.kv), Arc::clone(&self.retries));
+                tokio::spawn(async move {
+                    until_answered(&retries.restore, || claims::note_restore(kv.as_ref(), known, floor))
+                        .await;
+                });
+            }
             Action::Report(report) => say(&report),
         }
     }

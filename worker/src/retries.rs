@@ -63,6 +63,7 @@ pub(crate) struct LoopRetries {
     pub(crate) registration_renewal: Retries,
     pub(crate) ahead: Retries,
     pub(crate) audit: Retries,
+    pub(crate) restore: Retries,
 }
 
 impl Default for LoopRetries {
@@ -79,6 +80,7 @@ impl Default for LoopRetries {
             registration_renewal: Retries::new("registration not put again"),
             ahead: Retries::new("claim of a time that is too far ahead not sent"),
             audit: Retries::new("own keys not audited"),
+            restore: Retries::new("not written down for other workers that the store was put back"),
         }
     }
 }

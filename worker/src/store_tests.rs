@@ -11,7 +11,9 @@ use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::output::Chunk;
+use common::domain::pause::Base;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
+use common::domain::retry::Retry;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
@@ -514,6 +516,64 @@ async fn a_run_moves_to_a_new_session_unless_it_was_closed() {
     );
 }
 
+/// Found by seed 6299 of the simulation: its job had been edited, and a fire had taken the word from the mark while nobody saw the run.
+#[tokio::test]
+async fn a_run_without_the_lock_that_comes_into_a_session_is_known_to_the_mark() {
+    let mark = || Mark::based(None, T, ScheduleHash::default());
+    let mut knowing = mark();
+    knowing.unlocked = true;
+    for rescue in [false, true] {
+        for (stored, retired) in
+            [(None, false), (Some(mark()), false), (Some(mark()), true), (Some(knowing.clone()), false)]
+        {
+            let kv = store();
+            let new = open_session(&kv).await;
+            let open = OpenRun { unlocked: true, ..open_run(Sid(9), 1, T) };
+            put(&kv, keys::runs(Sid(9), 1), OpenRuns::new(vec![open.clone()]).encode()).await;
+            let lease = match retired {
+                true => Some(kv.grant(TTL).await.unwrap()),
+                false => None,
+            };
+            let before = match &stored {
+                Some(mark) => {
+                    let op = Op::Put { key: keys::fired(&job()).into(), value: mark.encode(), lease };
+                    kv.txn(Txn { then: vec![op], ..Txn::default() }).await.unwrap().revision
+                }
+                None => 0,
+            };
+            let moved = || claims::take_over(&kv, &open, (Sid(9), 1), (new, 5), rescue);
+            let done = moved().await.unwrap();
+            let shared = get(&kv, keys::shared(&job(), &open.run_id)).await.unwrap();
+            assert_eq!((done, shared.lease), (MoveAnswer::Done(shared.mod_revision), Some(new.lease())));
+            let pair = get(&kv, keys::fired(&job())).await.unwrap();
+            assert!(Mark::decode(&pair.value).unwrap().unlocked);
+            assert_eq!(pair.lease, lease, "a mark that goes with its deleted job still does");
+            assert_eq!(pair.mod_revision == before, stored.is_some_and(|mark| mark.unlocked));
+            assert_eq!(moved().await, Ok(done), "sent again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_notices_first_that_a_store_was_put_back_says_so() {
+    let kv = store();
+    let said = async || claims::parse_base(get(&kv, keys::BASE).await.as_ref());
+    let later = |ms| T.plus_ms(ms);
+    claims::note_restore(&kv, Some(Timestamp::ZERO), T).await.unwrap();
+    assert_eq!(said().await, Base::default().restored(T));
+    // Others notice the same, one of them minutes later, and one that was told nothing yet.
+    claims::note_restore(&kv, Some(Timestamp::ZERO), later(600_000)).await.unwrap();
+    claims::note_restore(&kv, None, later(-5)).await.unwrap();
+    assert_eq!(said().await.restored, Some(T));
+    // Put back again, to what it was after the first time, and the fleet had been paused.
+    put(&kv, keys::BASE, Base::default().restored(T).resumed(later(9)).encode()).await;
+    claims::note_restore(&kv, Some(T), later(3_600_000)).await.unwrap();
+    assert_eq!(said().await, Base::default().restored(later(3_600_000)).resumed(later(9)));
+    put(&kv, keys::BASE, "{\"v\":2}").await;
+    claims::note_restore(&kv, None, later(3_700_000)).await.unwrap();
+    assert_eq!(&*get(&kv, keys::BASE).await.unwrap().value, b"{\"v\":2}", "of a newer version: left alone");
+}
+
 #[tokio::test]
 async fn a_run_is_rescued_into_a_store_that_went_back_whatever_is_there() {
     let kv = store();
@@ -834,6 +894,33 @@ async fn records_reach_a_store_that_is_slow() {
     };
     clock::timeout(DEADLINE, stored).await.unwrap();
     assert_eq!(records(run_log.as_ref(), "a").await.len(), 60);
+}
+
+/// Found by seed 3773 of the simulation: it may have ended, and been tried again, in what the store was before.
+#[tokio::test]
+async fn what_was_lost_before_a_store_was_put_back_is_not_tried_again() {
+    let (kv, run_log) = (store(), EmbeddedRunLog::in_memory().unwrap());
+    let retry = Retry { attempts: 2, backoff: 0, on_lost: Some(true) };
+    for (seq, claimed) in [(1, T), (2, T.plus_ms(1))] {
+        let open =
+            OpenRun { on_lost: Some(retry), schedule_time: claimed, ..open_run(Sid(555), seq, claimed) };
+        put(&kv, keys::runs(Sid(555), seq), OpenRuns::new(vec![open]).encode()).await;
+    }
+    put(&kv, keys::BASE, Base::default().restored(T).encode()).await;
+    assert_eq!(
+        sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new(), Timestamp::ZERO).await.unwrap(),
+        2
+    );
+    let asked: Vec<kv::Key> = kv
+        .range(Range::prefix(keys::REQUESTS))
+        .await
+        .unwrap()
+        .pairs
+        .into_iter()
+        .map(|pair| pair.key)
+        .collect();
+    assert_eq!(asked, [keys::request(&RunId::new(Sid(555), 2).of_attempt(2)).into()]);
+    assert_eq!(records(&run_log, "a").await.len(), 2);
 }
 
 #[tokio::test]

@@ -8,10 +8,10 @@ use common::domain::request::Request;
 use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
-use common::kv::{self, Compare, Kv, Op, Pair, Range, Txn};
+use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Txn};
 use common::run_log::{self, RunLog};
 
-use crate::claims::read_pages;
+use crate::claims::{parse_base, read_pages};
 
 /// Records of one insert.
 const BATCH: usize = 100;
@@ -25,8 +25,30 @@ pub(crate) enum Error {
     RunLog(#[from] run_log::Error),
 }
 
+/// Which lost runs are not tried again: those that were claimed before the store was put back may have ended, and been tried again, in what it
+/// was before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Floor {
+    /// Claimed up to this time.
+    at: Timestamp,
+    /// Of the key that says so to those who have not noticed themselves, compared by whoever asks for a next attempt; `None` = not asked.
+    base: Option<Revision>,
+}
+
+impl Floor {
+    /// Of open runs that this very worker has claimed, in the store as it is.
+    pub(crate) const NONE: Self = Self { at: Timestamp::ZERO, base: None };
+
+    /// What the store says, or what this worker has noticed itself if that is later.
+    async fn read(kv: &dyn Kv, noticed: Timestamp) -> Result<Self, kv::Error> {
+        let base = kv.range(Range::key(keys::BASE)).await?.pairs.into_iter().next();
+        let said = parse_base(base.as_ref()).restored.unwrap_or(Timestamp::ZERO);
+        Ok(Self { at: noticed.max(said), base: Some(base.map_or(0, |pair| pair.mod_revision)) })
+    }
+}
+
 /// Closes the open runs of every session that is gone, except those in `spared` (this worker's own, still to be decided), and asks for the
-/// next attempt where the job wants that; but not of a run that was claimed up to `floor`, and may have ended in what the store was before.
+/// next attempt where the job wants that; but not of a run that was claimed up to `floor`, or what the store itself says (see [`Floor`]).
 /// Answers how many runs were closed.
 pub(crate) async fn sweep(
     kv: &dyn Kv,
@@ -43,6 +65,10 @@ pub(crate) async fn sweep(
     }
     let (sessions, _) = read_pages(kv, Range::prefix(keys::SESSIONS)).await?;
     let alive: BTreeSet<Sid> = sessions.iter().filter_map(|pair| keys::parse_session(&pair.key)).collect();
+    if with_runs.iter().all(|sid| alive.contains(sid) || spared.contains(sid)) {
+        return Ok(0);
+    }
+    let floor = Floor::read(kv, floor).await?;
     let mut closed = 0;
     for sid in with_runs.difference(&alive).filter(|sid| !spared.contains(sid)) {
         // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
@@ -60,7 +86,7 @@ pub(crate) async fn close_all(
     clock: &dyn Clock,
     mut left: &[Pair],
     record: fn(&OpenRun, Timestamp) -> Record,
-    floor: Timestamp,
+    floor: Floor,
 ) -> Result<usize, Error> {
     let (mut closed, mut size) = (0, BATCH);
     while !left.is_empty() {
@@ -89,7 +115,7 @@ async fn close(
     clock: &dyn Clock,
     batch: &[Pair],
     record: fn(&OpenRun, Timestamp) -> Record,
-    floor: Timestamp,
+    floor: Floor,
 ) -> Result<usize, Error> {
     let now = clock.now();
     let mut records = Vec::new();
@@ -98,7 +124,7 @@ async fn close(
         match OpenRuns::decode(&pair.value) {
             Ok(open) => {
                 records.extend(open.runs.iter().map(|run| record(run, now)));
-                let again = open.runs.iter().filter(|run| run.schedule_time > floor);
+                let again = open.runs.iter().filter(|run| run.schedule_time > floor.at);
                 read.push((pair, again.filter_map(|run| next_attempt(run, now)).collect::<Vec<_>>()));
             }
             Err(why) => tracing::error!(key = %pair.key, %why, "open run cannot be read: left alone"),
@@ -112,12 +138,22 @@ async fn close(
     for (pair, next) in &read {
         // In one transaction: an attempt that is taken away is followed by the next, and by one.
         let requests = next.iter().map(|(run_id, request)| Op::put(keys::request(run_id), request.encode()));
+        let mut when = vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)];
+        // Closes: somebody notices that the store was put back, and says so, between this reading of the base and this writing.
+        let base = floor.base.filter(|_| !next.is_empty());
+        when.extend(base.map(|revision| Compare::unchanged(keys::BASE, revision)));
         let txn = Txn {
-            when: vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)],
+            when,
             then: std::iter::once(Op::delete(pair.key.clone())).chain(requests).collect(),
-            otherwise: Vec::new(),
+            otherwise: vec![Op::get(pair.key.clone())],
         };
-        kv.txn(txn).await?; // refused: taken over by its own worker, or deleted by another survivor
+        let reply = kv.txn(txn).await?;
+        // Refused: taken over by its own worker, or deleted by another survivor; or else the base was written.
+        if !reply.succeeded && reply.pair(0).is_some_and(|left| left.mod_revision == pair.mod_revision) {
+            return Err(
+                kv::Error::Unavailable("the base was written meanwhile: looked at again".to_owned()).into()
+            );
+        }
     }
     for record in &records {
         tracing::warn!(record = %record.id, claim = ?record.claim, worker = ?record.worker, err = %record.err, "closed a run left behind");

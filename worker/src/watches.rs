@@ -8,7 +8,7 @@ use common::clock::{Stopwatch, Timestamp};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::options::Labels;
-use common::domain::pause::Pause;
+use common::domain::pause::{Base, Pause};
 use common::domain::request::Request;
 use common::domain::run::RunId;
 use common::domain::settings::FleetSettings;
@@ -460,7 +460,7 @@ pub(crate) fn base_event(news: &News) -> Event {
         News::Page { pairs, .. } => parse_base(pairs.first()),
         News::Changed(changes) => match changes.last() {
             Some(change) if !change.is_delete() => parse_base(Some(&change.pair)),
-            _ => Timestamp::ZERO,
+            _ => Base::default(),
         },
     })
 }

@@ -1,4 +1,4 @@
-//! The fleet's pause, and what lifting it leaves behind.
+//! The fleet's pause, what lifting it leaves behind, and what a store that was put back leaves behind.
 
 use serde::{Deserialize, Serialize};
 
@@ -48,15 +48,32 @@ impl Pause {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Base {
     v: u64,
-    /// When pausing last ended.
+    /// When pausing last ended; [`Timestamp::ZERO`] = the fleet was never paused.
     pub at: Timestamp,
+    /// The store was put back to an earlier state, and whoever noticed wrote this: fires, requests and runs up to this time may be of what it
+    /// was before, for those who start later and have noticed nothing. Absent = it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Timestamp>,
+}
+
+impl Default for Base {
+    /// What an absent key says.
+    fn default() -> Self {
+        Self { v: VERSION, at: Timestamp::ZERO, restored: None }
+    }
 }
 
 impl Base {
-    /// A pause that ended then.
+    /// The same, once a pause has ended then.
     #[must_use]
-    pub fn new(at: Timestamp) -> Self {
-        Self { v: VERSION, at }
+    pub fn resumed(self, at: Timestamp) -> Self {
+        Self { at, ..self }
+    }
+
+    /// The same, of a store that was put back.
+    #[must_use]
+    pub fn restored(self, up_to: Timestamp) -> Self {
+        Self { restored: Some(up_to), ..self }
     }
 
     /// Reads a stored value.
@@ -71,5 +88,21 @@ impl Base {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         stored::encode(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_keeps_what_was_said_of_a_store_that_was_put_back() {
+        let (ended, up_to) = (Timestamp::from_ms(5), Timestamp::from_ms(7));
+        let plain = Base::decode(br#"{"v":1,"at":5}"#).unwrap();
+        assert_eq!(plain, Base::default().resumed(ended));
+        let both = br#"{"v":1,"at":5,"restored":7}"#;
+        assert_eq!(plain.restored(up_to).encode(), both);
+        let again = Base::decode(both).unwrap().resumed(Timestamp::from_ms(9));
+        assert_eq!((again.at, again.restored), (Timestamp::from_ms(9), Some(up_to)));
     }
 }

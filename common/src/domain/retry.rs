@@ -20,8 +20,10 @@ pub struct Retry {
     pub attempts: u32,
     /// Seconds from the end of the first attempt to the second; doubled for each later one.
     pub backoff: u32,
-    /// A run whose worker was lost is tried again as well, although nobody knows how far it came.
-    pub on_lost: bool,
+    /// A run whose worker was lost is tried again as well, although nobody knows how far it came. Absent = if it has a `fence`, by which it is
+    /// over by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lost: Option<bool>,
 }
 
 impl Retry {
@@ -29,6 +31,20 @@ impl Retry {
     #[must_use]
     pub fn goes_on_after(&self, attempt: u32) -> bool {
         attempt < self.attempts
+    }
+
+    /// What an open run says that is to be tried again should its worker be lost; `None` = it ends there.
+    #[must_use]
+    pub fn after_loss(self, attempt: u32, has_fence: bool) -> Option<Self> {
+        // Older versions read no value without the word.
+        let said = self.with_fence(has_fence);
+        (said.on_lost == Some(true) && self.goes_on_after(attempt)).then_some(said)
+    }
+
+    /// The same, saying in so many words whether a lost attempt is followed by another: with a fence, unless the job says otherwise.
+    #[must_use]
+    pub fn with_fence(self, has_fence: bool) -> Self {
+        Self { on_lost: Some(self.on_lost.unwrap_or(has_fence)), ..self }
     }
 
     /// The pause after an attempt, in ms: `backoff`, doubled for each attempt before it, and up to a quarter more, so that what failed
@@ -63,10 +79,10 @@ impl Retry {
             .ok_or("says no attempts: give how often the job is tried in all, such as 3")?;
         let backoff = number("backoff", 0, PAUSE_SECONDS_MAX)?.unwrap_or(BACKOFF_SECONDS_DEFAULT);
         let on_lost = match fields.get("onLost") {
-            None => false,
-            Some(Value::Bool(on_lost)) => *on_lost,
+            None => None,
+            Some(Value::Bool(on_lost)) => Some(*on_lost),
             Some(_) => {
-                return Err("onLost is neither true nor false: write one of them, or leave it out for false"
+                return Err("onLost is neither true nor false: write one of them, or leave it out for what `fence` is"
                     .to_owned());
             }
         };
@@ -75,7 +91,11 @@ impl Retry {
 
     /// The option's value.
     pub(super) fn to_value(self) -> Value {
-        json!({ "attempts": self.attempts, "backoff": self.backoff, "onLost": self.on_lost })
+        let mut value = json!({ "attempts": self.attempts, "backoff": self.backoff });
+        if let Some(on_lost) = self.on_lost {
+            value["onLost"] = on_lost.into();
+        }
+        value
     }
 }
 
@@ -84,7 +104,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(value: &Value, expected: Result<(u32, u32, bool), &str>) {
+    fn check(value: &Value, expected: Result<(u32, u32, Option<bool>), &str>) {
         match (Retry::parse(value), expected) {
             (Ok(retry), Ok(fields)) => {
                 assert_eq!((retry.attempts, retry.backoff, retry.on_lost), fields);
@@ -97,9 +117,9 @@ mod tests {
 
     #[test]
     fn the_option_has_attempts_and_may_have_more() {
-        check(&json!({"attempts": 3}), Ok((3, 10, false)));
-        check(&json!({"attempts": 1, "backoff": 0, "onLost": true}), Ok((1, 0, true)));
-        check(&json!({"attempts": 20, "backoff": 3600}), Ok((20, 3600, false)));
+        check(&json!({"attempts": 3}), Ok((3, 10, None)));
+        check(&json!({"attempts": 1, "backoff": 0, "onLost": true}), Ok((1, 0, Some(true))));
+        check(&json!({"attempts": 20, "backoff": 3600, "onLost": false}), Ok((20, 3600, Some(false))));
         check(&json!({}), Err("says no attempts"));
         check(&json!(3), Err("is not an object"));
         check(&json!({"attempts": 0}), Err("attempts is not a whole number from 1 to 20"));
@@ -112,9 +132,28 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_run_is_tried_again_where_that_is_asked_for_or_its_fence_has_ended_it() {
+        let after_loss = |on_lost, attempt, has_fence| {
+            Retry { attempts: 3, backoff: 1, on_lost }.after_loss(attempt, has_fence).is_some()
+        };
+        for (on_lost, has_fence, again) in [
+            (None, false, false),
+            (None, true, true),
+            (Some(true), false, true),
+            (Some(false), true, false), // who says so has a reason
+        ] {
+            assert_eq!(after_loss(on_lost, 2, has_fence), again, "{on_lost:?}, fence {has_fence}");
+            assert!(!after_loss(on_lost, 3, has_fence), "that was the last attempt");
+        }
+        let said = Retry { attempts: 3, backoff: 1, on_lost: None }.after_loss(1, true);
+        let value = serde_json::to_value(said.unwrap()).unwrap();
+        assert_eq!(value, json!({"attempts": 3, "backoff": 1, "onLost": true}), "as older versions read it");
+    }
+
+    #[test]
     fn pauses_double_with_some_jitter_up_to_an_hour() {
         let pause = |backoff, attempt, run: &str| {
-            Retry { attempts: 20, backoff, on_lost: false }.pause_ms(attempt, &RunId::from_text(run))
+            Retry { attempts: 20, backoff, on_lost: None }.pause_ms(attempt, &RunId::from_text(run))
         };
         for run in ["1-1", "1-2", "1-3"] {
             assert!((10_000..=12_500).contains(&pause(10, 1, run)));

@@ -157,7 +157,7 @@ export const GROUPS = {
     one("timeoutSeconds", number()),
     one("killGraceSeconds", number("5")),
     one("concurrency", choice("forbid", "allow", "replace")),
-    several("retry", { attempts: number("1"), backoff: number("10"), onLost: choice("false", "true") }),
+    several("retry", { attempts: number("1"), backoff: number("10"), onLost: choice("", "true", "false") }),
     one("fence", choice("false", "true")),
     several("notify", { to: words("ops"), on: words("failure, timeout, lost, misfire, recovery"), notSucceededForSeconds: number() }),
   ],

@@ -4,7 +4,7 @@ use common::api::errno::Kind;
 use common::clock::Timestamp;
 use common::domain::pause::{Base, Pause};
 use common::keys;
-use common::kv::{Kv, Op, Pair, Revision, Txn, TxnReply};
+use common::kv::{Compare, Kv, Op, Pair, Revision, Txn, TxnReply};
 use serde_json::{Value, json};
 
 use crate::http::Refusal;
@@ -54,8 +54,27 @@ impl Fleet {
 
     /// When a pause last ended; null when none has.
     pub(super) fn shown_base(&self) -> Value {
-        let base = self.base.as_ref().and_then(|pair| Base::decode(&pair.value).ok());
-        base.map_or(Value::Null, |base| base.at.ms().into())
+        match self.stored_base().at {
+            Timestamp::ZERO => Value::Null,
+            at => at.ms().into(),
+        }
+    }
+
+    /// One that cannot be read is as good as none.
+    fn stored_base(&self) -> Base {
+        self.base.as_ref().and_then(|pair| Base::decode(&pair.value).ok()).unwrap_or_default()
+    }
+
+    /// The base that ends a pause now, in the place of the one that was read.
+    pub(super) fn ends(&self, now: Timestamp) -> Op {
+        Op::put(keys::BASE, self.stored_base().resumed(now).encode())
+    }
+
+    /// What lifting the pause compares: a request that lingers in the network does not lift the next one, nor undo what a worker has written into
+    /// the base meanwhile.
+    pub(super) fn unchanged(&self) -> Vec<Compare> {
+        let base = self.base.as_ref().map_or(0, |pair| pair.mod_revision);
+        vec![Compare::unchanged(keys::PAUSED, self.revision()), Compare::unchanged(keys::BASE, base)]
     }
 }
 
@@ -73,11 +92,6 @@ pub(super) fn shown(pause: &Pause) -> Value {
 /// The state as all three routes answer it.
 pub(super) fn state(paused: Value, resumed_at: Value) -> Value {
     json!({ "paused": paused, "resumedAt": resumed_at })
-}
-
-/// The base that ends a pause now.
-pub(super) fn ends(now: Timestamp) -> Op {
-    Op::put(keys::BASE, Base::new(now).encode())
 }
 
 /// Others were first each time.

@@ -2,12 +2,12 @@
 
 use common::clock::{Clock, Stopwatch};
 use common::keys;
-use common::kv::{Compare, Kv, Op, Txn};
+use common::kv::{Kv, Op, Txn};
 use lambda_http::Request;
 use serde_json::Value;
 
 use super::CONFLICTS_MAX;
-use super::fleet::{Fleet, contended, ends, state};
+use super::fleet::{Fleet, contended, state};
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -34,7 +34,7 @@ async fn resume(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         let now = clock.now();
         let (base, then) = if fleet.paused.is_some() {
             // In one transaction: between the two, workers would catch up on the fires of the pause.
-            (now.ms().into(), vec![Op::delete(keys::PAUSED), ends(now)])
+            (now.ms().into(), vec![Op::delete(keys::PAUSED), fleet.ends(now)])
         } else {
             if let Some(done) = in_doubt {
                 return Ok(done); // by the try whose answer was lost
@@ -48,9 +48,7 @@ async fn resume(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         if then.is_empty() && !once.is_named() {
             return Ok(reply);
         }
-        // The compare keeps a request that lingers in the network from lifting the next pause.
-        let when = vec![Compare::unchanged(keys::PAUSED, fleet.revision())];
-        let mut txn = Txn { when, then, otherwise: Fleet::reads(Some(&once)) };
+        let mut txn = Txn { when: fleet.unchanged(), then, otherwise: Fleet::reads(Some(&once)) };
         once.guard(kv, &mut txn, &reply).await?;
         let written = store::write(kv, &txn, &since, "resuming the fleet", once.is_named()).await?;
         if written.reply.succeeded {

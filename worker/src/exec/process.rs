@@ -358,8 +358,9 @@ fn words(
     let (status, err) = match ended_by {
         EndedBy::Itself if code == Some(0) => (Status::Succeeded, String::new()),
         EndedBy::Itself => (Status::Failed, how),
-        EndedBy::Kill | EndedBy::Fence if signal.is_some() => (Status::Killed, how),
-        EndedBy::Kill | EndedBy::Fence => (Status::Killed, format!("{how} (killed)")),
+        EndedBy::Kill if signal.is_some() => (Status::Killed, how),
+        EndedBy::Kill => (Status::Killed, format!("{how} (killed)")),
+        EndedBy::Fence => (Status::Killed, format!("{how} (fence: its worker's lease was about to end)")),
         EndedBy::Timeout => {
             let seconds = execution.timeout_seconds.unwrap_or_default();
             (Status::TimedOut, format!("{how} (timed out after {seconds} s)"))

@@ -14,6 +14,7 @@ use common::channels::{Channel, Channels, Email, Secret, Target, Tls};
 use common::clock::{SystemClock, Timestamp, sleep};
 use common::domain::job::{Job, JobName};
 use common::domain::notify::Notify as Wanted;
+use common::domain::pause::Base;
 use common::domain::record::{Record, RecordId, SkipReason, Skipped, Status};
 use common::domain::run::Trigger;
 use common::kv::embedded::EmbeddedKv;
@@ -369,7 +370,7 @@ async fn a_job_that_does_not_succeed_is_told_of_and_one_that_is_off_is_not() {
     worker.notices.see(&Event::Paused(true));
     assert_eq!(jobs(&look(now.plus_ms(200_000))), Vec::<String>::new());
     worker.notices.see(&Event::Paused(false));
-    worker.notices.see(&Event::Base(now.plus_ms(200_000)));
+    worker.notices.see(&Event::Base(Base::default().resumed(now.plus_ms(200_000))));
     assert_eq!(jobs(&look(now.plus_ms(280_000))), Vec::<String>::new(), "counted from the end of the pause");
     let late = look(now.plus_ms(400_000));
     assert_eq!(jobs(&late), ["a"]);

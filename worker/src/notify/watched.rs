@@ -135,7 +135,7 @@ impl Watched {
                 self.jobs_listed = true;
             }
             Event::Paused(paused) => self.paused = *paused,
-            Event::Base(base) => self.base = self.base.max(*base),
+            Event::Base(base) => self.base = self.base.max(base.at),
             _ => {}
         }
         Vec::new()
@@ -149,7 +149,7 @@ impl Watched {
         }
         let known = Known {
             own: own.map(Box::new),
-            retry: job.options.retry,
+            retry: job.options.retry.map(|retry| retry.with_fence(job.options.execution.has_fence())),
             enabled: job.options.is_enabled(),
             window: job.options.window(),
         };
@@ -426,7 +426,7 @@ fn what_of(record: &Record, retry: Option<Retry>) -> Option<What> {
         status if goes_on && status.is_worth_a_retry() => None,
         Status::Failed => trouble(Occasion::Failure),
         Status::TimedOut => trouble(Occasion::Timeout),
-        Status::Lost if goes_on && retry.is_some_and(|retry| retry.on_lost) => None,
+        Status::Lost if goes_on && retry.is_some_and(|retry| retry.on_lost == Some(true)) => None,
         Status::Lost => trouble(Occasion::Lost),
         Status::Skipped => match record.skipped.as_ref()?.reason {
             SkipReason::Deleted | SkipReason::Disabled => None,

@@ -8,6 +8,7 @@ use common::domain::job::{Fault, Job, JobName};
 use common::domain::kill::Killed;
 use common::domain::mark::Mark;
 use common::domain::options::{Labels, Selector};
+use common::domain::pause::Base;
 use common::domain::record::{Ending, Record};
 use common::domain::run::{OpenRun, RunId};
 use common::domain::settings::FleetSettings;
@@ -260,8 +261,8 @@ pub enum Event {
     MembersChanged(Members),
     /// `/cron/paused` came or went.
     Paused(bool),
-    /// `/cron/base` changed.
-    Base(Timestamp),
+    /// `/cron/base` was read, or changed.
+    Base(Base),
     /// The fleet's settings, of this revision of their key; 0 = there are none. `None` = they cannot be read.
     Settings(Option<FleetSettings>, Revision),
     /// A claim's answer.
@@ -395,6 +396,13 @@ pub enum Action {
     GiveUpSession(Sid),
     /// The store was found to have gone back; answer with [`Event::StoreWentBack`].
     GiveUpStore(String),
+    /// Write down for those who start later that the store was put back, unless somebody else has; nothing is answered.
+    NoteRestore {
+        /// What `/cron/base` said of that before; `None` = it was not read yet.
+        known: Option<Timestamp>,
+        /// Up to when what is in the store may be of before.
+        floor: Timestamp,
+    },
     /// Say something to whoever reads the log.
     Report(Report),
 }

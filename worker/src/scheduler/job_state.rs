@@ -126,7 +126,7 @@ impl Definition {
 
     /// What is to happen when the worker of an attempt is lost; `None` = it ends there.
     pub(super) fn on_lost(&self, attempt: u32) -> Option<Retry> {
-        self.retry.filter(|retry| retry.on_lost && retry.goes_on_after(attempt))
+        self.retry?.after_loss(attempt, self.work.execution().has_fence())
     }
 
     /// A fire of it that is being claimed.

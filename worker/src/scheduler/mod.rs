@@ -49,9 +49,8 @@ use misfire::{Pace, Turn};
 use ownership::Ranks;
 use requests::Requests;
 pub use requests::{Close, CloseAnswer, RequestAnswer, RequestClaim, RequestRefusal, RequestSeen};
-#[cfg(test)]
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
-use restored::{gone_back, is_from_before};
+use restored::{Told, gone_back, is_from_before};
 use runs::{Run, Stage, by_worker_that_ends};
 use schedules::Schedules;
 
@@ -99,8 +98,12 @@ pub struct Scheduler {
     jobs_listed: bool,
     paused: bool,
     base: Timestamp,
-    /// The store went back: fires up to this time may have run in what it was before.
+    /// The store went back, which this worker has noticed: fires up to this time may have run in what it was before.
     floor: Timestamp,
+    /// The same, as far as `/cron/base` says it: others have noticed.
+    told_floor: Timestamp,
+    /// What `/cron/base` says of that; `None` = it was not read yet, and nothing is claimed before.
+    restore_told: Option<Told>,
     sink_full: bool,
     clock_trusted: bool,
     /// The time of the last event.
@@ -130,6 +133,8 @@ pub struct Scheduler {
     /// Jobs that were seen, and whether the store went back, while this worker's clock was not trusted: when that was is not known.
     seen_in_doubt: BTreeSet<JobName>,
     went_back_in_doubt: bool,
+    /// What `/cron/base` had said when the store was found to have gone back.
+    told_before: Option<Timestamp>,
     /// Jobs whose claim of a run is in flight: each will need room.
     claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
@@ -159,6 +164,8 @@ impl Scheduler {
             paused: false,
             base: Timestamp::ZERO,
             floor: Timestamp::ZERO,
+            told_floor: Timestamp::ZERO,
+            restore_told: None,
             sink_full: false,
             clock_trusted: true,
             last_now: Timestamp::ZERO,
@@ -177,6 +184,7 @@ impl Scheduler {
             unclaimed: BTreeSet::new(),
             seen_in_doubt: BTreeSet::new(),
             went_back_in_doubt: false,
+            told_before: None,
             claiming: BTreeSet::new(),
             waiting_for_room: BTreeSet::new(),
             behind: BTreeSet::new(),
@@ -232,10 +240,7 @@ impl Scheduler {
                 let before = std::mem::replace(&mut self.paused, paused);
                 self.look_at_all_if(before != paused, now);
             }
-            Event::Base(base) => {
-                let before = std::mem::replace(&mut self.base, base);
-                self.look_at_all_if(before != base, now);
-            }
+            Event::Base(base) => self.on_base(now, &base),
             Event::Settings(settings, revision) => self.on_settings(now, settings, revision, &mut out),
             Event::ClaimAnswered(run_id, plan_time, job, answer) => {
                 self.on_claim_answered(now, &run_id, plan_time, &job, answer, &mut out);
@@ -247,7 +252,7 @@ impl Scheduler {
                 self.on_move_answered(now, &run_id, sid, seq, answer, &mut out)
             }
             Event::KillAsked(job, request) => self.on_kill_asked(now, &job, request, &mut out),
-            Event::ClockTrusted(trusted) => self.on_clock_trusted(now, trusted),
+            Event::ClockTrusted(trusted) => self.on_clock_trusted(now, trusted, &mut out),
             Event::SinkFull(full) => {
                 let before = std::mem::replace(&mut self.sink_full, full);
                 self.look_at_all_if(before != full, now);
@@ -289,7 +294,7 @@ impl Scheduler {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.runs.is_empty()
-            && self.requests.are_idle()
+            && self.requests.are_idle(self.draining)
             && !self.jobs.values().any(|job| matches!(job.pending, Pending::Claiming { .. }))
     }
 
@@ -735,9 +740,10 @@ impl Scheduler {
 
     fn decide(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
         let sid = self.session?;
-        if !self.jobs_listed {
-            return None; // what is known of the jobs is not all of them, and their marks are not read
+        if !self.jobs_listed || self.restore_told.is_none() {
+            return None; // what is known of the jobs is not all of them, their marks are not read, or not since when fires count
         }
+        let (floor, noticed_floor) = (self.floor(), self.floor);
         let state = self.jobs.get_mut(name)?;
         if let Pending::Claiming { claim, earlier, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
             if *at > now {
@@ -794,11 +800,10 @@ impl Scheduler {
             MarkView::Absent => (None, 0),
             MarkView::Known(mark, revision) => (Some(mark.clone()), *revision),
         };
-        let floor = self.floor;
         let adopted = |mark: &Mark| {
             mark.hash == definition.hash
                 && definition.marked_since <= mark_revision
-                && !is_from_before(mark, floor, rank)
+                && !is_from_before(mark, noticed_floor, rank)
         };
         let Some(mark) = mark.clone().filter(adopted) else {
             // Put by other hands: its fires count from when it was seen (P7). So do all fires once the store went back (P16).
@@ -810,7 +815,9 @@ impl Scheduler {
                 self.wanted.entry(true).or_default().insert(state.slot);
                 return None;
             }
-            let base = definition.seen_at.max(self.floor);
+            // Never back: the mark may be of a save, and of a clock that is ahead of this one. But not of one that was far off.
+            let so_far = mark.as_ref().map_or(Timestamp::ZERO, |mark| mark.base);
+            let base = definition.seen_at.max(floor).max(so_far.min(now.plus_ms(CLAIMED_AHEAD_MAX_MS)));
             let mark_value = mark.as_ref().and_then(Mark::stored_value);
             let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
@@ -851,7 +858,7 @@ impl Scheduler {
         let on_the_clock = |at: Timestamp| Some(at.plus_ms(jitter));
         // A fire that waits for its start when a pause ends is none of the pause. One that may have run in what the store was before is
         // not taken, whatever its jitter was then.
-        let after = mark.plan_time.max(mark.base).max(self.base.plus_ms(-jitter)).max(self.floor);
+        let after = mark.plan_time.max(mark.base).max(self.base.plus_ms(-jitter)).max(self.floor());
         let Some(due) = schedule.next_after(after) else {
             self.jobs.get_mut(name)?.due = None;
             self.end_streak(name, out); // no fire will come that goes on with it, or ends it

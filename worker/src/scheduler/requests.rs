@@ -152,6 +152,8 @@ struct Trying {
     resend_at: Option<Timestamp>,
     /// Sendings that brought no answer.
     sendings: u32,
+    /// The last one was refused: none had been applied by then.
+    refused: bool,
 }
 
 /// The requests of one job.
@@ -193,9 +195,11 @@ impl Requests {
         self.claiming.len()
     }
 
-    /// No claim is sent, and no record waits.
-    pub(super) fn are_idle(&self) -> bool {
-        self.closing.is_empty() && self.queues.values().all(|queue| queue.trying.is_none())
+    /// No claim is sent, and no record waits. A worker that drains does not wait for a lock: a claim in doubt that was found not to have been
+    /// made compares the session, which is about to end. Should it be made just before that, it is closed as lost.
+    pub(super) fn are_idle(&self, drains: bool) -> bool {
+        let is_idle = |trying: &Trying| drains && trying.refused && trying.resend_at.is_some();
+        self.closing.is_empty() && self.queues.values().all(|queue| queue.trying.as_ref().is_none_or(is_idle))
     }
 
     /// The sessions whose open keys are still to be closed here.
@@ -398,7 +402,7 @@ impl Scheduler {
 
     fn decide_request(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) -> Option<Timestamp> {
         self.session?;
-        if !self.jobs_listed {
+        if !self.jobs_listed || self.restore_told.is_none() {
             return None;
         }
         let has_room = self.has_room();
@@ -439,7 +443,7 @@ impl Scheduler {
             return self.claim_request(run_id, &request, revision, None, Some(SkipReason::Deleted), now, out);
         };
         let too_late = waits_until(&request, ready_at, &definition).plus_ms(1);
-        let let_go = if request.at <= self.floor {
+        let let_go = if request.at <= self.floor() {
             Some(SkipReason::StoreWentBack) // it may have run in what the store was before
         } else if matches!(request.trigger, Trigger::Retry | Trigger::After) && !definition.enabled {
             Some(SkipReason::Disabled) // somebody may run it all the same; by itself it does not
@@ -507,7 +511,7 @@ impl Scheduler {
         let exclusive = definition.is_some_and(|definition| self.takes_lock(definition));
         let claim = Box::new(RequestClaim { sid, seq, open, request_revision, job_revision, exclusive });
         out.push(Action::ClaimRequest(claim.clone()));
-        let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0 };
+        let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0, refused: false };
         if let Some(queue) = self.requests.queues.get_mut(&request.job) {
             queue.trying = Some(trying);
         }
@@ -534,6 +538,7 @@ impl Scheduler {
             }
             RequestAnswer::Unknown | RequestAnswer::NotApplied => {
                 trying.ambiguous |= answer == RequestAnswer::Unknown;
+                trying.refused = false;
                 trying.sendings += 1;
                 let pause = (RETRY_MS << (trying.sendings - 1).min(10)).min(RESEND_MAX_MS);
                 trying.resend_at = Some(now.plus_ms(pause));
@@ -590,7 +595,9 @@ impl Scheduler {
             LockSeen::Held | LockSeen::HeldBySeed => look_after_ms(rank),
         };
         match &mut queue.trying {
-            Some(trying) if trying.ambiguous => trying.resend_at = Some(now.plus_ms(pause)),
+            Some(trying) if trying.ambiguous => {
+                (trying.resend_at, trying.refused) = (Some(now.plus_ms(pause)), true);
+            }
             trying => {
                 *trying = None;
                 queue.held_until = Some(now.plus_ms(pause));
@@ -632,7 +639,9 @@ impl Scheduler {
         let Some(run) = self.runs.get(run_id) else { return };
         let (open, key, revision) = (&run.open, (run.sid, run.seq), run.open_revision);
         let definition = self.jobs.get(&open.job).and_then(|state| state.definition.as_ref());
-        let failed = record.status.is_some_and(|status| status.is_worth_a_retry());
+        // Killed by its fence, as it would have been had its worker been lost: whether survivors close it first is chance.
+        let fenced = record.status == Some(Status::Killed) && run.killed.is_none() && open.on_lost.is_some();
+        let failed = fenced || record.status.is_some_and(|status| status.is_worth_a_retry());
         let next = definition
             .filter(|_| failed)
             .and_then(|definition| Some((definition, definition.retry?)))

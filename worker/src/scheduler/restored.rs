@@ -3,6 +3,7 @@
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
+use common::domain::pause::Base;
 use common::domain::record::Record;
 use common::kv::Revision;
 
@@ -18,11 +19,33 @@ pub(crate) const CLAIMED_AHEAD_MAX_MS: i64 = LEAD_MAX_MS + 2_000;
 /// little, in ms, before their own.
 const NOTICED_APART_MS: i64 = 30_000;
 
+/// What `/cron/base` says of a store that was put back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Told {
+    restored: Timestamp,
+    /// What it said before that.
+    before: Timestamp,
+    /// When this worker was told.
+    at: Timestamp,
+}
+
+impl Told {
+    /// What it said in the history that is over. What was told shortly before this worker notices is of others who have noticed the same.
+    fn of_before(self, now: Timestamp) -> Timestamp {
+        if self.at < now.plus_ms(-NOTICED_APART_MS) { self.restored } else { self.before }
+    }
+}
+
 impl Scheduler {
     /// Forgets what the store said. Marks went back with it, so that old fires look unclaimed: nothing from before now is caught up.
     pub(super) fn on_store_went_back(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.raise_floor(now);
-        self.went_back_in_doubt |= !self.clock_trusted;
+        self.told_before = self.restore_told.map(|told| told.of_before(now));
+        if self.clock_trusted {
+            out.push(Action::NoteRestore { known: self.told_before, floor: self.floor });
+        } else {
+            self.went_back_in_doubt = true; // said once the clock is right
+        }
         for state in self.jobs.values_mut() {
             state.pending = Pending::None;
         }
@@ -56,7 +79,24 @@ impl Scheduler {
     /// Fires up to this time may have run in what the store was before.
     #[must_use]
     pub fn floor(&self) -> Timestamp {
-        self.floor
+        self.floor.max(self.told_floor)
+    }
+
+    /// Since when fires count: of a fleet that was paused, and of a store that was put back before this worker began, or while it did not notice.
+    pub(super) fn on_base(&mut self, now: Timestamp, base: &Base) {
+        let restored = base.restored.unwrap_or(Timestamp::ZERO);
+        let before = (self.base, self.restore_told);
+        let told = Told { restored, before: restored, at: now };
+        self.restore_told = Some(before.1.map_or(told, |before| match before.restored == restored {
+            true => before,
+            false => Told { before: before.restored, ..told },
+        }));
+        self.base = base.at;
+        self.told_floor = self.told_floor.max(restored);
+        if self.clock_trusted {
+            self.keep_floor_in_bounds(now);
+        }
+        self.look_at_all_if(before != (self.base, self.restore_told), now);
     }
 
     pub(super) fn raise_floor(&mut self, now: Timestamp) {
@@ -66,7 +106,9 @@ impl Scheduler {
     /// Time goes on from the moment of noticing: a floor that is further ahead was set by a clock that has been put back since. Not to be asked
     /// of a clock that is not trusted: it may be put forward again, and the floor would be gone.
     pub(super) fn keep_floor_in_bounds(&mut self, now: Timestamp) {
-        self.floor = self.floor.min(now.plus_ms(CLAIMED_AHEAD_MAX_MS));
+        let most = now.plus_ms(CLAIMED_AHEAD_MAX_MS);
+        self.floor = self.floor.min(most);
+        self.told_floor = self.told_floor.min(most);
     }
 }
 

@@ -402,6 +402,7 @@ impl Scheduler {
                 out.push(Action::Kill(run_id.clone(), how));
             }
             Stage::Claimed => {
+                run.killed.get_or_insert_with(|| Box::new(killed.clone()));
                 self.starts.remove(&(run.start_at, run_id.clone()));
                 let ending = Ending {
                     status: Status::Killed,

@@ -8,8 +8,9 @@ mod late;
 mod settings;
 
 use super::*;
-use common::domain::job::Job;
+use common::domain::job::{Job, ScheduleHash};
 use common::domain::options::Labels;
+use common::domain::pause::Base;
 use common::domain::record::{Ending, Record, Status};
 use std::sync::Arc;
 
@@ -54,6 +55,7 @@ impl World {
         };
         world.feed(Event::Settings(Some(FleetSettings::default()), 0));
         world.fleet(&["me"]);
+        world.feed(Event::Base(Base::default()));
         world.list(&[]);
         world.gain(1);
         world
@@ -362,6 +364,18 @@ fn a_job_put_by_other_hands_is_adopted_and_fires_from_when_it_was_seen() {
     world.run_to(20_000);
     assert_eq!(world.start_times(), [20_000]);
     assert_eq!(world.skips(), []);
+}
+
+/// Found by seed 16948 of the simulation: the job had been enabled by a clock that is ahead.
+#[test]
+fn an_adoption_puts_no_base_back_but_one_that_is_far_ahead() {
+    for (ahead, base) in [(900, 900), (3_600_000, CLAIMED_AHEAD_MAX_MS)] {
+        let mut world = World::new();
+        let seen = world.seen("a", "@yearly", "true");
+        world.put_mark(&seen.name, Mark::based(None, at(ahead), ScheduleHash::default()));
+        world.feed(Event::JobPut(seen.clone()));
+        assert_eq!(world.marks[&seen.name].mark.as_ref().unwrap().base, at(base));
+    }
 }
 
 #[test]
@@ -825,7 +839,7 @@ fn nothing_is_claimed_during_a_pause_nor_caught_up_on_after_it() {
     world.feed(Event::Paused(true));
     world.run_to(32_000);
     assert_eq!(world.claims(), []);
-    world.feed(Event::Base(at(32_000)));
+    world.feed(Event::Base(Base::default().resumed(at(32_000))));
     world.feed(Event::Paused(false));
     world.run_to(40_000);
     assert_eq!((world.start_times(), world.skips()), (vec![40_000], vec![]));
@@ -1341,6 +1355,60 @@ fn nothing_from_before_a_store_went_back_is_fired_again() {
     // And whoever starts later reads from the mark where it begins.
     let mark = world.marks[&name("a")].mark.clone().unwrap();
     assert!(mark.base > at(22_000), "{mark:?}");
+}
+
+#[test]
+fn a_worker_that_starts_after_a_store_was_put_back_takes_nothing_of_before() {
+    let mut world = World::new();
+    let job = world.save("a", "*/10 * * * * *");
+    // Another process: it has noticed nothing. The mark is of the backup; the fires at 10 and at 20 s have run since.
+    world.scheduler = Scheduler::new(100);
+    world.feed(Event::Settings(Some(FleetSettings::default()), 0));
+    world.fleet(&["me"]);
+    world.now = 21_000;
+    world.list(std::slice::from_ref(&job));
+    world.gain(2);
+    assert_eq!(world.claims(), [], "it does not know yet since when fires count");
+    world.feed(Event::Base(Base::default().restored(at(20_500))));
+    world.run_to(35_000);
+    assert_eq!((world.start_times(), world.skips()), (vec![30_000], vec![]));
+    assert_eq!(world.scheduler.floor(), at(20_500));
+    // Written by a clock that was a year ahead: it holds nobody up for as long.
+    world.feed(Event::Base(Base::default().restored(at(365 * 24 * 3_600_000))));
+    let open = world.starts().pop().unwrap();
+    world.end(&open, Status::Succeeded);
+    world.run_to(45_000);
+    assert_eq!(world.start_times(), [30_000, 40_000]);
+}
+
+#[test]
+fn a_store_that_went_back_is_noted_for_others_by_a_clock_that_is_right() {
+    let noted = |world: &World| -> Vec<(Option<Timestamp>, Timestamp)> {
+        let note = |action: &Action| match action {
+            Action::NoteRestore { known, floor } => Some((*known, *floor)),
+            _ => None,
+        };
+        world.actions.iter().filter_map(note).collect()
+    };
+    let mut world = World::new();
+    world.now = 5_000;
+    world.feed(Event::Base(Base::default().restored(at(1_000))));
+    world.feed(Event::StoreWentBack);
+    let before_that = Some(Timestamp::ZERO);
+    assert_eq!(noted(&world), [(before_that, at(5_000 + CLAIMED_AHEAD_MAX_MS))], "others were faster");
+    world.take_actions();
+    world.now = 105_000;
+    world.feed(Event::StoreWentBack);
+    assert_eq!(noted(&world), [(Some(at(1_000)), at(105_000 + CLAIMED_AHEAD_MAX_MS))]);
+    world.take_actions();
+    world.now = 3_600_000;
+    world.feed(Event::ClockTrusted(false));
+    world.feed(Event::StoreWentBack);
+    world.feed(Event::Base(Base::default()));
+    assert_eq!(noted(&world), []);
+    world.now = 160_000;
+    world.feed(Event::ClockTrusted(true));
+    assert_eq!(noted(&world), [(Some(at(1_000)), at(160_000 + CLAIMED_AHEAD_MAX_MS))]);
 }
 
 #[test]

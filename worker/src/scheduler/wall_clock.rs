@@ -44,7 +44,7 @@ impl Scheduler {
 
     /// What happened while the clock was not trusted happened at no time that can be relied upon: a clock that was behind would have fires of
     /// long ago caught up on, of a job that has just been put or of before a store went back. It counts as of now.
-    pub(super) fn on_clock_trusted(&mut self, now: Timestamp, trusted: bool) {
+    pub(super) fn on_clock_trusted(&mut self, now: Timestamp, trusted: bool, out: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.clock_trusted, trusted);
         if trusted && !before {
             for name in std::mem::take(&mut self.seen_in_doubt) {
@@ -54,7 +54,9 @@ impl Scheduler {
                 }
             }
             if std::mem::take(&mut self.went_back_in_doubt) {
+                self.keep_floor_in_bounds(now);
                 self.raise_floor(now);
+                out.push(Action::NoteRestore { known: self.told_before, floor: self.floor });
             }
         }
         self.look_at_all_if(before != trusted, now);

@@ -6,7 +6,6 @@ use common::domain::execution::Environment;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
-use common::domain::pause::Base;
 use common::domain::request::Request;
 use common::domain::run::{LockHolder, RunId};
 use common::domain::worker::Sid;
@@ -239,6 +238,9 @@ impl World {
             }
             Fault::RunNow => {
                 let run_id = RunId::from_text(&format!("asked{}", self.now));
+                if self.store.get(keys::request(&run_id)).is_some() {
+                    return; // in the same millisecond
+                }
                 let request =
                     Request::manual(run_id.clone(), self.any_job(), Environment::default(), self.time());
                 self.write(vec![Op::put(keys::request(&run_id), request.encode())]);
@@ -310,7 +312,7 @@ impl World {
     }
 
     fn lift_pause(&mut self) {
-        let base = Base::new(self.time());
+        let base = crate::claims::parse_base(self.store.get(keys::BASE)).resumed(self.time());
         self.write(vec![Op::delete(keys::PAUSED), Op::put(keys::BASE, base.encode())]);
     }
 
@@ -369,7 +371,10 @@ impl World {
         if self.asks && self.dice.percent(60) {
             let (attempts, backoff) = (self.dice.between(2, 4), self.dice.between(0, 2));
             let on_lost = self.dice.percent(60);
-            job["retry"] = serde_json::json!({ "attempts": attempts, "backoff": backoff, "onLost": on_lost });
+            job["retry"] = serde_json::json!({ "attempts": attempts, "backoff": backoff });
+            if on_lost || name.as_str() == "a" {
+                job["retry"]["onLost"] = on_lost.into(); // elsewhere the fence decides
+            }
         }
         job.to_string().into_bytes()
     }

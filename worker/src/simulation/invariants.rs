@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
-use common::domain::options::{Concurrency, Misfire};
+use common::domain::options::{Concurrency, JobOptions, Misfire};
 use common::domain::record::{Record, RecordId, Status};
 use common::domain::request::Request;
+use common::domain::retry::Retry;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::keys;
@@ -67,6 +68,8 @@ pub(super) struct Invariants {
     /// Those that were asked for in the store as it was before it went back.
     asked_before: BTreeSet<RunId>,
     started_by: BTreeMap<RunId, Incarnation>,
+    /// Runs that are to be tried again if they are lost, by the job as it was when they were claimed.
+    tried_if_lost: BTreeSet<RunId>,
     /// Under which session a run is open, or was at last.
     session_of: BTreeMap<RunId, Sid>,
     /// Whose session it is.
@@ -161,6 +164,16 @@ impl Invariants {
             self.check_told(store, &changes);
         }
         for change in &changes {
+            if let (Some((job, run_id)), false) = (keys::parse_shared(&change.pair.key), change.is_delete()) {
+                let mark = store.get(keys::fired(&job)).map(|pair| Mark::decode(&pair.value).unwrap());
+                if mark.is_none_or(|mark| !mark.unlocked) {
+                    self.violated(format!(
+                        "{run_id} goes without the lock, and the mark of {job} does not say so"
+                    ));
+                }
+            }
+        }
+        for change in &changes {
             if let Some(run_id) = keys::parse_request(&change.pair.key) {
                 self.request_written(store, run_id, change, &changes, noticed);
             }
@@ -204,6 +217,9 @@ impl Invariants {
             self.violated(format!("another run is still open under the key {}", change.pair.key));
         }
         for open in runs {
+            if !self.session_of.contains_key(&open.run_id) && is_tried_if_lost(store, &open) {
+                self.tried_if_lost.insert(open.run_id.clone());
+            }
             // A rescue goes on without the lock when it is another's.
             if open.unlocked && self.session_of.get(&open.run_id).is_some_and(|before| *before != sid) {
                 // Nobody saw it before it came into this session, as nobody sees a worker that is cut off.
@@ -276,7 +292,7 @@ impl Invariants {
         }
     }
 
-    /// A run whose record is stored is not tried again as one that was lost.
+    /// A run whose record is stored is not tried again as one that was lost, nor one whose job does not want that.
     pub(super) fn check_retries(&mut self, store: &Store, from: Revision, log: &Stored) {
         for change in store.changes_since(from) {
             if change.is_delete() || keys::parse_request(&change.pair.key).is_none() {
@@ -289,6 +305,11 @@ impl Invariants {
             };
             if log.records.values().any(|record| known(&record)) {
                 self.violated(format!("{tried} is tried again as if it were lost, and has its record"));
+            }
+            if !self.tried_if_lost.contains(&tried) {
+                self.violated(format!(
+                    "{tried} is tried again after its loss, and its job does not want that"
+                ));
             }
         }
     }
@@ -385,6 +406,7 @@ impl Invariants {
         };
         let so_far = self.claimed.get(&run_id).copied().unwrap_or(0);
         let base = claims::parse_base(store.get(keys::BASE));
+        let base = base.at.max(base.restored.unwrap_or_default());
         let floor = self.worker_of.get(&sid).map_or(Timestamp::ZERO, |worker| floors[*worker]);
         let after = marked.max(before.base).max(base).max(floor);
         let due = schedule.fires_between(after, to, 10_000).map_or(0, |fires| fires.count);
@@ -439,7 +461,6 @@ impl Invariants {
     // --- commands -----------------------------------------------------------------------------------------------------
 
     /// A command begins. `certain`: its worker cannot but know how its session and the store are.
-    /// `is_new`: that began after the store went back, and knows nothing of the time before.
     pub(super) fn begins(
         &mut self,
         store: &Store,
@@ -447,7 +468,6 @@ impl Invariants {
         open: &OpenRun,
         fence: bool,
         certain: bool,
-        is_new: bool,
     ) {
         let (job, at, run_id) = (&open.job, open.plan_time, &open.run_id);
         // Who heard nothing while the store went back, and has not noticed, may start what it has claimed since: once, all the same.
@@ -457,9 +477,7 @@ impl Invariants {
         let Some(sid) = self.session_of.get(run_id).copied().filter(|_| known) else {
             return self.violated(format!("{run_id} started without a claim"));
         };
-        // Whoever starts after a backup was put back does what it asks for (ARCHITECTURE, P16).
-        let again = is_new && self.asked_before.contains(run_id);
-        if self.started.insert(open.record_id(), run_id.clone()).is_some() && !again {
+        if self.started.insert(open.record_id(), run_id.clone()).is_some() {
             self.violated(format!("{job} at {at} started twice"));
         }
         if certain && !self.ended_early.contains(&sid) && !lives(store, sid) {
@@ -555,7 +573,9 @@ impl Invariants {
                 self.violated(format!("{job} has no mark"));
                 continue;
             };
-            let after = mark.plan_time.max(mark.base).max(claims::parse_base(store.get(keys::BASE)));
+            let base = claims::parse_base(store.get(keys::BASE));
+            let base = base.at.max(base.restored.unwrap_or_default());
+            let after = mark.plan_time.max(mark.base).max(base);
             let Some(due) = schedule.next_after(after) else { continue };
             let late = now.ms_since(due);
             // A run that goes, a worker that stepped in, the jitter; where every fire is to run, those that wait for their turn.
@@ -632,6 +652,15 @@ impl Invariants {
 fn may_not_overlap(store: &Store, other: &Process, open: &OpenRun) -> bool {
     !open.unlocked
         && (!other.unlocked || other.plan_time < open.plan_time && !goes_beside_others(store, open))
+}
+
+/// Its job has a fence or asks for it, and attempts left.
+fn is_tried_if_lost(store: &Store, open: &OpenRun) -> bool {
+    let Some(pair) = store.get(keys::job(&open.job)) else { return false };
+    let JobOptions { retry, execution, .. } =
+        Job::from_stored(open.job.as_str(), &pair.value).unwrap().options;
+    let wanted = |retry: &Retry| retry.on_lost.unwrap_or(execution.has_fence());
+    retry.is_some_and(|retry| wanted(&retry) && open.attempt < retry.attempts)
 }
 
 /// What is asked for takes the lock also where runs may overlap.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use common::domain::mark::Mark;
 use common::domain::record::Record;
+use common::domain::retry::Retry;
 use common::domain::run::OpenRuns;
 use common::domain::worker::Sid;
 use common::keys;
@@ -55,6 +56,8 @@ pub(super) enum Mutant {
     NoSharedCompare,
     /// The mark does not say that there are runs without the lock.
     ForgetsUnlocked,
+    /// Nor does a run that comes into another session without the lock see to it that the mark says so.
+    MovesUnseen,
     /// A job that is edited loses its lock.
     EditFreesLock,
     /// The claim of a request leaves it there.
@@ -65,6 +68,8 @@ pub(super) enum Mutant {
     RetryUnconditional,
     /// The record of a run is handed on while its open key still says that a survivor is to ask for the next attempt.
     EndsUntold,
+    /// Whatever is lost is tried again, also what has no fence and whose job does not ask for it.
+    RetriesAnyLost,
     /// An open run goes before its record is on disk.
     SettlesFirst,
     /// A record counts as on disk, and is not.
@@ -83,11 +88,12 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 33] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 35] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
-        (Self::ForgetsUnlocked, &["beside a run without it"]),
+        (Self::ForgetsUnlocked, &["does not say so"]),
+        (Self::MovesUnseen, &["does not say so"]),
         (Self::EditFreesLock, &["overlaps"]),
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
@@ -110,6 +116,7 @@ impl Mutant {
         (Self::NoRequestCompare, &["claimed by another as well", "claimed again", "started twice"]),
         (Self::RetryUnconditional, &["asked for again"]),
         (Self::EndsUntold, &["tried again as if it were lost"]),
+        (Self::RetriesAnyLost, &["does not want that"]),
         (Self::SettlesFirst, &["its records for None"]),
         (Self::NoSync, &["was on disk"]),
         (Self::SucceedsUntold, &["is done with, and nobody who waits"]),
@@ -150,6 +157,15 @@ impl Mutant {
         }
         if self == Self::ForgetsUnlocked {
             txn.then.iter_mut().for_each(forget_unlocked);
+        }
+        let moves = |op: &Op| matches!(op, Op::Delete(span) if keys::parse_runs(&span.from).is_some());
+        if self == Self::MovesUnseen && txn.then.iter().any(moves) {
+            txn.then.retain(|op| !matches!(op, Op::Put { key, .. } if keys::parse_fired(key).is_some()));
+        }
+        // Not where the end of a run is written, which is what `EndsUntold` breaks.
+        let takes = |op: &Op| matches!(op, Op::Put { key, .. } if keys::parse_lock(key).is_some());
+        if self == Self::RetriesAnyLost && txn.then.iter().any(takes) {
+            txn.then.iter_mut().for_each(retry_if_lost);
         }
         if self == Self::SharedOpenKey {
             for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
@@ -207,6 +223,18 @@ fn forget_unlocked(op: &mut Op) {
     {
         mark.unlocked = false;
         *value = mark.encode();
+    }
+}
+
+fn retry_if_lost(op: &mut Op) {
+    if let Op::Put { key, value, .. } = op
+        && keys::parse_runs(key).is_some()
+        && let Ok(OpenRuns { mut runs, .. }) = OpenRuns::decode(value)
+    {
+        for open in &mut runs {
+            open.on_lost = Some(Retry { attempts: 9, backoff: 0, on_lost: Some(true) });
+        }
+        *value = OpenRuns::new(runs).encode();
     }
 }
 

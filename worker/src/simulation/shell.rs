@@ -31,6 +31,7 @@ use crate::scheduler::{
     Action, AdoptAnswer, Claim, ClaimAnswer, Close, CloseAnswer, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS,
     RequestClaim, Scheduler, Slots,
 };
+use crate::seen::Seen;
 use crate::session::{self, Session};
 use crate::waiting::Entry;
 use crate::watches::{self, Registration};
@@ -146,6 +147,10 @@ pub(super) enum Job {
     /// Settles before the records are stored.
     Thin(Vec<(Sid, u64)>),
     Sweep,
+    NoteRestore {
+        known: Option<Timestamp>,
+        floor: Timestamp,
+    },
     List(Watched),
     Pause(Arc<News>),
     Deregister,
@@ -225,9 +230,10 @@ pub(super) struct Shell {
 const OWNS: session::Standing = session::Standing { aside: false, asks: false };
 
 impl Shell {
-    pub(super) fn new() -> Self {
+    /// `before`: what an earlier process of this worker has seen of the store.
+    pub(super) fn new(before: Option<Seen>) -> Self {
         let line = Line::default();
-        let witness = Arc::new(Witness::new(Arc::new(line.clone()), None));
+        let witness = Arc::new(Witness::new(Arc::new(line.clone()), before));
         Self {
             scheduler: Scheduler::new(RUNS_MAX),
             line,
@@ -291,18 +297,21 @@ impl World {
         if self.hosts[worker].alive {
             return;
         }
-        if !self.may_start() {
+        if !self.may_start(worker) {
+            self.note_restore_by_hand();
             let again = self.now + 500;
             return self.push(again, super::world::Item::Starts(worker));
         }
         self.note(|| format!("w{worker} starts"));
-        let now = self.now;
+        let (now, notices) = (self.now, self.notices_by_what_it_has_seen(worker));
         let host = &mut self.hosts[worker];
         host.incarnation += 1;
         (host.alive, host.frozen_until, host.floor) = (true, now, Timestamp::ZERO);
         host.trusts_clock = true; // until the first step
-        host.shell = Shell::new();
-        host.shell.restores_before = self.restores;
+        // It may have lost what was seen; but what would show for certain that the store went back is there, or the start would wait.
+        let before = host.seen.filter(|(_, restores)| notices || *restores == self.restores);
+        host.shell = Shell::new(before.map(|(seen, _)| seen));
+        host.shell.restores_before = before.map_or(self.restores, |(_, restores)| restores);
         self.knows_settings(worker);
         for watched in self.watched() {
             self.spawn(worker, 0, Job::List(watched));
@@ -322,7 +331,7 @@ impl World {
         let comes_back = self.hosts[worker].shell.comes_back;
         let host = &mut self.hosts[worker];
         host.alive = false;
-        host.shell = Shell::new();
+        host.shell = Shell::new(None);
         if self.mutant == Mutant::NoSync {
             host.disk.clear();
         }
@@ -523,6 +532,16 @@ impl World {
                         sweep::sweep(kv, log, &clock, &spared, floor).await
                     };
                     Done::Swept(swept.is_ok())
+                }
+                .boxed()
+            }
+            Job::NoteRestore { known, floor } => {
+                let (known, floor) = (*known, *floor);
+                async move {
+                    match claims::note_restore(kv.as_ref(), known, floor).await {
+                        Ok(()) => Done::Nothing,
+                        Err(_away) => Done::Again,
+                    }
                 }
                 .boxed()
             }
@@ -767,7 +786,10 @@ impl World {
         let (sid, id) = (session.sid, session.worker_id.clone());
         shell.session = Some(Own { session, renewed: since });
         self.lease_renewed(worker, since);
-        self.feed(worker, Event::SessionGained(sid, id));
+        // Told also of one that is over by now: as the driver does it, which finds that out the next time it turns.
+        self.step(worker, Event::SessionGained(sid, id));
+        self.end_overdue_session(worker);
+        self.send_batches(worker);
         self.ask_sweep(worker);
         if self.hosts[worker].shell.draining {
             self.spawn(worker, era, Job::Deregister);
@@ -799,6 +821,10 @@ impl World {
         self.end_overdue_session(worker);
         let shell = &self.hosts[worker].shell;
         if let Some(sid) = shell.sid() {
+            let restores = shell.restores_before + shell.era;
+            let seen = shell.witness.seen().map(|seen| (seen, restores));
+            self.hosts[worker].seen = seen.or(self.hosts[worker].seen);
+            let shell = &self.hosts[worker].shell;
             let (era, sent) = (shell.era, self.now);
             self.spawn(worker, era, Job::KeepAlive { sid, sent });
         }
@@ -1140,6 +1166,7 @@ impl World {
                 self.hosts[worker].shell.witness.accuse(era, why);
                 return self.look_whether_it_went_back(worker);
             }
+            Action::NoteRestore { known, floor } => Job::NoteRestore { known, floor },
             Action::Prepare { .. } | Action::Report(_) => return,
         };
         self.spawn_soon(worker, era, job);
@@ -1148,8 +1175,7 @@ impl World {
     fn start_command(&mut self, worker: usize, open: &OpenRun, fence: bool) {
         let by = (worker, self.hosts[worker].incarnation);
         let certain = self.is_up_to_date(worker);
-        let is_new = self.hosts[worker].shell.restores_before > 0;
-        self.checks.begins(&self.store, by, open, fence, certain, is_new);
+        self.checks.begins(&self.store, by, open, fence, certain);
         let long = self.dice.percent(30);
         let mut takes = if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
         if fence && self.faulty() && self.dice.percent(20) {

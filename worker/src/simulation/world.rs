@@ -21,9 +21,10 @@ use super::store::Store;
 use super::{settings, succession, switching};
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
-use crate::sweep;
+use crate::seen::Seen;
 use crate::waiting::Entry;
 use crate::witness::Era;
+use crate::{claims, sweep};
 
 pub(super) const START_MS: i64 = 1_800_000_000_000;
 /// Faults happen until then.
@@ -127,6 +128,8 @@ pub(super) struct Host {
     pub(super) disk: Vec<Entry>,
     /// The disk takes nothing.
     pub(super) disk_away: bool,
+    /// What its processes have seen of the store, and how often that had gone back by then: on its disk, too.
+    pub(super) seen: Option<(Seen, u64)>,
 }
 
 /// What clocks.rs allows, in ms (design P8).
@@ -190,7 +193,7 @@ impl World {
         let host = |_| Host {
             incarnation: 0,
             alive: false,
-            shell: Shell::new(),
+            shell: Shell::new(None),
             frozen_until: 0,
             fence_at: 0,
             cut_until: 0,
@@ -202,6 +205,7 @@ impl World {
             log: log.beside(),
             disk: Vec::new(),
             disk_away: false,
+            seen: None,
         };
         let succession = succession::dice(seed);
         let mut world = Self {
@@ -588,18 +592,27 @@ impl World {
         self.checks.check_records(&self.store, &stored.lock().unwrap(), |by| there.contains(&by));
     }
 
-    /// A worker that starts just after a restore knows nothing of the time before: what it does then is not promised (ARCHITECTURE, P16),
-    /// until whoever has noticed has put its base into every mark.
-    pub(super) fn may_start(&self) -> bool {
+    /// A worker that starts just after a restore and cannot know of it may do what was done before: that is not promised (ARCHITECTURE, P16),
+    /// until whoever has noticed has written it down.
+    pub(super) fn may_start(&self, worker: usize) -> bool {
+        let noted = claims::parse_base(self.store.get(keys::BASE)).restored;
         self.restores == 0
-            || crate::claims::parse_base(self.store.get(keys::BASE)) >= self.restored_at
-            || job_names().iter().all(|job| {
-                let mark = self.store.get(keys::fired(job));
-                let based = mark.is_none_or(|pair| {
-                    let mark = common::domain::mark::Mark::decode(&pair.value).unwrap();
-                    mark.base >= self.restored_at || mark.plan_time >= self.restored_at.plus_ms(2_000)
-                });
-                based || self.store.get(keys::job(job)).is_none()
-            })
+            || self.notices_by_what_it_has_seen(worker)
+            || noted.is_some_and(|noted| noted >= self.restored_at)
+    }
+
+    /// Where nobody is left who could notice, somebody writes it down by hand before a worker starts.
+    pub(super) fn note_restore_by_hand(&mut self) {
+        let notices = |worker: usize| self.hosts[worker].alive || self.notices_by_what_it_has_seen(worker);
+        if !self.faulty() && !(0..WORKERS).any(notices) {
+            let base = claims::parse_base(self.store.get(keys::BASE)).restored(self.time());
+            self.write(vec![Op::put(keys::BASE, base.encode())]);
+        }
+    }
+
+    /// A new process of this worker finds another store than its last one saw, whatever comes first.
+    pub(super) fn notices_by_what_it_has_seen(&self, worker: usize) -> bool {
+        let seen = self.hosts[worker].seen;
+        seen.is_some_and(|(seen, restores)| restores < self.restores && seen.cluster != self.cluster)
     }
 }

@@ -356,6 +356,9 @@ fn a_record_waits_until_no_survivor_can_take_its_run_for_lost() {
         let (mut world, open) = running_with(on_lost);
         assert!(open.on_lost.is_some(), "a survivor asks for the next attempt");
         world.releases = false;
+        if status == Status::Killed {
+            world.feed(kill(&name("a"), None, i64::MAX));
+        }
         world.end(&open, status);
         let closes: Vec<&Action> =
             world.actions.iter().filter(|action| matches!(action, Action::Close(_))).collect();
@@ -377,6 +380,42 @@ fn a_record_waits_until_no_survivor_can_take_its_run_for_lost() {
     world.releases = false;
     world.end(&open, Status::Failed);
     assert_eq!(world.records().len(), 1);
+}
+
+/// Found by seed 22708 of the simulation: the lock may be held for hours.
+#[test]
+fn a_worker_that_drains_does_not_wait_for_a_lock() {
+    let (mut world, claim) = World::claiming_request();
+    world.answer_request(&claim, RequestAnswer::Unknown);
+    world.run_to(1_000);
+    world.feed(Event::DrainRequested);
+    assert!(!world.scheduler.is_idle(), "it may have been made");
+    world.refuse_request(&claim, |refusal| refusal.lock = LockSeen::Held);
+    assert!(world.scheduler.is_idle());
+    world.run_to(3_000); // sent again
+    world.answer_request(&claim, RequestAnswer::Unknown);
+    assert!(!world.scheduler.is_idle());
+}
+
+#[test]
+fn a_run_that_its_fence_ended_is_tried_again_as_one_that_was_lost() {
+    let fence = r#"{"retry":{"attempts":2},"fence":true}"#;
+    let (mut world, open) = running_with(fence);
+    assert!(open.on_lost.is_some(), "a survivor asks for the next attempt: by then it is over");
+    world.end(&open, Status::Killed);
+    assert_eq!(world.next_attempts().len(), 1, "nobody else has asked for its end");
+    let (mut world, open) = running_with(fence);
+    world.feed(kill(&name("a"), None, i64::MAX));
+    world.end(&open, Status::Killed);
+    assert_eq!(world.next_attempts(), []);
+    let mut world = World::new();
+    world.saved_with("a", "*/10 * * * * *", fence);
+    world.run_to(9_990); // claimed for 10 s
+    world.feed(kill(&name("a"), None, i64::MAX));
+    world.run_to(11_000);
+    assert_eq!((world.starts(), world.next_attempts()), (vec![], vec![]), "killed before its start");
+    let (_, open) = running_with(r#"{"retry":{"attempts":2,"onLost":false},"fence":true}"#);
+    assert_eq!(open.on_lost, None, "who says so has a reason");
 }
 
 #[test]

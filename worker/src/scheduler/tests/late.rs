@@ -400,7 +400,7 @@ fn less_jitter_makes_no_fire_overdue_and_a_pause_takes_none_that_starts_after_it
     world.saved_with("a", MINUTELY, JITTER);
     world.feed(Event::Paused(true));
     world.run_to(61_000);
-    world.feed(Event::Base(at(61_000)));
+    world.feed(Event::Base(Base::default().resumed(at(61_000))));
     world.feed(Event::Paused(false));
     world.run_to(60_000 + jitter);
     assert_eq!(world.start_times(), [60_000]);
