@@ -931,7 +931,7 @@ impl Driver {
                 break;
             }
         }
-        self.notices.last_words().await;
+        self.notices.last_words(LAST_RECORDS_MAX.saturating_sub(waited.elapsed())).await;
         // Nobody else knows of what these runs printed: it would stay until its age removes it.
         if let Err(why) = self.live.remove(self.ports.run_log.as_ref()).await {
             tracing::debug!(%why, "output of ended runs not removed");

@@ -177,7 +177,10 @@ impl Notices {
             match queues.get(&outgoing.channel) {
                 Some(queue) => queue.put(outgoing),
                 None => {
-                    tracing::warn!(channel = %outgoing.channel, "a notification waits for a channel that is not there any more")
+                    let (channel, job) = (&outgoing.channel, &outgoing.message.job);
+                    tracing::error!(%channel, %job, "notification given up: its channel is not there any more");
+                    counters.dropped.fetch_add(1, Relaxed);
+                    let _found_again = outbox.done(&outgoing);
                 }
             }
         }
@@ -542,12 +545,12 @@ impl Notices {
         self.0.kv.txn(txn).await.map(|_done_or_not| ())
     }
 
-    /// Waits for what is to be told, though not for long.
-    pub(crate) async fn last_words(&self) {
+    /// Waits for what is to be told, at most for `limit`, and not for long either: what is on disk is not lost.
+    pub(crate) async fn last_words(&self, limit: Duration) {
         let waited = Stopwatch::start();
         let is_waiting =
             || self.0.undecided.load(Relaxed) > 0 || self.0.queues.values().any(|queue| !queue.is_empty());
-        while is_waiting() && waited.elapsed() < LAST_WORDS_MAX {
+        while is_waiting() && waited.elapsed() < limit.min(LAST_WORDS_MAX) {
             clock::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -492,8 +492,9 @@ fn what_was_nobodys_news_by_an_old_state_is_told_by_the_new_one() {
         let pair = Pair { key, value, create_revision: 1, mod_revision: revision, version, lease: None };
         News::Changed(vec![Change { pair, previous: None }])
     };
-    let failing = |last: &Record| Notified {
-        outage: Some(Outage {
+    let failing = |last: &Record| {
+        let mut state = Notified::default();
+        state.outage = Some(Outage {
             since: last.end_time,
             last_at: last.end_time,
             last_record: last.id.as_str().to_owned(),
@@ -501,8 +502,8 @@ fn what_was_nobodys_news_by_an_old_state_is_told_by_the_new_one() {
             counted_at: now,
             told_at: now,
             kinds: [Occasion::Failure].into(),
-        }),
-        ..Notified::default()
+        });
+        state
     };
     let records = |happened: &[Happened]| happened.iter().map(|one| one.record.clone()).collect::<Vec<_>>();
 
@@ -521,8 +522,11 @@ fn what_was_nobodys_news_by_an_old_state_is_told_by_the_new_one() {
     watched.take_states(&news(failing(&record(Status::Failed, 20))));
     assert_eq!(watched.take(&record(Status::Failed, 30), now), None);
     assert_eq!(watched.take(&record(Status::Failed, 31), now), None);
-    let succeeded =
-        |at| Notified { succeeded: Some(record(Status::Succeeded, at).end_time), ..Notified::default() };
+    let succeeded = |at| {
+        let mut state = Notified::default();
+        state.succeeded = Some(record(Status::Succeeded, at).end_time);
+        state
+    };
     let better = watched.take_states(&news(succeeded(25)));
     assert_eq!((records(&better), better[0].count), (vec!["a/31/1".to_owned()], 2));
     watched.take_states(&news(failing(&record(Status::Failed, 40))));
