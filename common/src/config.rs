@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::channels::Channels;
 use crate::domain::execution::is_user;
 use crate::secrets::{Reference, Referring, Values};
 
@@ -45,7 +47,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 23] = [
+const VARIABLES: [Variable; 24] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -227,6 +229,15 @@ const VARIABLES: [Variable; 23] = [
         secret: None,
     },
     Variable {
+        name: "CRON_NOTIFY_FILE",
+        help: "JSON file of the channels that notifications go to; the same for every worker (default: none, nobody is told)",
+        set: |s, v| {
+            s.channels = Some(Arc::new(Channels::read(&PathBuf::from(v))?));
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
         name: "CRON_LISTEN",
         help: "where local-dev serves the API and the console (default 127.0.0.1:8070)",
         set: |s, v| parsed(&mut s.listen, v, "an address like 127.0.0.1:8070"),
@@ -379,6 +390,8 @@ pub struct Settings {
     pub log_max_per_job: u64,
     /// See `CRON_SPOOL_MAX_BYTES`; `None` = not set.
     pub spool_bytes_max: Option<u64>,
+    /// See `CRON_NOTIFY_FILE`; `None` = not set.
+    pub channels: Option<Arc<Channels>>,
     /// See `CRON_LISTEN`.
     pub listen: SocketAddr,
     /// See `CRON_WORKERS`.
@@ -408,6 +421,7 @@ impl Default for Settings {
             log_retention_days: 90,
             log_max_per_job: 0,
             spool_bytes_max: None,
+            channels: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
             workers: 1,
             words: Vec::new(),

@@ -32,6 +32,9 @@ pub const RUNS: &str = "/cron/runs/";
 /// `/cron/requests/{runId}`: written by the `run` function, and by workers for retries; a run that is to be; deleted by its claim; absent = it was
 /// claimed, or never asked for.
 pub const REQUESTS: &str = "/cron/requests/";
+/// `/cron/notify/{name}`: written by workers that tell of a job, by compare-and-swap and only while the job is there; what was told; deleted with
+/// the job; absent = nothing was ever told of it.
+pub const NOTIFY: &str = "/cron/notify/";
 /// `/cron/paused`: written by the function `fleet_pause`, or with any value by other hands; who paused, when and why; lives until deleted;
 /// present = nobody claims.
 pub const PAUSED: &str = "/cron/paused";
@@ -124,6 +127,12 @@ pub fn request(run_id: &RunId) -> String {
     format!("{REQUESTS}{run_id}")
 }
 
+/// What was told of the job.
+#[must_use]
+pub fn notify(name: &JobName) -> String {
+    format!("{NOTIFY}{name}")
+}
+
 /// The answer that is kept under a client's key.
 #[must_use]
 pub fn idempotency(key: &IdempotencyKey) -> String {
@@ -177,6 +186,12 @@ pub fn parse_shared(key: &crate::kv::Key) -> Option<(JobName, RunId)> {
     Some((JobName::parse(name).ok()?, RunId::from_text(run_id)))
 }
 
+/// The job in `/cron/notify/{name}`.
+#[must_use]
+pub fn parse_notify(key: &crate::kv::Key) -> Option<JobName> {
+    JobName::parse(key.strip_prefix(NOTIFY)?).ok()
+}
+
 /// The session in `/cron/sessions/{sid}`.
 #[must_use]
 pub fn parse_session(key: &crate::kv::Key) -> Option<Sid> {
@@ -196,6 +211,7 @@ mod tests {
             assert_eq!(Key::from(job(&name)).strip_prefix(JOBS), Some(name.as_str()));
             let run_id = RunId::new(Sid(7), 1);
             assert_eq!(parse_shared(&Key::from(shared(&name, &run_id))), Some((name.clone(), run_id)));
+            assert_eq!(parse_notify(&Key::from(notify(&name))), Some(name.clone()));
             assert_eq!(parse_lock(&Key::from(lock(&name))), Some(name));
         }
         for sid in [Sid(1), Sid(0x694d_7f00_1234_5678), Sid(i64::MAX)] {

@@ -3,6 +3,7 @@
 
 pub mod api;
 mod causes;
+pub mod channels;
 pub mod clock;
 pub mod config;
 pub mod domain;

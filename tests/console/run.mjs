@@ -270,7 +270,7 @@ await check("every option is typed, stored as the API has it, shown, and kept by
   await fill({
     ...job, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", startDeadlineSeconds: "300", jitterSeconds: "7", timeoutSeconds: "3600", killGraceSeconds: "0",
     "retry-attempts": "3", "retry-backoff": "2", env: "EMPTY=\nGREETING=hello = you\n", workingDir: "/tmp", user: "1000", outputLimitBytes: "2097152",
-    "limits-cpuSeconds": "10", "limits-openFiles": "64", selector: "zone=a",
+    "limits-cpuSeconds": "10", "limits-openFiles": "64", selector: "zone=a", "notify-to": "ops, team", "notify-on": "failure", "notify-notSucceededForSeconds": "60",
   });
   await shown("= 2 MiB");
   await choose({ enabled: "false", misfire: "skip", concurrency: "allow", "retry-onLost": "true", fence: "true" });
@@ -281,6 +281,7 @@ await check("every option is typed, stored as the API has it, shown, and kept by
     enabled: false, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", misfire: "skip", startDeadlineSeconds: 300, jitterSeconds: 7, timeoutSeconds: 3600,
     killGraceSeconds: 0, concurrency: "allow", retry: { attempts: 3, backoff: 2, onLost: true }, fence: true, env: { EMPTY: "", GREETING: "hello = you" }, workingDir: "/tmp", user: "1000",
     outputLimitBytes: 2_097_152, limits: { cpuSeconds: 10, openFiles: 64 }, selector: { zone: "a" },
+    notify: { on: ["failure"], notSucceededForSeconds: 60, to: ["ops", "team"] },
   };
   const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([one], [other]) => (one < other ? -1 : 1)));
   equal(sorted(await stored()), sorted({ ...job, ...given }));

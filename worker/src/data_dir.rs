@@ -43,6 +43,11 @@ pub(crate) fn spool(data_dir: &Path) -> PathBuf {
     data_dir.join("spool")
 }
 
+/// Where an instance keeps notifications until they are delivered.
+pub(crate) fn notices(data_dir: &Path) -> PathBuf {
+    data_dir.join("notify")
+}
+
 impl DataDir {
     /// Opens and locks the directory, making it where it is missing. Without one given, the first usable of `/var/lib/fleetcron`, the
     /// user's state directory and the temporary directory, and the first of its siblings that is free.

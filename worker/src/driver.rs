@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use common::channels::Channels;
 use common::clock::{self, Clock, Stopwatch, Timestamp};
 use common::config::Settings;
 use common::domain::record::{Ending, Status as Outcome};
@@ -30,6 +31,7 @@ use crate::exec::work::Work;
 use crate::guardian::Guard;
 use crate::lead::Lead;
 use crate::live::{self, Live};
+use crate::notify::{Notices, Noticing};
 use crate::retention::{self, Retention};
 use crate::retries::{LoopRetries, Retries};
 use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
@@ -106,6 +108,8 @@ pub struct Options {
     pub shell: Arc<Shell>,
     /// What records that wait for the store may take in it, in bytes; `None` = 4 GiB, or half of what the disk has left if that is less.
     pub spool_bytes_max: Option<u64>,
+    /// Where notifications go.
+    pub channels: Arc<Channels>,
 }
 
 impl Options {
@@ -122,6 +126,7 @@ impl Options {
             data_dir: Some(data_dir.path.clone()),
             shell: Arc::new(Shell::new(&settings.shell, &settings.users).guarded_by(guard)),
             spool_bytes_max: settings.spool_bytes_max,
+            channels: settings.channels.clone().unwrap_or_default(),
         }
     }
 }
@@ -266,6 +271,7 @@ struct Driver {
     suspects: Arc<tokio::sync::Mutex<Suspects>>,
     running: BTreeMap<RunId, Running>,
     live: Live,
+    notices: Notices,
     sweeper: Arc<Notify>,
     /// Sessions whose open runs are this worker's to close.
     own_sids: Arc<Mutex<BTreeSet<Sid>>>,
@@ -291,7 +297,15 @@ impl Driver {
             spool: options.data_dir.as_deref().map(data_dir::spool),
             spool_bytes_max: options.spool_bytes_max,
         };
-        let sink = Sink::start(Arc::clone(&ports.kv), Arc::clone(&ports.run_log), sink, live.clone());
+        let notices = Notices::new(
+            Arc::clone(&options.channels),
+            options.data_dir.as_deref().map(data_dir::notices).as_deref(),
+            Arc::clone(&ports.kv),
+            Arc::clone(&ports.clock),
+            Arc::clone(&status.notices),
+        );
+        let (kv, run_log) = (Arc::clone(&ports.kv), Arc::clone(&ports.run_log));
+        let sink = Sink::start(kv, run_log, sink, live.clone(), notices.clone());
         Self {
             scheduler: Scheduler::new(options.identity.max_runs),
             ports,
@@ -326,6 +340,7 @@ impl Driver {
             suspects: Arc::default(),
             running: BTreeMap::new(),
             live,
+            notices,
             sweeper: Arc::new(Notify::new()),
             own_sids: Arc::default(),
             floor: Arc::default(),
@@ -337,9 +352,10 @@ impl Driver {
     async fn run(mut self, mut asked: mpsc::Receiver<Command>) {
         let Some(mut received) = self.received.take() else { return };
         let mut went_back = self.witness.news();
-        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        self.watch();
+        let noticing = self.notices.start();
         let sweeping = tokio::spawn(sweep_often(
-            self.ports.clone(),
+            self.closing_ports(),
             Arc::clone(&self.sweeper),
             Arc::clone(&self.own_sids),
             Arc::clone(&self.floor),
@@ -404,9 +420,23 @@ impl Driver {
             self.status.beat(now, open_runs, waiting, self.session.is_some());
         }
         self.leave().await;
-        for task in self.watching.into_iter().chain([sweeping, keeping_up, following, retaining]) {
+        for task in
+            self.watching.into_iter().chain([sweeping, keeping_up, following, retaining]).chain(noticing)
+        {
             task.abort();
         }
+    }
+
+    /// Follows the store from now on.
+    fn watch(&mut self) {
+        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        self.watching.extend(self.notices.follow());
+    }
+
+    /// The ports of whoever writes records for the runs of others: what these say is told, too.
+    fn closing_ports(&self) -> Ports {
+        let (inner, notices) = (Arc::clone(&self.ports.run_log), self.notices.clone());
+        Ports { run_log: Arc::new(Noticing { inner, notices }), ..self.ports.clone() }
     }
 
     async fn obey(&mut self, command: Command) {
@@ -446,6 +476,7 @@ impl Driver {
                     self.running.remove(run_id);
                     self.live.end(run_id);
                 }
+                self.notices.see(&event);
                 self.step(event).await;
             }
             Input::Workers(registered) => self.take_workers(registered).await,
@@ -766,7 +797,7 @@ impl Driver {
             });
         }
         let (ports, retries, status, suspects) = (
-            self.ports.clone(),
+            self.closing_ports(),
             Arc::clone(&self.retries),
             Arc::clone(&self.status),
             Arc::clone(&self.suspects),
@@ -839,7 +870,7 @@ impl Driver {
         self.options.shell.guard().lease_lost();
         self.step(Event::StoreWentBack).await;
         self.gates.close();
-        self.watching = watches::start(&self.ports.kv, &self.inputs);
+        self.watch();
         if let Some(session) = session {
             // It may have come back with the backup, with locks and open runs of then. If this process dies here, it expires by itself.
             let kv = Arc::clone(&self.ports.kv);
@@ -895,6 +926,7 @@ impl Driver {
                 break;
             }
         }
+        self.notices.last_words(LAST_RECORDS_MAX.saturating_sub(waited.elapsed())).await;
         // Nobody else knows of what these runs printed: it would stay until its age removes it.
         if let Err(why) = self.live.remove(self.ports.run_log.as_ref()).await {
             tracing::debug!(%why, "output of ended runs not removed");

@@ -14,6 +14,7 @@ pub mod health;
 pub mod identity;
 mod lead;
 mod live;
+mod notify;
 pub mod private;
 pub mod retention;
 mod retries;

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::claims::settle;
 use crate::live::Live;
+use crate::notify::Notices;
 use crate::retries::Retries;
 use crate::spool::{self, Amount, Chunk, Writer, frame};
 use crate::waiting::{Batch, Entry, OpenKey, Waiting};
@@ -81,19 +82,21 @@ pub(crate) struct SinkSettings {
 }
 
 impl Sink {
-    /// Starts the thread that writes to disk and the tasks that store and settle; `live` is told of each record that is stored.
+    /// Starts the thread that writes to disk and the tasks that store and settle; `live` is told of each record that is stored, `notices` of each
+    /// before it can be.
     pub(crate) fn start(
         kv: Arc<dyn Kv>,
         run_log: Arc<dyn RunLog>,
         settings: SinkSettings,
         live: Live,
+        notices: Notices,
     ) -> Self {
         let waiting = Arc::new(Waiting::new(settings.spool.is_some()));
         let (told, stored) = watch::channel(0);
         if let Some(dir) = settings.spool.clone() {
-            let (waiting, max) = (Arc::clone(&waiting), settings.spool_bytes_max);
+            let (waiting, max, notices) = (Arc::clone(&waiting), settings.spool_bytes_max, notices.clone());
             // A thread of its own: a disk may take its time, and a runtime that ends waits for blocking tasks.
-            std::thread::spawn(move || write_spool(&waiting, &dir, max));
+            std::thread::spawn(move || write_spool(&waiting, &dir, max, &notices));
         }
         let thinning = tokio::spawn(thin_out(Arc::clone(&kv), Arc::clone(&waiting)));
         let storing = Storing {
@@ -102,6 +105,7 @@ impl Sink {
             settings,
             waiting: Arc::clone(&waiting),
             live,
+            notices,
             storing: Retries::new("records not stored"),
             settling: Retries::new("open runs not settled"),
             trimming: Retries::new("spool not made smaller"),
@@ -130,7 +134,7 @@ impl Sink {
 // --- to disk ----------------------------------------------------------------------------------------------------------
 
 /// Writes what is put to disk, one sync for all that has come meanwhile. Ends when nothing more is put.
-fn write_spool(waiting: &Waiting, dir: &Path, max_bytes: Option<u64>) {
+fn write_spool(waiting: &Waiting, dir: &Path, max_bytes: Option<u64>, notices: &Notices) {
     let retries = Retries::new(format!("records not written to {}", dir.display()));
     let Some(mut writer) = open_spool(waiting, dir, max_bytes, &retries) else { return };
     while let Some(group) = waiting.next_group() {
@@ -139,6 +143,8 @@ fn write_spool(waiting: &Waiting, dir: &Path, max_bytes: Option<u64>) {
         match writer.append(&frames) {
             Ok(place) => {
                 retries.worked();
+                // If this process dies here, the next one tells of these records when it reads them back. Until they are told of, none is stored.
+                notices.take(group.iter().map(|entry| entry.record.as_ref()));
                 waiting.written(group, place, &lengths);
                 std::thread::sleep(GROUP_FOR);
             }
@@ -219,6 +225,7 @@ struct Storing {
     settings: SinkSettings,
     waiting: Arc<Waiting>,
     live: Live,
+    notices: Notices,
     storing: Retries,
     settling: Retries,
     trimming: Retries,
@@ -240,6 +247,9 @@ impl Storing {
                 }
                 continue;
             };
+            if batch.is_untold() {
+                self.notices.take_left(&batch.records).await;
+            }
             self.store(&batch.records).await;
             for run_id in batch.records.iter().filter_map(|record| record.claim.as_ref()) {
                 self.live.recorded(run_id);

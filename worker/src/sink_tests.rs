@@ -16,6 +16,7 @@ use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{RecordQuery, RunLog};
 
 use crate::live::Live;
+use crate::notify::Notices;
 use crate::sink::{Sink, SinkSettings};
 use crate::spool::tests::record;
 use crate::store_tests::{Picky, put, wait_for};
@@ -58,7 +59,8 @@ impl World {
             spool_bytes_max: Some(spool_bytes_max),
         };
         let kv = Arc::clone(&self.kv) as Arc<dyn Kv>;
-        Sink::start(kv, Arc::clone(&self.log) as Arc<dyn RunLog>, settings, Live::default())
+        let notices = Notices::none(Arc::clone(&kv));
+        Sink::start(kv, Arc::clone(&self.log) as Arc<dyn RunLog>, settings, Live::default(), notices)
     }
 
     fn store_is_back(&self) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{Stopwatch, Timestamp};
@@ -10,6 +10,7 @@ use common::domain::record::Status as Outcome;
 use common::kv::Room;
 
 use crate::clocks::OFFSET_READY_MAX_MS;
+use crate::notify::Counters;
 use crate::scheduler::ClaimAnswer;
 use crate::waiting::Figures;
 
@@ -38,6 +39,7 @@ pub struct Status {
     lateness: [AtomicU64; LATENESS_MS.len()],
     outcomes: [AtomicU64; Outcome::ALL.len()],
     audit_findings: AtomicU64,
+    pub(crate) notices: Arc<Counters>,
     /// Of the store, as last told.
     room: Mutex<Room>,
 }
@@ -259,6 +261,7 @@ impl Status {
             "1 while the store refuses to grow (etcd's alarm NOSPACE).",
             u8::from(room.is_full).to_string(),
         );
+        self.notices.put(&mut put);
         let _infallible = writeln!(
             text,
             "# HELP fleetcron_records_total Records handed on, by status.\n# TYPE fleetcron_records_total counter"

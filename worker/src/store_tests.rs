@@ -30,6 +30,7 @@ use crate::driver::{Options, Ports, Worker};
 use crate::exec::process::tests as runs;
 use crate::follow::{News, follow};
 use crate::live::Live;
+use crate::notify::Notices;
 use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
@@ -796,7 +797,9 @@ async fn records_reach_a_store_that_is_slow() {
     let (kv, run_log) = (Arc::new(store()), Arc::new(slow_log()));
     let settings =
         SinkSettings { size: 100, timeout: Duration::from_millis(10), spool: None, spool_bytes_max: None };
-    let mut sink = Sink::start(kv, Arc::clone(&run_log) as Arc<dyn RunLog>, settings, Live::default());
+    let notices = Notices::none(Arc::clone(&kv) as Arc<dyn Kv>);
+    let run_log_port = Arc::clone(&run_log) as Arc<dyn RunLog>;
+    let mut sink = Sink::start(kv, run_log_port, settings, Live::default(), notices);
     for second in 0..60 {
         let open = open_run(Sid(5), 1, T.plus_ms(second * 1000));
         let record = Box::new(Record::left_behind(&open, T));
@@ -970,6 +973,7 @@ pub(super) fn options() -> Options {
         data_dir: None,
         shell: Arc::default(),
         spool_bytes_max: None,
+        channels: Arc::default(),
     }
 }
 

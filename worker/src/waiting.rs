@@ -72,6 +72,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Some of it did not come through the writer of this process: nobody has told of it.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.inherited || self.bytes_in_memory > 0
+    }
+
     /// What was read from the spool.
     pub(crate) fn read(chunk: spool::Chunk, inherited: bool) -> Self {
         let (records, keys): (_, Vec<Option<OpenKey>>) = chunk.records.into_iter().unzip();

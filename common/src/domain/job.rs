@@ -148,7 +148,7 @@ pub struct Submitted {
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
 const PLANNED_OPTIONS: &[&str] =
-    &["description", "labels", "timezone", "dialect", "dst", "mode", "http", "after", "notify"];
+    &["description", "labels", "timezone", "dialect", "dst", "mode", "http", "after"];
 
 impl Job {
     /// Reads a stored value; `key_name` is what follows `/cron/jobs/`.
@@ -418,11 +418,11 @@ mod tests {
         assert!(taken.job.extra.is_empty() && taken.warnings.is_empty());
         assert_eq!(taken.job.to_value(), good(&options));
         refused(
-            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "notify": 1, "jitterSeconds": -1}),
+            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "after": 1, "jitterSeconds": -1}),
             &[
                 ("name", "\"/\""),
                 ("misfire", "none of"),
-                ("notify", "not built yet"),
+                ("after", "not built yet"),
                 ("jitterSeconds", "0 to 3600"),
             ],
         );
@@ -482,10 +482,10 @@ mod tests {
         assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
         // Options of a newer version are kept, and keep the job from being run here.
         let newer =
-            br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","notify":{"on":"failure"}}"#;
+            br#"{"after":["y"],"name":"x","command":"c","cronExpr":"@daily","labels":{"on":"failure"}}"#;
         let job = Job::from_stored("x", newer).unwrap();
-        assert_eq!(job.options_not_understood(), ["after", "notify"]);
-        assert_eq!(job.to_value()["notify"], json!({"on": "failure"}));
+        assert_eq!(job.options_not_understood(), ["after", "labels"]);
+        assert_eq!(job.to_value()["labels"], json!({"on": "failure"}));
     }
 
     #[test]

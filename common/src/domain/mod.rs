@@ -6,6 +6,7 @@ pub mod idempotency;
 pub mod job;
 pub mod kill;
 pub mod mark;
+pub mod notify;
 pub mod options;
 pub mod output;
 pub mod pause;

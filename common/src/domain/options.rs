@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -10,6 +11,7 @@ use super::execution::{
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
 };
 use super::job::{Fault, JobName};
+use super::notify::Notify;
 use super::retry::Retry;
 use crate::clock::Timestamp;
 use crate::schedule::Window;
@@ -168,6 +170,8 @@ pub struct JobOptions {
     pub concurrency: Option<Concurrency>,
     /// How often it is tried again.
     pub retry: Option<Retry>,
+    /// Who is told of its failures.
+    pub notify: Option<Arc<Notify>>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -339,6 +343,14 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.retry.map(Retry::to_value),
     },
+    Field {
+        name: "notify",
+        read: |options, value| {
+            options.notify = Some(Arc::new(Notify::parse(value)?));
+            Ok(())
+        },
+        write: |options| options.notify.as_deref().map(Notify::to_value),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -467,6 +479,7 @@ mod tests {
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
+            json!({"notify": {"on": ["failure"], "to": ["ops"]}}),
         ] {
             let (options, left) = taken(given.clone());
             assert_eq!((Value::from_iter(options.given()), left), (given, json!({})));
@@ -525,6 +538,7 @@ mod tests {
             ("outputLimitBytes", json!(8 * 1024 * 1024 + 1), "0 to 8388608"),
             ("timeoutSeconds", json!(0), "1 to 31622400"),
             ("killGraceSeconds", json!(3601), "for 5"),
+            ("notify", json!({"to": ["a b"]}), "letters, digits"),
             ("selector", Value::from_iter((0..17).map(|n| (n.to_string(), "x"))), "17 labels"),
             ("enabled", json!("false"), "leave it out for true"),
             ("enabled", json!(0), "neither true nor false"),

@@ -15,6 +15,12 @@ const word = (text) => (text === "true" ? true : text === "false" ? false : text
 const line = (placeholder = "") => ({ placeholder, mono: true, write: (text) => text });
 const number = (placeholder = "") => ({ placeholder, numeric: true, write: wholeNumber });
 const bytes = (placeholder = "") => ({ ...number(placeholder), bytes: true });
+/** A list of words; none at all is written `[]`. */
+const words = (placeholder) => ({
+  ...line(placeholder),
+  read: (value) => (Array.isArray(value) && value.length && value.every((one) => typeof one === "string") ? value.join(", ") : textOf(value)),
+  write: (text) => (text.trim() === "[]" ? [] : text.split(/[\s,]+/).filter(Boolean)),
+});
 /** `standard` is what is meant when nothing is given. */
 const choice = (standard, ...others) => ({ choices: ["", ...others], standard, write: word });
 
@@ -29,7 +35,7 @@ function several(name, parts) {
   return {
     name,
     inputs,
-    read: (value) => inputs.map(({ part }) => textOf(value?.[part])).map((text, index) => (text === inputs[index].standard ? "" : text)),
+    read: (value) => inputs.map(({ part, read = textOf }) => read(value?.[part])).map((text, index) => (text === inputs[index].standard ? "" : text)),
     write: (texts) => Object.fromEntries(inputs.map(({ part, write }, index) => [part, texts[index].trim() && write(texts[index])]).filter(([, value]) => value !== "")),
   };
 }
@@ -91,6 +97,7 @@ export const GROUPS = {
     one("concurrency", choice("forbid", "allow", "replace")),
     several("retry", { attempts: number("1"), backoff: number("10"), onLost: choice("false", "true") }),
     one("fence", choice("false", "true")),
+    several("notify", { to: words("ops"), on: words("failure, timeout, lost, misfire, recovery"), notSucceededForSeconds: number() }),
   ],
   surroundings: [
     environment,

@@ -43,7 +43,10 @@ async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
             // The compare keeps a request that lingers in the network from deleting what is saved later.
             when: vec![Compare::unchanged(key.as_str(), stored.as_ref().map_or(0, |pair| pair.mod_revision))],
             // Of a job that is not there only the answer is kept: sent again, the request must not delete what was saved meanwhile.
-            then: stored.iter().map(|pair| Op::delete(pair.key.clone())).collect(),
+            then: stored
+                .iter()
+                .flat_map(|pair| [Op::delete(pair.key.clone()), Op::delete(keys::notify(&name))])
+                .collect(),
             otherwise: reads.clone(),
         };
         once.guard(kv, &mut txn, &answer).await?;
