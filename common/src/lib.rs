@@ -5,6 +5,7 @@ pub mod api;
 mod causes;
 pub mod clock;
 pub mod config;
+pub mod crontab;
 pub mod domain;
 pub mod ids;
 pub mod keys;

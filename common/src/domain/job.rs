@@ -172,7 +172,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode", "http", "after", "notify"];
+const PLANNED_OPTIONS: &[&str] = &["mode", "http", "after", "notify"];
 
 impl Job {
     /// Reads a stored value; `key_name` is what follows `/cron/jobs/`.

@@ -5,6 +5,7 @@ pub mod execution;
 pub mod idempotency;
 pub mod job;
 pub mod kill;
+pub mod labelling;
 pub mod mark;
 pub mod options;
 pub mod output;
