@@ -58,6 +58,21 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The time as RFC 3339 with this offset from UTC in seconds: whole seconds, unless it has a part of one. An offset that is no whole minute,
+    /// as some places had it up to 1972, has no place in RFC 3339: then it is in UTC.
+    #[must_use]
+    pub fn rfc3339_at(self, offset_seconds: i64) -> String {
+        let whole = Some(offset_seconds).filter(|offset| offset % 60 == 0).unwrap_or_default();
+        let offset = i32::try_from(whole).ok().and_then(chrono::FixedOffset::east_opt);
+        let time = chrono::DateTime::from_timestamp_millis(self.0).zip(offset);
+        time.map_or_else(
+            || self.rfc3339(),
+            |(time, offset)| time.with_timezone(&offset).to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+        )
+    }
+}
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.rfc3339())

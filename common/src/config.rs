@@ -48,7 +48,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 26] = [
+const VARIABLES: [Variable; 27] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -271,6 +271,15 @@ const VARIABLES: [Variable; 26] = [
         },
         secret: None,
     },
+    Variable {
+        name: "CRON_CRONTAB",
+        help: "crontabs whose jobs local-dev starts with: the flag takes one or more files and may be repeated, the variable parts them by \":\"; /etc/crontab and what is in a directory cron.d has a user before each command",
+        set: |s, v| {
+            s.crontabs.extend(v.split(':').filter(|file| !file.is_empty()).map(PathBuf::from));
+            Ok(())
+        },
+        secret: None,
+    },
 ];
 
 fn endpoints(settings: &mut Settings, value: &str) -> Result<(), String> {
@@ -417,6 +426,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// See `CRON_WORKERS`.
     pub workers: usize,
+    /// See `CRON_CRONTAB`.
+    pub crontabs: Vec<PathBuf>,
     /// Words on the command line that are no flags.
     pub words: Vec<String>,
 }
@@ -446,6 +457,7 @@ impl Default for Settings {
             channels: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
             workers: 1,
+            crontabs: Vec::new(),
             words: Vec::new(),
         }
     }
@@ -700,6 +712,11 @@ pub fn parse(
             },
         }
     }
+    if !settings.crontabs.is_empty() {
+        // `--crontab /etc/cron.d/*`: the shell makes several words of it.
+        let files = std::mem::take(&mut settings.words);
+        settings.crontabs.extend(files.into_iter().map(PathBuf::from));
+    }
     let etcd = &settings.etcd;
     if settings.is_given(etcd.cert.is_some(), "CRON_ETCD_CERT")
         != settings.is_given(etcd.key.is_some(), "CRON_ETCD_KEY")
@@ -790,6 +807,18 @@ mod tests {
         assert_eq!(s.data_dir, Some(PathBuf::from("/b")));
         assert_eq!(s.max_runs, Some(7));
         assert_eq!(s.listen.port(), 1);
+    }
+
+    #[test]
+    fn crontabs_are_given_one_by_one_or_as_the_shell_expands_them() {
+        let files = |environment: &[(&str, &str)], arguments: &[&str]| {
+            let settings = settings(environment, arguments);
+            assert!(settings.words.is_empty(), "{:?}", settings.words);
+            settings.crontabs.iter().map(|file| file.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(files(&[], &["--crontab", "a", "--crontab=b"]), ["a", "b"]);
+        assert_eq!(files(&[], &["--crontab", "a", "b", "c", "--workers", "2"]), ["a", "b", "c"]);
+        assert_eq!(files(&[("CRON_CRONTAB", "/a:b")], &["--crontab", "c"]), ["/a", "b", "c"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod causes;
 pub mod channels;
 pub mod clock;
 pub mod config;
+pub mod crontab;
 pub mod domain;
 pub mod ids;
 pub mod keys;

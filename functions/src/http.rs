@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use common::api::envelope::Envelope;
+use common::api::envelope::{Envelope, Next};
 use common::api::errno::Kind;
 use common::clock;
 use common::shortened::shortened;
@@ -34,7 +34,9 @@ pub(crate) const WRITE: &[&str] = &["POST"];
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Reply {
     pub(crate) data: Value,
-    pub(crate) next: Option<String>,
+    pub(crate) next: Option<Next>,
+    /// The schedule in words.
+    pub(crate) description: Option<String>,
     pub(crate) warnings: Vec<String>,
     /// It is the answer that the same request got before: this one changed nothing.
     pub(crate) replayed: bool,
@@ -42,12 +44,13 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(data: Value, warnings: Vec<String>) -> Self {
-        Self { data, next: None, warnings, replayed: false }
+        Self { data, next: None, description: None, warnings, replayed: false }
     }
 
     /// The answer's body.
     pub(crate) fn into_envelope(self) -> Envelope {
-        Envelope { next: self.next, warnings: self.warnings, ..Envelope::success(self.data) }
+        let Self { data, next, description, warnings, .. } = self;
+        Envelope { next, description, warnings, ..Envelope::success(data) }
     }
 }
 
@@ -259,12 +262,18 @@ impl Call {
             .collect()
     }
 
-    /// The body, decoded by its content type; without one, what looks like JSON is JSON, and all else is a form.
-    pub(crate) fn payload(&self) -> Result<Payload, Refusal> {
+    /// The body as it came.
+    pub(crate) fn body(&self) -> Result<&[u8], Refusal> {
         if self.body.len() > BODY_BYTES_MAX {
             let message = format!("the body has {} bytes: shorten it to {BODY_BYTES_MAX}", self.body.len());
             return Err(Refusal::new(Kind::TooLarge, message));
         }
+        Ok(&self.body)
+    }
+
+    /// The body, decoded by its content type; without one, what looks like JSON is JSON, and all else is a form.
+    pub(crate) fn payload(&self) -> Result<Payload, Refusal> {
+        self.body()?;
         match self.media_type()?.as_deref() {
             Some("application/x-www-form-urlencoded") => self.form(),
             Some(json) if json == "application/json" || json.ends_with("+json") => self.json(),
@@ -304,7 +313,7 @@ impl Call {
     }
 
     /// The content type in lower case without its parameters, `None` when there is none.
-    fn media_type(&self) -> Result<Option<String>, Refusal> {
+    pub(crate) fn media_type(&self) -> Result<Option<String>, Refusal> {
         let Some(header) = self.headers.get(CONTENT_TYPE) else { return Ok(None) };
         let header =
             header.to_str().map_err(|e| unsupported(&format!("the content type is not readable ({e})")))?;
@@ -345,7 +354,7 @@ pub(crate) struct Fields(Vec<(String, String)>);
 
 impl Fields {
     /// Decodes `a=1&b=2`; `whole` names it in the refusal.
-    fn decode(encoded: &[u8], whole: &str) -> Result<Self, Refusal> {
+    pub(crate) fn decode(encoded: &[u8], whole: &str) -> Result<Self, Refusal> {
         let pairs = encoded.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let cut = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
@@ -378,6 +387,12 @@ impl Fields {
         self.get(name).filter(|value| !value.is_empty())
     }
 
+    /// These and others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// Refuses fields that are not among `known`, naming them.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), Refusal> {
         let unknown = self.unknown(known);
@@ -406,7 +421,8 @@ impl Fields {
         self.0.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    fn repeated(&self) -> Option<&str> {
+    /// A name that stands here twice.
+    pub(crate) fn repeated(&self) -> Option<&str> {
         let mut rest = self.0.iter();
         while let Some((name, _)) = rest.next() {
             if rest.clone().any(|(other, _)| other == name) {

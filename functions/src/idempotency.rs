@@ -45,6 +45,11 @@ impl Once {
         Ok(Self(Some(Named { key, by_client: true, kept_for, fingerprint, lease: None })))
     }
 
+    /// For a change that needs no name: made twice, it is as if it were made once.
+    pub(crate) fn never() -> Self {
+        Self(None)
+    }
+
     /// As [`Self::of`]; a change that its client has not named is named by us. For one that leaves nothing behind by which it could be told
     /// whether a try whose answer was lost was applied.
     pub(crate) fn always(call: &Call, route: &str, asked: &Value) -> Result<Self, Refusal> {
@@ -83,8 +88,8 @@ impl Once {
         }
         // What hangs on our own lease we put ourselves, by a try whose answer was lost: then it is the first answer.
         let replayed = pair.lease.is_none() || pair.lease != named.lease;
-        let Envelope { data, next, warnings, .. } = kept.reply;
-        Ok(Some(Reply { data, next, warnings, replayed }))
+        let Envelope { data, next, description, warnings, .. } = kept.reply;
+        Ok(Some(Reply { data, next, description, warnings, replayed }))
     }
 
     /// Makes `txn` apply only if no answer is kept, and keep `reply` if it applies.

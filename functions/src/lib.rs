@@ -22,8 +22,8 @@ use common::run_log::RunLog;
 use lambda_http::Request;
 
 use crate::endpoints::{
-    console, delete, fleet_pause, fleet_resume, fleet_settings, fleet_status, get, kill, list, log, output,
-    pause, resume, run, running, save, workers,
+    console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get, import, kill,
+    list, log, next, output, pause, resume, run, running, save, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -54,7 +54,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 18] = [
+pub static ROUTES: [Route; 21] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -74,6 +74,28 @@ pub static ROUTES: [Route; 18] = [
         methods: list::METHODS,
         function: "list",
         handler: |ports, request| Box::pin(async move { list::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/job/next",
+        methods: next::METHODS,
+        function: "next",
+        handler: |ports, request| {
+            Box::pin(async move { next::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/job/import",
+        methods: import::METHODS,
+        function: "import",
+        handler: |ports, request| {
+            Box::pin(async move { import::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/job/export",
+        methods: export::METHODS,
+        function: "export",
+        handler: |ports, request| Box::pin(async move { export::handle(&*ports.kv, request).await }),
     },
     Route {
         path: "/job/kill",

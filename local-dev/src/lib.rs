@@ -2,6 +2,7 @@
 
 pub mod api_server;
 pub mod check_seed;
+pub mod crontabs;
 pub mod native;
 pub mod samples;
 pub mod stop;

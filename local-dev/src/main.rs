@@ -16,7 +16,7 @@ use common::schedule::Zone;
 use functions::ports;
 use local_dev::native::{guard, stack};
 use local_dev::stop::Stop;
-use local_dev::{api_server, check_seed, samples};
+use local_dev::{api_server, check_seed, crontabs, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
 use worker::guardian::{self, Guard, Guardian};
@@ -108,6 +108,7 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
     if !settings.has_etcd() {
         samples::make_once(stores.kv.as_ref(), &own.path).await?;
     }
+    crontabs::import(&stores, &settings.crontabs).await?;
     let mut workers = Vec::new();
     for number in 1..=settings.workers {
         let dir = DataDir::open(Some(&own.path.join(format!("worker-{number}"))))?;

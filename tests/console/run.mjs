@@ -283,6 +283,18 @@ await check("a job that runs after others is typed without a schedule, shown so,
   for (const name of [job.name, ...job.after]) await api("job/delete", { name });
 });
 
+await check("the words and the next times of a schedule are shown while it is typed", async () => {
+  await go("#/new");
+  await dialog().waitFor();
+  await page.locator("#cronExpr").fill("47 6 * * 7");
+  await page.locator("#preview", { hasText: "at 06:47 on Sunday" }).waitFor();
+  await page.locator("#preview", { hasText: / 06:47:00Z/ }).waitFor();
+  await picture("form-preview");
+  await page.locator("#cronExpr").fill("47 25 * * 7");
+  await page.locator("#preview", { hasText: "hour" }).waitFor();
+  await fresh();
+});
+
 await check("every option is typed, stored as the API has it, shown, and kept by an edit", async () => {
   const job = { name: "all options", command: "true", cronExpr: "@yearly" };
   const stored = async () => (await api("job/list?prefix=all")).data[0];
@@ -292,7 +304,7 @@ await check("every option is typed, stored as the API has it, shown, and kept by
   await fill({
     ...job, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", startDeadlineSeconds: "300", jitterSeconds: "7", timeoutSeconds: "3600", killGraceSeconds: "0",
     "retry-attempts": "3", "retry-backoff": "2", env: "EMPTY=\nGREETING=hello = you\n", workingDir: "/tmp", user: "1000", outputLimitBytes: "2097152",
-    "limits-cpuSeconds": "10", "limits-openFiles": "64", selector: "zone=a", "notify-to": "ops, team", "notify-on": "failure", "notify-notSucceededForSeconds": "60",
+    "limits-cpuSeconds": "10", "limits-openFiles": "64", selector: "zone=a", "notify-to": "ops, team", "notify-on": "failure", "notify-notSucceededForSeconds": "60", description: "Made\nby hand", labels: "team=ops, tier=",
   });
   await shown("= 2 MiB");
   await choose({ enabled: "false", misfire: "skip", concurrency: "allow", "retry-onLost": "true", fence: "true" });
@@ -303,7 +315,7 @@ await check("every option is typed, stored as the API has it, shown, and kept by
     enabled: false, startAt: "2027-01-01T00:00:00+01:00", endAt: "2028-01-01T00:00:00Z", misfire: "skip", startDeadlineSeconds: 300, jitterSeconds: 7, timeoutSeconds: 3600,
     killGraceSeconds: 0, concurrency: "allow", retry: { attempts: 3, backoff: 2, onLost: true }, fence: true, env: { EMPTY: "", GREETING: "hello = you" }, workingDir: "/tmp", user: "1000",
     outputLimitBytes: 2_097_152, limits: { cpuSeconds: 10, openFiles: 64 }, selector: { zone: "a" },
-    notify: { on: ["failure"], notSucceededForSeconds: 60, to: ["ops", "team"] },
+    notify: { on: ["failure"], notSucceededForSeconds: 60, to: ["ops", "team"] }, description: "Made\nby hand", labels: { team: "ops", tier: "" },
   };
   const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([one], [other]) => (one < other ? -1 : 1)));
   equal(sorted(await stored()), sorted({ ...job, ...given }));

@@ -12,24 +12,44 @@ pub struct Envelope {
     pub msg: String,
     /// The answer; null on failure.
     pub data: Value,
-    /// Where the next page begins.
+    /// Where the next page begins, or when a job fires next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
+    pub next: Option<Next>,
+    /// A job's schedule in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// What the caller should know although it worked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// What comes next.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Next {
+    /// Where the next page begins.
+    Page(String),
+    /// The next fires, in RFC 3339 with the offset of the schedule's zone.
+    Fires(Vec<String>),
 }
 
 impl Envelope {
     /// Success.
     #[must_use]
     pub fn success(data: Value) -> Self {
-        Self { errno: 0, msg: "success".to_owned(), data, next: None, warnings: Vec::new() }
+        Self {
+            errno: 0,
+            msg: "success".to_owned(),
+            data,
+            next: None,
+            description: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// Failure.
     #[must_use]
     pub fn failure(errno: i32, msg: impl Into<String>) -> Self {
-        Self { errno, msg: msg.into(), data: Value::Null, next: None, warnings: Vec::new() }
+        Self { errno, msg: msg.into(), ..Self::success(Value::Null) }
     }
 }

@@ -173,7 +173,7 @@ pub struct Submitted {
 }
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
-const PLANNED_OPTIONS: &[&str] = &["description", "labels", "mode"];
+const PLANNED_OPTIONS: &[&str] = &["mode"];
 
 /// Stands for the expression of a job that runs after others: the window of such a job is empty, so that it has no fires.
 const NO_TIMES: &str = "@yearly";

@@ -7,6 +7,7 @@ pub mod http;
 pub mod idempotency;
 pub mod job;
 pub mod kill;
+pub mod labelling;
 pub mod mark;
 pub mod notify;
 pub mod options;

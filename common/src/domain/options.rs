@@ -13,6 +13,7 @@ use super::execution::{
 };
 use super::http::Http;
 use super::job::{Fault, JobName};
+use super::labelling::{Labelling, description, labels};
 use super::notify::Notify;
 use super::retry::Retry;
 use super::settings;
@@ -174,6 +175,8 @@ pub struct JobOptions {
     pub concurrency: Option<Concurrency>,
     /// How often it is tried again.
     pub retry: Option<Retry>,
+    /// What people say about it.
+    pub labelling: Labelling,
     /// The zone of its times.
     pub timezone: Option<Zone>,
     /// How its expressions are read.
@@ -364,6 +367,25 @@ const FIELDS: &[Field] = &[
         write: |options| options.retry.map(Retry::to_value),
     },
     Field {
+        name: "description",
+        read: |options, value| {
+            options.labelling.description = Some(description(value)?);
+            Ok(())
+        },
+        write: |options| options.labelling.description.as_deref().map(Value::from),
+    },
+    Field {
+        name: "labels",
+        read: |options, value| {
+            options.labelling.labels = Some(labels(value)?);
+            Ok(())
+        },
+        write: |options| {
+            let labels = options.labelling.labels.as_ref()?;
+            Some(labels.iter().map(|(label, value)| (label.clone(), Value::from(value.as_str()))).collect())
+        },
+    },
+    Field {
         name: "timezone",
         read: |options, value| settings::timezone(value).map(|zone| options.timezone = Some(zone)),
         write: |options| options.timezone.as_ref().map(|zone| zone.name().into()),
@@ -542,6 +564,8 @@ mod tests {
             json!({"misfire": "all", "concurrency": "allow"}),
             json!({"concurrency": "replace"}),
             json!({"retry": {"attempts": 3, "backoff": 0, "onLost": true}}),
+            json!({"description": "Rotates logs.\nSee 手册.", "labels": {"team": "ops", "app.kubernetes.io/name": ""}}),
+            json!({"description": "", "labels": {}}),
             json!({"timezone": "Europe/Berlin", "dialect": "seed", "dst": "skip"}),
             json!({"timezone": "UTC", "dialect": "standard", "dst": "debian"}),
             json!({"http": {"method": "POST", "url": "https://example.com/", "body": "{}"}}),
@@ -613,6 +637,16 @@ mod tests {
             ("startAt", json!("2027-02-30T08:00:00Z"), "RFC 3339"),
             ("endAt", json!(1_800_000_000_000_i64), "RFC 3339"),
             ("endAt", json!(""), "RFC 3339"),
+            ("description", json!(5), "is not a text"),
+            ("description", json!("字".repeat(1001)), "1001 characters"),
+            ("description", json!("a\0"), "control character"),
+            ("labels", json!(["a"]), "{\"team\":\"ops\"}"),
+            ("labels", json!({"team": 1}), "\"team\" is not a string"),
+            ("labels", json!({"": "a"}), "letters"),
+            ("labels", json!({"a=b": "a"}), "letters"),
+            ("labels", json!({"a": "x".repeat(201)}), "200 bytes"),
+            ("labels", json!({"a": "x\n"}), "control"),
+            ("labels", Value::from_iter((0..33).map(|n| (n.to_string(), "x"))), "33 labels"),
             ("timezone", json!("europe/berlin"), "did you mean \"Europe/Berlin\""),
             ("timezone", json!(2), "not a string"),
             ("dialect", json!("quartz"), "\"standard\" and \"seed\""),

@@ -1,6 +1,7 @@
 //! Schedules: expressions in, fire times out. Pure: no clock, no I/O.
 
 mod calendar;
+mod describe;
 mod expression;
 mod fields;
 mod next;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 
 pub use calendar::{date_of, day_of};
+pub use describe::Language;
 pub use expression::{
     DaysOfMonth, DaysOfWeek, Expression, Fields, Place, SpecialDay, SpecialDays, SpecialWeekdays,
 };
@@ -81,6 +83,12 @@ impl Schedule {
     #[must_use]
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
+    }
+
+    /// The schedule in words, without its window.
+    #[must_use]
+    pub fn describe(&self, language: Language) -> String {
+        describe::describe(self, language)
     }
 
     /// The same schedule with no fires outside of `window`. What is large of it is shared, and the search is no longer.

@@ -1,4 +1,5 @@
 // The form of a job: a new one, an edit, or a copy under another name. What the API says against it stands at the fields.
+import { Preview } from "./preview.js";
 import { html, ask, bytes, currentJob, go, link, refresh, rich, say, t, usePoll } from "./core.js";
 import { faultsOf } from "./faults.js";
 import { GROUPS, NAMES, differing, fieldsOf, firstInput, isGiven, toSend } from "./options.js";
@@ -183,6 +184,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         <label for="cronExpr">${t("schedule")}</label>
         <textarea ...${field("cronExpr", { required: !job.after?.trim() })} class="mono" autofocus=${editing} placeholder="*/5 * * * *" rows=${Math.max(1, job.cronExpr.split("\n").length)} onKeyDown=${sendByEnter}></textarea>
         <${FieldFaults} id="cronExpr" faults=${faults.fields.cronExpr} />
+        <${Preview} job=${job} />
         <p class="help" id="cronExpr-help">${t("scheduleHelp")}</p>
         <details><summary>${t("scheduleExamples")}</summary>
           <ul class="examples">${EXAMPLES.map(
@@ -250,7 +252,7 @@ function Input({ input, text, attributes }) {
     return html`<select ...${attributes}>${choices.map((value) => html`<option value=${value} selected=${text === value}>${label(value)}</option>`)}
       ${choices.includes(text) ? null : html`<option value=${text} selected>${text}</option>`}</select>`;
   }
-  if (rows) return html`<textarea ...${attributes} class="mono" rows=${rows} placeholder=${placeholder}></textarea>`;
+  if (rows) return html`<textarea ...${attributes} class=${input.plain ? "" : "mono"} rows=${rows} placeholder=${placeholder}></textarea>`;
   const read = input.bytes && /^\s*\d{4,}\s*$/.test(text) ? html`<span class="help">= ${bytes(Number(text))}</span>` : null;
   return html`<input ...${attributes} class=${mono ? "mono" : ""} inputmode=${numeric ? "numeric" : undefined} placeholder=${placeholder} />${read}`;
 }

@@ -40,17 +40,27 @@ function several(name, parts) {
   };
 }
 
-/** Labels like `gpu=yes, zone=a`. */
-const labels = {
-  name: "selector",
-  inputs: [{ ...line("gpu=yes, zone=a"), id: "selector" }],
-  read: (value) => [isTexts(value) && Object.keys(value).length ? Object.entries(value).map((pair) => pair.join("=")).join(", ") : textOf(value)],
+/** Labels like `gpu=yes, zone=a`, or as JSON where they have commas or outer blanks. */
+const labels = (name, placeholder) => ({
+  name,
+  inputs: [{ ...line(placeholder), id: name }],
+  read(value) {
+    const given = isTexts(value) ? Object.entries(value) : [];
+    const fits = ([label, text]) => !/[,={]/.test(label) && !text.includes(",") && text === text.trim();
+    return [given.length && given.every(fits) ? given.map((pair) => pair.join("=")).join(", ") : textOf(value)];
+  },
   write([text]) {
-    if (text.trim() === "{}") return {};
+    if (text.trim().startsWith("{")) {
+      try {
+        return JSON.parse(text);
+      } catch {
+        throw new Wrong(t("labelsNotJson"));
+      }
+    }
     const pairs = text.split(",").map((pair) => pair.split("="));
     return Object.fromEntries(pairs.map(([label, ...value]) => [label.trim(), value.length ? value.join("=").trim() : null]));
   },
-};
+});
 
 /** Names and values, one pair a line, or as JSON where a line could not hold them. `told` are the texts of what may be wrong. */
 const pairs = (separator, told) => ({
@@ -168,7 +178,8 @@ export const GROUPS = {
     one("outputLimitBytes", bytes("1048576")),
     several("limits", { cpuSeconds: number(), memoryBytes: bytes(), openFiles: number(), fileBytes: bytes(), processes: number() }),
   ],
-  workers: [labels],
+  workers: [labels("selector", "gpu=yes, zone=a")],
+  about: [{ ...one("description", { write: (text) => text }), inputs: [{ id: "description", rows: 3, plain: true }] }, labels("labels", "team=ops")],
 };
 
 const OPTIONS = Object.values(GROUPS).flat();

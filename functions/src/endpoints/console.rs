@@ -35,7 +35,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 20] = [
+static FILES: [File; 21] = [
     file!("", HTML, "index.html"),
     file!("app.js", SCRIPT, "app.js"),
     file!("core.js", SCRIPT, "core.js"),
@@ -50,6 +50,7 @@ static FILES: [File; 20] = [
     file!("parts.js", SCRIPT, "parts.js"),
     file!("preact-hooks.js", SCRIPT, "vendor/preact-hooks.js"),
     file!("preact.js", SCRIPT, "vendor/preact.js"),
+    file!("preview.js", SCRIPT, "preview.js"),
     file!("record.js", SCRIPT, "record.js"),
     file!("run.js", SCRIPT, "run.js"),
     file!("running.js", SCRIPT, "running.js"),

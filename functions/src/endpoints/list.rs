@@ -47,7 +47,8 @@ async fn list(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     Ok(page.into_reply())
 }
 
-fn limit(query: &Fields) -> Result<usize, Refusal> {
+/// How many at most.
+pub(super) fn limit(query: &Fields) -> Result<usize, Refusal> {
     match query.filled("limit").map(str::parse::<usize>) {
         None => Ok(usize::MAX),
         Some(Ok(limit)) if limit > 0 => Ok(limit),
@@ -55,7 +56,8 @@ fn limit(query: &Fields) -> Result<usize, Refusal> {
     }
 }
 
-fn span(query: &Fields) -> Span {
+/// The jobs that are asked for.
+pub(super) fn span(query: &Fields) -> Span {
     let span = Span::prefix(format!("{}{}", keys::JOBS, query.get("prefix").unwrap_or_default()));
     match query.filled("after").map(|after| Key::from(format!("{}{after}", keys::JOBS))) {
         Some(after) if after >= span.from => span.after(&after),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use common::api::envelope::Next;
 use common::clock::{Stopwatch, Timestamp};
 use common::domain::record::{Record, RecordId, Status};
 use common::domain::run::RunId;
@@ -87,7 +88,7 @@ async fn log(run_log: &dyn RunLog, call: &Call) -> Result<Reply, Refusal> {
             }
         }
     }
-    let next = page.next(counted);
+    let next = page.next(counted).map(Next::Page);
     Ok(Reply { next, ..Reply::new(Value::Array(page.records), page.warnings.finish()) })
 }
 

@@ -3,17 +3,22 @@
 mod after;
 pub mod console;
 pub mod delete;
+pub mod export;
 mod fleet;
 pub mod fleet_pause;
 pub mod fleet_resume;
 pub mod fleet_settings;
 pub mod fleet_status;
 pub mod get;
+pub mod import;
+mod importing;
 pub mod kill;
 pub mod list;
 pub mod log;
+pub mod next;
 pub mod output;
 pub mod pause;
+mod preview;
 pub mod resume;
 pub mod run;
 pub mod running;
@@ -25,6 +30,7 @@ pub mod workers;
 
 use std::fmt::Display;
 
+use common::api::envelope::Next;
 use common::domain::job::JobName;
 use common::kv::{Kv, Pair, Range, Revision, Span};
 use common::shortened::shortened;
@@ -125,7 +131,8 @@ impl Page {
     }
 
     fn into_reply(self) -> Reply {
-        Reply { next: self.next, ..Reply::new(Value::Array(self.values), self.warnings.finish()) }
+        let next = self.next.map(Next::Page);
+        Reply { next, ..Reply::new(Value::Array(self.values), self.warnings.finish()) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `POST /job/save`: stores a job, and with it the time from which its fires count (design P7).
 
+use common::api::envelope::Next;
 use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch, Timestamp};
 use common::domain::job::{Fault, Job, JobName, Submitted};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
 use super::after::{self, Before};
+use super::preview::{FIRES_DEFAULT, accepted, fires};
 use super::stored::Stored;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
@@ -43,7 +45,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
         }
         let before = Before::of(kv, &submitted.job).await?;
         let plan = Plan::make(&submitted, &stored, before, &fleet, clock.now())?;
-        let reply = plan.reply(&submitted, call);
+        let reply = plan.reply(&submitted, call, clock.now());
         let mut txn = plan.txn(&submitted.job, &stored, &once);
         once.guard(kv, &mut txn, &reply).await?;
         let written = store::write(kv, &txn, &since, "the save", once.is_named()).await?;
@@ -106,7 +108,7 @@ fn in_order(name: &JobName, job: &Value) -> Value {
 }
 
 /// Why a job has no fire any more.
-fn never(job: &Job, now: Timestamp) -> Fault {
+pub(super) fn never(job: &Job, now: Timestamp) -> Fault {
     let Window { from, until } = job.options.window();
     if until.is_some_and(|until| until <= now) {
         let over =
@@ -127,19 +129,19 @@ fn refusal(faults: &[Fault]) -> Refusal {
 }
 
 /// What a save is going to write, and what it will say.
-struct Plan {
+pub(super) struct Plan {
     job: Vec<u8>,
     mark: Option<Mark>,
     previous: Option<Job>,
     /// That what it waits for has not changed.
-    unchanged: Vec<Compare>,
+    pub(super) unchanged: Vec<Compare>,
     /// It waits for other jobs than before: their successes count from now on.
     waits_anew: bool,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Plan {
-    fn make(
+    pub(super) fn make(
         submitted: &Submitted,
         stored: &Stored,
         before: Before,
@@ -181,13 +183,17 @@ impl Plan {
     }
 
     fn txn(&self, job: &Job, stored: &Stored, once: &Once) -> Txn {
-        let (job_key, mark_key) = (keys::job(&job.name), keys::fired(&job.name));
-        let mut then = vec![Op::put(job_key.as_str(), self.job.clone())];
-        then.extend(self.mark.as_ref().map(|mark| Op::put(mark_key.as_str(), mark.encode())));
-        then.extend(self.waits_anew.then(|| after::begin_anew(&job.name)));
         let mut when = stored.unchanged(&job.name);
         when.extend(self.unchanged.iter().cloned());
-        Txn { when, then, otherwise: Stored::reads(&job.name, once) }
+        Txn { when, then: self.puts(&job.name), otherwise: Stored::reads(&job.name, once) }
+    }
+
+    /// The job, its mark when it is to be another, and that what it waits for counts anew when that is something else than before.
+    pub(super) fn puts(&self, name: &JobName) -> Vec<Op> {
+        let mut puts = vec![Op::put(keys::job(name), self.job.clone())];
+        puts.extend(self.mark.as_ref().map(|mark| Op::put(keys::fired(name), mark.encode())));
+        puts.extend(self.waits_anew.then(|| after::begin_anew(name)));
+        puts
     }
 
     /// Whether `found` is what this plan puts when applied to `before`. A claim may have moved the mark since, which keeps base and hash.
@@ -202,10 +208,21 @@ impl Plan {
         job_put && mark_put
     }
 
-    fn reply(&self, submitted: &Submitted, call: &Call) -> Reply {
+    fn reply(&self, submitted: &Submitted, call: &Call, now: Timestamp) -> Reply {
         let mut warnings = submitted.warnings.clone();
         warnings.extend(self.warnings.iter().cloned());
         warnings.extend(call.query_warnings());
-        Reply::new(self.previous.as_ref().map_or(Value::Null, Job::to_value), warnings)
+        let next = if submitted.job.options.is_enabled() {
+            fires(&submitted.schedule, now, FIRES_DEFAULT)
+        } else {
+            Vec::new()
+        };
+        Reply {
+            next: Some(Next::Fires(next)),
+            // One that runs after others has no times to tell.
+            description: (submitted.job.options.after.is_none())
+                .then(|| submitted.schedule.describe(accepted(call))),
+            ..Reply::new(self.previous.as_ref().map_or(Value::Null, Job::to_value), warnings)
+        }
     }
 }
