@@ -526,11 +526,11 @@ mod tests {
         assert!(taken.job.extra.is_empty() && taken.warnings.is_empty());
         assert_eq!(taken.job.to_value(), good(&options));
         refused(
-            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "after": 1, "jitterSeconds": -1}),
+            json!({"name": "a/b", "command": "c", "cronExpr": "@daily", "misfire": "never", "mode": 1, "jitterSeconds": -1}),
             &[
                 ("name", "\"/\""),
                 ("misfire", "none of"),
-                ("after", "not built yet"),
+                ("mode", "not built yet"),
                 ("jitterSeconds", "0 to 3600"),
             ],
         );
@@ -634,10 +634,10 @@ mod tests {
         assert_eq!((job.name.as_str(), job.command.as_str()), ("x", ""));
         // Options of a newer version are kept, and keep the job from being run here.
         let newer =
-            br#"{"later":["y"],"name":"x","command":"c","cronExpr":"@daily","labels":{"on":"failure"}}"#;
+            br#"{"later":["y"],"name":"x","command":"c","cronExpr":"@daily","mode":{"on":"failure"}}"#;
         let job = Job::from_stored("x", newer).unwrap();
-        assert_eq!(job.options_not_understood(), ["later", "labels"]);
-        assert_eq!(job.to_value()["labels"], json!({"on": "failure"}));
+        assert_eq!(job.options_not_understood(), ["later", "mode"]);
+        assert_eq!(job.to_value()["mode"], json!({"on": "failure"}));
     }
 
     #[test]

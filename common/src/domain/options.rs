@@ -667,7 +667,7 @@ mod tests {
             assert_eq!(fault.field, name);
             assert!(fault.message.contains(says), "{given}: {:?} does not say {says:?}", fault.message);
         }
-        assert_eq!(JobOptions::fault("notify", &json!(1)), None);
+        assert_eq!(JobOptions::fault("mode", &json!(1)), None);
     }
 
     #[test]
