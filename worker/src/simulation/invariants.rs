@@ -79,6 +79,8 @@ pub(super) struct Invariants {
     pub(super) processes: BTreeMap<RunId, Process>,
     /// Commands that were claimed before the store went back and have no lock in it: they may overlap until their worker has taken them over.
     without_lock: BTreeSet<RunId>,
+    /// Claimed to take the lock beside runs that go without it.
+    beside_others: BTreeSet<RunId>,
     /// Jobs of which a seed worker's command is going, under its lock.
     pub(super) seed_runs: BTreeSet<JobName>,
     pub(super) had_seed: bool,
@@ -449,7 +451,12 @@ impl Invariants {
             .filter_map(|pair| keys::parse_shared(&pair.key))
             // What came back with a backup, or was rescued from the store before, may be there without the mark's knowing.
             .any(|(_, run_id)| self.claimed.contains_key(&run_id));
-        if beside && !goes_beside_others(store, open) {
+        // The job that it was claimed for: it may be another, or none, by the time that the command begins.
+        let may_go_beside = goes_beside_others(store, open);
+        if may_go_beside {
+            self.beside_others.insert(open.run_id.clone());
+        }
+        if beside && !may_go_beside {
             self.violated(format!("a claim takes the lock of {job} beside a run without it"));
         }
         let held_by = lock.previous.as_ref().map(|pair| LockHolder::decode(&pair.value).unwrap());
@@ -497,7 +504,7 @@ impl Invariants {
                 && self.session_of.get(run_id).is_some_and(|sid| !self.ended_early.contains(sid))
         };
         let may_not =
-            |process: &Process| process.job == *job && process.fence && may_not_overlap(store, process, open);
+            |process: &Process| process.job == *job && process.fence && self.may_not_overlap(process, open);
         let mut others = self.processes.iter().filter(|(_, process)| may_not(process));
         if holds && others.any(|(run_id, _)| as_promised(run_id)) {
             self.violated(format!("{job} at {at} overlaps a run with a fence"));
@@ -512,7 +519,14 @@ impl Invariants {
 
     /// Another run of the job is going that this one may not overlap.
     fn overlaps(&self, store: &Store, open: &OpenRun) -> bool {
-        self.runs_under_live_session(store, &open.job, |other| may_not_overlap(store, other, open))
+        self.runs_under_live_session(store, &open.job, |other| self.may_not_overlap(other, open))
+    }
+
+    /// Runs of one job do not overlap, unless one goes without the lock. One without it that was claimed later may go beside one with it: by
+    /// then the job was another.
+    fn may_not_overlap(&self, other: &Process, open: &OpenRun) -> bool {
+        let beside = self.beside_others.contains(&open.run_id);
+        !open.unlocked && (!other.unlocked || other.plan_time < open.plan_time && !beside)
     }
 
     /// A command of the job is going with the lock, whose worker has not lost its session.
@@ -645,13 +659,6 @@ impl Invariants {
             }
         }
     }
-}
-
-/// Runs of one job do not overlap, unless one goes without the lock. One without it that was claimed later may go beside one with it: by then
-/// the job was another.
-fn may_not_overlap(store: &Store, other: &Process, open: &OpenRun) -> bool {
-    !open.unlocked
-        && (!other.unlocked || other.plan_time < open.plan_time && !goes_beside_others(store, open))
 }
 
 /// Its job has a fence or asks for it, and attempts left.
