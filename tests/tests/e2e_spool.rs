@@ -31,6 +31,18 @@ async fn all_ran_after(jobs: &[Counting], second: i64) {
     .await;
 }
 
+/// Ends the jobs: each second since `first` is accounted for, and no run ended as lost.
+async fn nothing_is_lost(fleet: &Fleet, jobs: &[Counting], first: i64) {
+    let last = finish(fleet, jobs).await;
+    let records = fleet.all_records().await;
+    for job in jobs {
+        let account = Account::of(job, &records);
+        account.assert_consistent(job);
+        account.assert_accounted(first..=last, job);
+        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
+    }
+}
+
 /// Two workers; MongoDB hangs, one of them is killed, the other closes what that one has left open as `lost`, and then it comes back with its
 /// disk.
 #[tokio::test(flavor = "multi_thread")]
@@ -93,14 +105,7 @@ async fn many_runs_while_mongodb_is_stopped_have_each_their_record_afterwards() 
     let back = now_ms() / 1000;
     all_ran_after(&jobs, back + 3).await;
 
-    let last = finish(&fleet, &jobs).await;
-    let records = fleet.all_records().await;
-    for job in &jobs {
-        let account = Account::of(job, &records);
-        account.assert_consistent(job);
-        account.assert_accounted(first..=last, job);
-        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
-    }
+    nothing_is_lost(&fleet, &jobs, first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,12 +208,5 @@ async fn a_disk_that_is_full_is_survived_with_mongodb_and_stops_claims_without_i
     says("fleetcron_spool_fault 0").await;
     all_ran_after(&jobs, now_ms() / 1000 + 1).await;
 
-    let last = finish(&fleet, &jobs).await;
-    let records = fleet.all_records().await;
-    for job in &jobs {
-        let account = Account::of(job, &records);
-        account.assert_consistent(job);
-        account.assert_accounted(first..=last, job);
-        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
-    }
+    nothing_is_lost(&fleet, &jobs, first).await;
 }

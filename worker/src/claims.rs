@@ -17,8 +17,8 @@ use futures::future::join_all;
 
 use crate::batches::{Batched, Bounds};
 use crate::scheduler::{
-    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Close, CloseAnswer, Follow, Holder, LockSeen, MarkSeen,
-    MoveAnswer, Refusal, RequestAnswer, RequestClaim, RequestRefusal, Slots,
+    AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Close, CloseAnswer, Follow, Holder, LockSeen,
+    MarkSeen, MoveAnswer, Refusal, RequestAnswer, RequestClaim, RequestRefusal, Slots,
 };
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
@@ -366,19 +366,6 @@ fn tell(follow: &Follow, open: &OpenRun) -> Option<Txn> {
         ],
         otherwise: vec![Op::put(keys::after(job, &open.job), success.encode())],
     })
-}
-
-/// A first or a new mark to be put, with what it was decided from.
-#[derive(Clone, Debug)]
-pub(crate) struct Adoption {
-    pub(crate) job: JobName,
-    pub(crate) job_revision: Revision,
-    /// 0 = the mark is absent.
-    pub(crate) mark_revision: Revision,
-    pub(crate) mark_value: Option<Vec<u8>>,
-    pub(crate) settings_revision: Revision,
-    pub(crate) sid: Sid,
-    pub(crate) mark: Mark,
 }
 
 impl Batched for Adoption {

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::audit::{self, Reading, Suspects, Unknown};
 use crate::batches::{Answered, Batches};
-use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
+use crate::claims::{ADOPTIONS_IN_FLIGHT, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::clocks::{Clocks, Moment};
 use crate::data_dir::{self, DataDir};
 use crate::exec::gate::{Begun, GateFile, Gates, Starts};
@@ -36,7 +36,9 @@ use crate::notify::{Notices, Noticing};
 use crate::outbound::Outbound;
 use crate::retention::{self, Retention};
 use crate::retries::{LoopRetries, Retries};
-use crate::scheduler::{Action, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots};
+use crate::scheduler::{
+    Action, Adoption, Claim, ClaimAnswer, ClaimKind, Event, LEAD_MAX_MS, Report, Scheduler, Slots,
+};
 use crate::seen::SeenFile;
 use crate::session::{self, Session, Standing};
 use crate::sink::{Sink, SinkSettings};
@@ -980,17 +982,7 @@ impl Driver {
                 }
                 self.sink.put(Entry { record, settles });
             }
-            Action::Adopt { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark } => {
-                self.adoptions.put(Adoption {
-                    job,
-                    job_revision,
-                    mark_revision,
-                    mark_value,
-                    settings_revision,
-                    sid,
-                    mark,
-                });
-            }
+            Action::Adopt(adoption) => self.adoptions.put(adoption),
             Action::ReadMarks { slots, serializable } => {
                 let (kv, inputs) = (Arc::clone(&self.ports.kv), self.inputs.clone());
                 let (clock, retries) = (Arc::clone(&self.ports.clock), Arc::clone(&self.retries));

@@ -37,7 +37,8 @@ use crate::notify::Notices;
 use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
-    AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal, Slots,
+    AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal,
+    Slots,
 };
 use crate::sink::{Sink, SinkSettings};
 use crate::waiting::Entry;
@@ -410,22 +411,26 @@ async fn a_claim_takes_over_just_the_lock_that_it_names() {
     assert_eq!(get(&kv, keys::lock(&job())).await.unwrap().mod_revision, revision);
 }
 
+/// The mark of a claim as one to be put, in a fleet without settings.
+fn adoption(claim: &Claim, mark_revision: Revision, sid: Sid) -> Adoption {
+    Adoption {
+        job: claim.open.job.clone(),
+        job_revision: claim.job_revision,
+        mark_revision,
+        mark_value: None,
+        settings_revision: 0,
+        sid,
+        mark: claim.mark.clone(),
+    }
+}
+
 #[tokio::test]
 async fn a_mark_is_adopted_only_as_it_was_seen() {
     let kv = store();
     let (sid, claim) = claimable(&kv).await;
     let (kv, claim) = (&kv, &claim);
     let adopt = async |job_revision, mark_revision, sid| {
-        let (job, mark) = (claim.open.job.clone(), claim.mark.clone());
-        let adoption = claims::Adoption {
-            job,
-            job_revision,
-            mark_revision,
-            mark_value: None,
-            settings_revision: 0,
-            sid,
-            mark,
-        };
+        let adoption = Adoption { job_revision, ..adoption(claim, mark_revision, sid) };
         claims::adopt_all(kv, &[adoption]).await.remove(0)
     };
     assert_eq!(adopt(claim.job_revision, 0, sid).await, AdoptAnswer::LookAgain);
@@ -445,25 +450,13 @@ async fn a_mark_is_adopted_only_as_it_was_seen() {
 async fn many_marks_are_adopted_at_once_and_one_that_has_changed_costs_the_others_nothing() {
     let kv = store();
     let (sid, claims) = three_claimable(&kv).await;
-    let adoption = |claim: &Claim, mark_revision| {
-        let (job, job_revision, mark) = (claim.open.job.clone(), claim.job_revision, claim.mark.clone());
-        claims::Adoption {
-            job,
-            job_revision,
-            mark_revision,
-            mark_value: None,
-            settings_revision: 0,
-            sid,
-            mark,
-        }
-    };
-    let all: Vec<_> = claims.iter().map(|claim| adoption(claim, claim.mark_revision)).collect();
+    let all: Vec<_> = claims.iter().map(|claim| adoption(claim, claim.mark_revision, sid)).collect();
     let answers = claims::adopt_all(&kv, &all).await;
     let AdoptAnswer::Done(_, revision) = answers[0] else { panic!("{answers:?}") };
     let done = |claim: &Claim| AdoptAnswer::Done(claim.mark.clone(), revision);
     assert_eq!(answers, claims.iter().map(done).collect::<Vec<_>>());
     let some_stale: Vec<_> =
-        [0, revision, revision].into_iter().zip(&claims).map(|(r, c)| adoption(c, r)).collect();
+        [0, revision, revision].into_iter().zip(&claims).map(|(r, c)| adoption(c, r, sid)).collect();
     let answers = claims::adopt_all(&kv, &some_stale).await;
     assert_eq!(answers[0], AdoptAnswer::LookAgain);
     assert!(answers[1..].iter().all(|answer| matches!(answer, AdoptAnswer::Done(..))), "{answers:?}");

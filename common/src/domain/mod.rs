@@ -1,5 +1,6 @@
 //! The domain's plain types, parsed at the edge; no I/O. The words are those of ARCHITECTURE.md.
 
+pub mod access;
 pub mod after;
 pub mod enabling;
 pub mod execution;

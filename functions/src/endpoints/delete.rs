@@ -8,6 +8,7 @@ use common::kv::{Compare, Kv, Op, Txn};
 use lambda_http::Request;
 use serde_json::{Value, json};
 
+use super::stored::deletion;
 use super::{CONFLICTS_MAX, after, job_name};
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
@@ -46,12 +47,7 @@ async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
             // The compare keeps a request that lingers in the network from deleting what is saved later.
             when: vec![Compare::unchanged(key.as_str(), stored.as_ref().map_or(0, |pair| pair.mod_revision))],
             // Of a job that is not there only the answer is kept: sent again, the request must not delete what was saved meanwhile.
-            then: stored
-                .iter()
-                .flat_map(|pair| {
-                    [Op::delete(pair.key.clone()), after::begin_anew(&name), Op::delete(keys::notify(&name))]
-                })
-                .collect(),
+            then: stored.iter().flat_map(|_job| deletion(&name)).collect(),
             otherwise: reads.clone(),
         };
         once.guard(kv, &mut txn, &answer).await?;

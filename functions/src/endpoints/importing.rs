@@ -8,14 +8,14 @@ use common::crontab::{Crontab, Entry, LABEL, Refused};
 use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::keys;
-use common::kv::{self, Compare, Kv, Op, OpReply, Pair, Span, Txn};
+use common::kv::{Compare, Kv, Op, OpReply, Pair, Span, Txn};
 use common::schedule::Language;
 use serde_json::{Map, Value, json};
 
-use super::after::{self, Before};
+use super::after::Before;
 use super::preview::fires;
 use super::save;
-use super::stored::Stored;
+use super::stored::{Stored, deletion};
 use super::{CONFLICTS_MAX, Pages, Warnings};
 use crate::http::{Refusal, Reply};
 use crate::idempotency::Once;
@@ -335,13 +335,6 @@ async fn put(
     Err(Refusal::new(Kind::Conflict, message))
 }
 
-/// What a delete of a job takes with it.
-fn gone_with(key: &kv::Key) -> Vec<Op> {
-    let name = key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok());
-    let of_it = name.map(|name| [after::begin_anew(&name), Op::delete(keys::notify(&name))]);
-    std::iter::once(Op::delete(key.clone())).chain(of_it.into_iter().flatten()).collect()
-}
-
 /// Deletes what vanished from the file, each only as it was looked at; leaves in `removals` what is gone.
 async fn remove(
     kv: &dyn Kv,
@@ -351,9 +344,10 @@ async fn remove(
 ) -> Result<(), Refusal> {
     let mut gone = Vec::new();
     for pair in std::mem::take(removals) {
+        let name = pair.key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok());
         let txn = Txn {
             when: vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)],
-            then: gone_with(&pair.key),
+            then: name.map_or_else(|| vec![Op::delete(pair.key.clone())], |name| deletion(&name).into()),
             otherwise: vec![Op::get(pair.key.clone())],
         };
         let written = store::write(kv, &txn, since, "the removal of what vanished", false).await?;

@@ -7,6 +7,7 @@ use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::{Compare, Kv, Op, OpReply, Pair, Txn};
 
+use super::after;
 use crate::http::Refusal;
 use crate::idempotency::Once;
 use crate::store;
@@ -65,6 +66,11 @@ impl Stored {
             Refusal::new(Kind::Conflict, message)
         })
     }
+}
+
+/// What goes when a job is deleted: it, the successes that it waits for, and what was told of it. Its mark stays (design P6).
+pub(super) fn deletion(name: &JobName) -> [Op; 3] {
+    [Op::delete(keys::job(name)), after::begin_anew(name), Op::delete(keys::notify(name))]
 }
 
 /// The fleet's settings as they are stored. What cannot be read is not guessed at: a job would fire at other times than its author was told.

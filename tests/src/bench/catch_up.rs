@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ::tests::fixtures::now_ms;
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use common::clock::{Stopwatch, sleep};
 use local_dev::native::provision::search;
 
@@ -20,6 +20,8 @@ const AWAY_SECONDS: usize = 120;
 const USUAL: Duration = Duration::from_secs(10);
 /// Caught up: no more waits than comes in this time.
 const SECONDS_BEHIND: f64 = 2.0;
+/// A worker with much to do answers by then.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// A store that has not caught up by then never will.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -97,12 +99,5 @@ pub(super) async fn measure(flags: &Flags) -> anyhow::Result<()> {
 /// A figure of the worker's.
 async fn figure(fleet: &Fleet, name: &str) -> anyhow::Result<f64> {
     let worker = fleet.workers.first().context("a worker was started")?;
-    for _ in 0..50 {
-        if let Some(value) = worker.metric(name).await? {
-            return Ok(value);
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-    ensure!(false, "the worker does not answer");
-    Ok(0.0)
+    wait_for("the worker's answer", ANSWER_LIMIT, async || worker.metric(name).await).await
 }

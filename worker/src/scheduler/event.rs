@@ -287,6 +287,25 @@ pub enum Event {
     KillAllRequested,
 }
 
+/// A first or a new mark to be put, with what it was decided from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Adoption {
+    /// The job.
+    pub job: JobName,
+    /// Its definition, compared.
+    pub job_revision: Revision,
+    /// Its mark; 0 = absent. Compared, unless its value is.
+    pub mark_revision: Revision,
+    /// Its mark's value, compared.
+    pub mark_value: Option<Vec<u8>>,
+    /// The fleet's settings, compared: the hash in the mark depends on them.
+    pub settings_revision: Revision,
+    /// The session, compared.
+    pub sid: Sid,
+    /// The mark to put.
+    pub mark: Mark,
+}
+
 /// What to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -297,22 +316,7 @@ pub enum Action {
     /// Write the open key of a run that has ended, ask for its next attempt, tell the jobs that wait for it; answer with [`Event::Closed`] once the store has answered.
     Close(Box<Close>),
     /// Put a first or a new mark; answer with [`Event::AdoptAnswered`].
-    Adopt {
-        /// The job.
-        job: JobName,
-        /// Its definition, compared.
-        job_revision: Revision,
-        /// Its mark; 0 = absent. Compared, unless its value is.
-        mark_revision: Revision,
-        /// Its mark's value, compared.
-        mark_value: Option<Vec<u8>>,
-        /// The fleet's settings, compared: the hash in the mark depends on them.
-        settings_revision: Revision,
-        /// The session, compared.
-        sid: Sid,
-        /// The mark to put.
-        mark: Mark,
-    },
+    Adopt(Adoption),
     /// Read marks; answer with [`Event::MarksRead`] or [`Event::MarksUnread`].
     ReadMarks {
         /// Of these slots.

@@ -40,8 +40,8 @@ pub use after::Follow;
 pub(crate) use after::TOLD_AT_ONCE;
 use concurrency::{Asked, older_than_newest, replaced_by};
 pub use event::{
-    Action, AdoptAnswer, Claim, ClaimAnswer, ClaimKind, Event, Holder, JobSeen, KillSeen, LockSeen, MarkSeen,
-    Members, MoveAnswer, Refusal, Report, Slots,
+    Action, AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Event, Holder, JobSeen, KillSeen, LockSeen,
+    MarkSeen, Members, MoveAnswer, Refusal, Report, Slots,
 };
 use job_state::{Definition, JobState, MarkView, Pending, Streak};
 pub use misfire::LATE_START_MAX_MS;
@@ -822,7 +822,7 @@ impl Scheduler {
             let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
             state.pending = Pending::Adopting;
-            out.push(Action::Adopt {
+            out.push(Action::Adopt(Adoption {
                 job: name.clone(),
                 job_revision,
                 mark_revision,
@@ -830,7 +830,7 @@ impl Scheduler {
                 settings_revision,
                 sid,
                 mark,
-            });
+            }));
             return None;
         };
         self.note_mark(name, &mark, now, out);

@@ -94,7 +94,7 @@ impl World {
                 let (slots, marks) = (Slots::All, self.marks.clone());
                 Some(Event::MarksRead { slots, marks, asked_at: at(self.now) })
             }
-            Action::Adopt { job, mark, .. } => {
+            Action::Adopt(Adoption { job, mark, .. }) => {
                 let revision = self.put_mark(job, mark.clone());
                 Some(Event::AdoptAnswered(job.clone(), AdoptAnswer::Done(mark.clone(), revision)))
             }

@@ -25,11 +25,11 @@ use super::mutants::{self, Mutant};
 use super::network::{CallId, Line, Reply};
 use super::world::{Host, What, World};
 use crate::batches::{Answered, Batch, Batches};
-use crate::claims::{ADOPTIONS_IN_FLIGHT, Adoption, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
+use crate::claims::{ADOPTIONS_IN_FLIGHT, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
 use crate::follow::News;
 use crate::scheduler::{
-    Action, AdoptAnswer, Claim, ClaimAnswer, Close, CloseAnswer, Event, Holder, LEAD_MAX_MS, LEAD_MIN_MS,
-    RequestClaim, Scheduler, Slots,
+    Action, AdoptAnswer, Adoption, Claim, ClaimAnswer, Close, CloseAnswer, Event, Holder, LEAD_MAX_MS,
+    LEAD_MIN_MS, RequestClaim, Scheduler, Slots,
 };
 use crate::seen::Seen;
 use crate::session::{self, Session};
@@ -1118,11 +1118,7 @@ impl World {
         let (now, era) = (self.now, self.hosts[worker].shell.era);
         let job = match action {
             Action::Claim(claim) => return self.hosts[worker].shell.claims.put(*claim),
-            Action::Adopt { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark } => {
-                let adoption =
-                    Adoption { job, job_revision, mark_revision, mark_value, settings_revision, sid, mark };
-                return self.hosts[worker].shell.adoptions.put(adoption);
-            }
+            Action::Adopt(adoption) => return self.hosts[worker].shell.adoptions.put(adoption),
             Action::ReadMarks { slots, serializable } => Job::ReadMarks { slots, serializable },
             Action::RetireMark { job, revision, mark } => Job::Retire { job, revision, mark },
             Action::Release { run_id, job, sid, lock_revision, unlocked, not_before } => {

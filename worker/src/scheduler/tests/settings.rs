@@ -30,7 +30,7 @@ fn a_change_fires_nothing_by_itself_and_counts_from_when_it_was_heard_of() {
     // By the new zone the hour before was full ten minutes ago: nobody's.
     world.set(&zone(KOLKATA));
     let adopts = |action: &Action| match action {
-        Action::Adopt { job, mark, settings_revision, .. } => {
+        Action::Adopt(Adoption { job, mark, settings_revision, .. }) => {
             Some((job.as_str().to_owned(), mark.base, *settings_revision))
         }
         _ => None,
