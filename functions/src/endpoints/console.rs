@@ -35,7 +35,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 21] = [
+static FILES: [File; 23] = [
     file!("", HTML, "index.html"),
     file!("app.js", SCRIPT, "app.js"),
     file!("core.js", SCRIPT, "core.js"),
@@ -54,8 +54,10 @@ static FILES: [File; 21] = [
     file!("record.js", SCRIPT, "record.js"),
     file!("run.js", SCRIPT, "run.js"),
     file!("running.js", SCRIPT, "running.js"),
+    file!("signin.js", SCRIPT, "signin.js"),
     file!("style.css", STYLE, "style.css"),
     file!("texts.js", SCRIPT, "texts.js"),
+    file!("tokens.js", SCRIPT, "tokens.js"),
     file!("workers.js", SCRIPT, "workers.js"),
 ];
 
