@@ -14,8 +14,11 @@ use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::schedule::Zone;
 use functions::ports;
+use local_dev::api_server::Door;
+use local_dev::listening::Rules;
 use local_dev::native::{guard, stack};
 use local_dev::stop::Stop;
+use local_dev::tls::Tls;
 use local_dev::{api_server, check_seed, crontabs, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
@@ -80,12 +83,8 @@ async fn check_seed(settings: &Settings, zone: &str) -> anyhow::Result<()> {
 
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
 async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result<()> {
-    if !settings.listen.ip().is_loopback() {
-        bail!(
-            "{}: this version has no authentication, and whoever reaches the API runs commands here: listen on 127.0.0.1",
-            settings.listen
-        );
-    }
+    let door = door(settings)?;
+    let rules = door.rules;
     let mut stop = Stop::listen()?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
@@ -122,9 +121,9 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         let options = Options::new(settings, identity, &dir, guard);
         workers.push((Worker::start(ports, options), dir));
     }
-    say_where(address, settings, &own.path);
+    say_where(address, settings, rules, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut serving = tokio::spawn(api_server::serve(listener, stores, async {
+    let mut serving = tokio::spawn(api_server::serve(listener, stores, door, async {
         let _asked_or_gone = stopped.await;
     }));
     tokio::select! {
@@ -135,6 +134,16 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
     let _already_gone = stop_serving.send(());
     end_workers(&mut workers, &mut stop).await?;
     serving.await.context("the API broke")?
+}
+
+/// By what rules the API is served, and with which certificate.
+fn door(settings: &Settings) -> anyhow::Result<Door> {
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key, SystemClock.now())?),
+        _ => None,
+    };
+    let rules = Rules::at(settings.listen, Some(false), tls.is_some(), settings.behind_proxy);
+    Ok(Door { rules: rules.map_err(anyhow::Error::msg)?, tls })
 }
 
 async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyhow::Result<()> {
@@ -174,13 +183,20 @@ fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Por
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command says to whoever typed it")]
-fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
+fn say_where(address: std::net::SocketAddr, settings: &Settings, rules: Rules, dir: &Path) {
     let store = |set: bool, real: &str| {
         if set { real.to_owned() } else { format!("the embedded store in {}", dir.display()) }
     };
-    println!("\nFleetcron is running: open http://{address}/ in a browser");
+    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
+    println!("\nFleetcron is running: open {scheme}://{address}/ in a browser");
     println!("jobs:    {}", store(settings.has_etcd(), "etcd (CRON_ETCD_ENDPOINTS)"));
     println!("records: {}", store(settings.has_mongodb(), "MongoDB (CRON_MONGODB_URI)"));
-    println!("workers: {} in this process. The API is open to every user of this machine.", settings.workers);
+    println!("workers: {} in this process", settings.workers);
+    if rules.credentials {
+        println!("callers: those with a token (CRON_AUTH=required)");
+    } else {
+        println!("callers: EVERYBODY on this machine, without a token, and they may run any command as you");
+        tracing::warn!(%address, "the API is open to every user and program of this machine: CRON_AUTH=required asks them for tokens");
+    }
     println!("Ctrl-C ends it; everything is kept.\n");
 }
