@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::api::errno::Kind;
 use common::clock;
 use functions::Ports;
+use functions::access::Gate;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
 use functions::invocation::Invocation;
 use http_body_util::{BodyExt as _, Full};
@@ -58,10 +59,12 @@ const NOT_OURS: &str = "this server is for its own machine, and the request name
 /// For so long, in seconds, browsers come by HTTPS alone: a year, renewed with every answer. Other hosts of the domain are none of our business.
 const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
-/// By what rules, and with which certificate, the API is served.
+/// By what rules, behind which gate, and with which certificate, the API is served.
 pub struct Door {
     /// How callers are treated.
     pub rules: Rules,
+    /// Says who they are, as the rules have it.
+    pub gate: Gate,
     /// `None` = plain HTTP.
     pub tls: Option<Tls>,
 }
@@ -213,31 +216,31 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
     let (mut parts, incoming) = request.into_parts();
-    let rules = &shared.door.rules;
+    let Door { rules, gate, .. } = &*shared.door;
     parts.extensions.insert(rules.caller(peer, &parts.headers));
     let path = parts.uri.path().to_owned();
     let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
     let invocation = Invocation::of_local(&request);
-    let mut response = sendable(invocation.observe(answer(&shared.ports, rules, request, incoming)).await);
+    let answered = async {
+        let (parts, _) = request.into_parts();
+        match clock::timeout(BODY_MAX, collect(incoming)).await {
+            Ok(Ok(Some(_))) if rules.own_names_only && !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
+            Ok(Ok(Some(bytes))) => {
+                let request = lambda_http::Request::from_parts(parts, body(bytes));
+                functions::handle_through(gate, &shared.ports, request).await
+            }
+            Ok(Ok(None)) => {
+                refuse(Kind::TooLarge, format!("the body is too large: shorten it to {BODY_BYTES_MAX} bytes"))
+            }
+            Ok(Err(error)) => refuse(Kind::BadRequest, format!("the body did not arrive whole: {error}")),
+            Err(elapsed) => refuse(Kind::BadRequest, format!("the body did not arrive in time: {elapsed}")),
+        }
+    };
+    let mut response = sendable(invocation.observe(answered).await);
     if rules.https_only {
         response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, HTTPS_ONLY);
     }
     Ok(response)
-}
-
-async fn answer(ports: &Ports, rules: &Rules, request: lambda_http::Request, incoming: Incoming) -> Response {
-    let (parts, _) = request.into_parts();
-    match clock::timeout(BODY_MAX, collect(incoming)).await {
-        Ok(Ok(Some(_))) if rules.own_names_only && !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
-        Ok(Ok(Some(bytes))) => {
-            functions::handle(ports, lambda_http::Request::from_parts(parts, body(bytes))).await
-        }
-        Ok(Ok(None)) => {
-            refuse(Kind::TooLarge, format!("the body is too large: shorten it to {BODY_BYTES_MAX} bytes"))
-        }
-        Ok(Err(error)) => refuse(Kind::BadRequest, format!("the body did not arrive whole: {error}")),
-        Err(elapsed) => refuse(Kind::BadRequest, format!("the body did not arrive in time: {elapsed}")),
-    }
 }
 
 /// Whether a request was sent to an address or name that only this machine can have. Any other name is somebody's own: whoever owns a domain
@@ -307,7 +310,7 @@ mod tests {
 
     impl Server {
         async fn start() -> Self {
-            Self::behind(Door { rules: rules(None, false, false), tls: None }).await
+            Self::behind(Door { rules: rules(None, false, false), gate: Gate::open(), tls: None }).await
         }
 
         async fn behind(door: Door) -> Self {
@@ -400,7 +403,9 @@ mod tests {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} at {host:?}: {answer}");
             assert!(status == 200 || answer.contains("names another host"), "{answer}");
         }
-        let proxied = Server::behind(Door { rules: rules(Some(true), false, true), tls: None }).await;
+        let proxied =
+            Server::behind(Door { rules: rules(Some(true), false, true), gate: Gate::open(), tls: None })
+                .await;
         let answer = proxied.talk("GET / HTTP/1.1\r\nHost: cron.example\r\nConnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let hostless = server.talk("GET /job/list HTTP/1.0\r\n\r\n").await;
@@ -456,7 +461,7 @@ mod tests {
         let (tls, client) = crate::tls::tests::pair(dir.path());
         let mut rules = rules(None, true, false);
         rules.https_only = true;
-        let server = Server::behind(Door { rules, tls: Some(tls) }).await;
+        let server = Server::behind(Door { rules, gate: Gate::open(), tls: Some(tls) }).await;
         let request = "GET /job/list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let stream = TcpStream::connect(server.address).await.unwrap();
         let mut stream = client.connect("localhost".try_into().unwrap(), stream).await.unwrap();
@@ -479,7 +484,7 @@ mod tests {
     async fn one_address_does_not_take_all_connections() {
         let mut rules = rules(None, false, false);
         rules.callers_apart = true;
-        let server = Server::behind(Door { rules, tls: None }).await;
+        let server = Server::behind(Door { rules, gate: Gate::open(), tls: None }).await;
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS_EACH_MAX {
             held.push(TcpStream::connect(server.address).await.unwrap());
