@@ -6,13 +6,15 @@ use std::time::Duration;
 use common::api::envelope::{Envelope, Next};
 use common::api::errno::Kind;
 use common::clock;
+use common::domain::access::Principal;
+use common::domain::job::JobName;
 use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::{caller, idempotency};
+use crate::{access, caller, idempotency};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -71,12 +73,17 @@ impl Refusal {
     }
 }
 
-/// Serves a request to a route that answers in the envelope: checks the method and where it comes from, bounds the time, renders what `work` answers.
+/// Serves a request to a route that answers in the envelope: checks that the gate has let its caller in, the method and where it comes from, bounds the time, renders what `work` answers.
 pub(crate) async fn answer<F, Work>(methods: &[&str], request: Request, work: Work) -> Response
 where
     F: Future<Output = Result<Reply, Refusal>>,
     Work: FnOnce(Call) -> F,
 {
+    if request.extensions().get::<Principal>().is_none() {
+        // The gate was not asked.
+        let Refusal { kind, message } = access::nobody();
+        return refuse(kind, message);
+    }
     if let Some(refused) = wrong_method(methods, request.method()) {
         return refused;
     }
@@ -221,6 +228,7 @@ pub(crate) struct Call {
     query: String,
     headers: HeaderMap,
     caller: Option<String>,
+    principal: Principal,
     body: Vec<u8>,
 }
 
@@ -239,6 +247,7 @@ impl Call {
             query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
             caller: caller::of(&request),
+            principal: access::principal(&request),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -335,6 +344,16 @@ impl Call {
     /// Who sends it, in words; `None` = nothing is known.
     pub(crate) fn caller(&self) -> Option<&str> {
         self.caller.as_deref()
+    }
+
+    /// Who sends it, as the gate knows it.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Refuses a job that the caller may not touch, or see: before the store is asked, so that the answer does not tell whether it is there.
+    pub(crate) fn reach(&self, job: &JobName) -> Result<(), Refusal> {
+        access::reach(&self.principal, job)
     }
 
     /// The headers.

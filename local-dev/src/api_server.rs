@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::api::errno::Kind;
 use common::clock;
 use functions::Ports;
+use functions::access::Gate;
 use functions::caller::Peer;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
 use functions::invocation::Invocation;
@@ -48,12 +49,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const NOT_OURS: &str = "this server is for its own machine, and the request names another host: open it as http://localhost or \
                         http://127.0.0.1, with its port; a proxy in front of it has to send that as Host, too";
 
-/// Serves all routes on `listener` until `shutdown` is done; then lets the requests that are being served end.
+/// Serves all routes on `listener`, behind `gate`, until `shutdown` is done; then lets the requests that are being served end.
 ///
 /// # Errors
 /// When the listener has no address: it is not one.
 pub async fn serve(
     listener: TcpListener,
+    gate: Gate,
     ports: Ports,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -61,6 +63,7 @@ pub async fn serve(
     let (stop, stopping) = watch::channel(false);
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let served = Arc::new((gate, ports));
     tokio::pin!(shutdown);
     loop {
         // The ended ones are reaped here, so that the set stays as small as the semaphore.
@@ -70,9 +73,9 @@ pub async fn serve(
             accepted = accept(&listener, &free) => accepted,
         };
         let Some((stream, permit)) = accepted else { continue };
-        let (ports, stopping) = (ports.clone(), stopping.clone());
+        let (served, stopping) = (Arc::clone(&served), stopping.clone());
         connections.spawn(async move {
-            connection(stream, ports, stopping).await;
+            connection(stream, &served, stopping).await;
             drop(permit);
         });
     }
@@ -101,13 +104,13 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, ports: Ports, stopping: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, served: &(Gate, Ports), stopping: watch::Receiver<bool>) {
     // An answer is one small write; waiting for more to send with it only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection without TCP_NODELAY");
     }
     let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
-    let service = service_fn(|request| respond(&ports, peer, request));
+    let service = service_fn(|request| respond(served, peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
@@ -144,7 +147,7 @@ where
 }
 
 async fn respond(
-    ports: &Ports,
+    served: &(Gate, Ports),
     peer: Option<Peer>,
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
@@ -155,15 +158,19 @@ async fn respond(
     let path = parts.uri.path().to_owned();
     let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
     let invocation = Invocation::of_local(&request);
-    Ok(sendable(invocation.observe(answer(ports, request, incoming)).await))
+    Ok(sendable(invocation.observe(answer(served, request, incoming)).await))
 }
 
-async fn answer(ports: &Ports, request: lambda_http::Request, incoming: Incoming) -> Response {
+async fn answer(
+    (gate, ports): &(Gate, Ports),
+    request: lambda_http::Request,
+    incoming: Incoming,
+) -> Response {
     let (parts, _) = request.into_parts();
     match clock::timeout(BODY_MAX, collect(incoming)).await {
         Ok(Ok(Some(_))) if !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
         Ok(Ok(Some(bytes))) => {
-            functions::handle(ports, lambda_http::Request::from_parts(parts, body(bytes))).await
+            functions::handle_through(gate, ports, lambda_http::Request::from_parts(parts, body(bytes))).await
         }
         Ok(Ok(None)) => {
             refuse(Kind::TooLarge, format!("the body is too large: shorten it to {BODY_BYTES_MAX} bytes"))
@@ -248,7 +255,7 @@ mod tests {
             };
             let (stop, stopped) = oneshot::channel();
             let address = listener.local_addr().unwrap();
-            let served = tokio::spawn(serve(listener, ports, async {
+            let served = tokio::spawn(serve(listener, Gate::open(), ports, async {
                 let _told_or_dropped = stopped.await;
             }));
             Self { address, stop, served }

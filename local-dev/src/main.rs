@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use common::clock::{self, Clock as _, SystemClock};
-use common::config::{self, Settings};
+use common::config::{self, Auth, Settings};
 use common::kv::Kv;
 use common::kv::embedded::EmbeddedKv;
 use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::schedule::Zone;
-use functions::ports;
+use common::stores;
+use functions::access::{Gate, command};
+use functions::ports::{self, STORE_CALL_MAX};
 use local_dev::native::{guard, stack};
 use local_dev::stop::Stop;
 use local_dev::{api_server, check_seed, crontabs, samples};
@@ -63,8 +65,13 @@ async fn run(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result
         ["stack"] => stack::run(settings).await,
         ["check-seed"] => check_seed(settings, "UTC").await,
         ["check-seed", zone] => check_seed(settings, zone).await,
+        ["token", words @ ..] => token(settings, words).await,
         words => {
-            bail!("{:?} is no command: leave it out, or say `stack` or `check-seed [ZONE]`", words.join(" "))
+            bail!(
+                "{:?} is no command: leave it out, or say `stack`, `check-seed [ZONE]` or `{}`",
+                words.join(" "),
+                command::USAGE
+            )
         }
     }
 }
@@ -73,9 +80,39 @@ async fn run(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 async fn check_seed(settings: &Settings, zone: &str) -> anyhow::Result<()> {
     let zone = Zone::parse(zone).map_err(|why| anyhow::anyhow!("{zone:?} {why}"))?;
-    let kv = ports::kv(settings).map_err(anyhow::Error::msg)?;
+    let kv = stores::kv(settings, STORE_CALL_MAX).map_err(anyhow::Error::msg)?;
     print!("{}", check_seed::run(kv.as_ref(), &zone, SystemClock.now()).await?);
     Ok(())
+}
+
+/// Makes, lists and revokes tokens where they are stored, which is what the store's own credentials are good for.
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+async fn token(settings: &Settings, words: &[&str]) -> anyhow::Result<()> {
+    let said = if settings.has_etcd() {
+        let kv = stores::kv(settings, STORE_CALL_MAX).map_err(anyhow::Error::msg)?;
+        command::command(&*kv, &SystemClock, words).await
+    } else {
+        let own = open_dir(settings)?;
+        let kv =
+            EmbeddedKv::open(&own.path).with_context(|| format!("the store in {}", own.path.display()))?;
+        command::command(&kv, &SystemClock, words).await
+    };
+    println!("{}", said.map_err(anyhow::Error::msg)?);
+    Ok(())
+}
+
+/// The directory of local-dev, which is its own as long as this is held.
+fn open_dir(settings: &Settings) -> anyhow::Result<DataDir> {
+    let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from(".fleetcron"));
+    match DataDir::open(Some(&dir)) {
+        Err(data_dir::Error::InUse(dir)) => {
+            bail!(
+                "another local-dev is using {}: end it, or set CRON_DATA_DIR to another directory",
+                dir.display()
+            )
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
@@ -94,16 +131,7 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         )
     })?;
     let address = listener.local_addr().context("no address")?;
-    let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from(".fleetcron"));
-    let own = match DataDir::open(Some(&dir)) {
-        Err(data_dir::Error::InUse(dir)) => {
-            bail!(
-                "another local-dev is using {}: end it, or set CRON_DATA_DIR to another directory",
-                dir.display()
-            )
-        }
-        opened => opened?,
-    };
+    let own = open_dir(settings)?;
     let stores = open_stores(settings, &own.path)?;
     if !settings.has_etcd() {
         samples::make_once(stores.kv.as_ref(), &own.path).await?;
@@ -122,9 +150,14 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         let options = Options::new(settings, identity, &dir, guard);
         workers.push((Worker::start(ports, options), dir));
     }
+    let gate = match settings.auth {
+        // Only this machine's users come near: see above.
+        Some(Auth::Open) | None => Gate::open(),
+        Some(Auth::Required) => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
+    };
     say_where(address, settings, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut serving = tokio::spawn(api_server::serve(listener, stores, async {
+    let mut serving = tokio::spawn(api_server::serve(listener, gate, stores, async {
         let _asked_or_gone = stopped.await;
     }));
     tokio::select! {
@@ -161,7 +194,7 @@ async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyh
 
 fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Ports> {
     let kv: Arc<dyn Kv> = match settings.has_etcd() {
-        true => ports::kv(settings).map_err(anyhow::Error::msg)?,
+        true => stores::kv(settings, STORE_CALL_MAX).map_err(anyhow::Error::msg)?,
         false => Arc::new(EmbeddedKv::open(dir).with_context(|| format!("the store in {}", dir.display()))?),
     };
     let run_log: Arc<dyn RunLog> = match settings.has_mongodb() {
@@ -181,6 +214,16 @@ fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
     println!("\nFleetcron is running: open http://{address}/ in a browser");
     println!("jobs:    {}", store(settings.has_etcd(), "etcd (CRON_ETCD_ENDPOINTS)"));
     println!("records: {}", store(settings.has_mongodb(), "MongoDB (CRON_MONGODB_URI)"));
-    println!("workers: {} in this process. The API is open to every user of this machine.", settings.workers);
+    println!("workers: {} in this process", settings.workers);
+    match settings.auth {
+        Some(Auth::Required) => {
+            println!("every call needs a token: local-dev token create NAME ROLE makes one")
+        }
+        Some(Auth::Open) | None => {
+            println!(
+                "THE API IS OPEN: every user of this machine may run commands here (CRON_AUTH=required asks for tokens)"
+            );
+        }
+    }
     println!("Ctrl-C ends it; everything is kept.\n");
 }

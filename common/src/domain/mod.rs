@@ -20,4 +20,5 @@ pub mod retry;
 pub mod run;
 pub mod settings;
 pub mod stored;
+pub mod token;
 pub mod worker;
