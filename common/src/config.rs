@@ -48,7 +48,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 34] = [
+const VARIABLES: [Variable; 37] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -260,6 +260,37 @@ const VARIABLES: [Variable; 34] = [
         name: "CRON_LISTEN",
         help: "where local-dev serves the API and the console (default 127.0.0.1:8070)",
         set: |s, v| parsed(&mut s.listen, v, "an address like 127.0.0.1:8070"),
+        secret: None,
+    },
+    Variable {
+        name: "CRON_TLS_CERT",
+        help: "PEM file of local-dev's certificate and those that lead to its CA; it then serves HTTPS alone, and follows the file",
+        set: |s, v| {
+            s.tls_cert = Some(PathBuf::from(v));
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_TLS_KEY",
+        help: "PEM file of that certificate's key",
+        set: |s, v| {
+            s.tls_key = Some(PathBuf::from(v));
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_BEHIND_PROXY",
+        help: "1: whoever reaches local-dev comes through a proxy, which does TLS and ends X-Forwarded-For with its caller's address (default 0)",
+        set: |s, v| {
+            s.behind_proxy = match v {
+                "0" => false,
+                "1" => true,
+                _ => return Err(format!("{v:?} is neither 1 nor 0")),
+            };
+            Ok(())
+        },
         secret: None,
     },
     Variable {
@@ -548,6 +579,12 @@ pub struct Settings {
     pub channels: Option<Arc<Channels>>,
     /// See `CRON_LISTEN`.
     pub listen: SocketAddr,
+    /// See `CRON_TLS_CERT`; set when and only when the key is.
+    pub tls_cert: Option<PathBuf>,
+    /// See `CRON_TLS_KEY`.
+    pub tls_key: Option<PathBuf>,
+    /// See `CRON_BEHIND_PROXY`.
+    pub behind_proxy: bool,
     /// See `CRON_WORKERS`.
     pub workers: usize,
     /// See `CRON_CRONTAB`.
@@ -586,6 +623,9 @@ impl Default for Settings {
             spool_bytes_max: None,
             channels: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
+            tls_cert: None,
+            tls_key: None,
+            behind_proxy: false,
             workers: 1,
             crontabs: Vec::new(),
             auth: None,
@@ -900,6 +940,9 @@ pub fn parse(
                 .to_owned(),
         );
     }
+    if settings.tls_cert.is_some() != settings.tls_key.is_some() {
+        faults.push("CRON_TLS_CERT and CRON_TLS_KEY go together: set both or none".to_owned());
+    }
     match faults.is_empty() {
         true if check_only => Ok(Invocation::CheckConfig),
         true => Ok(Invocation::Run(Box::new(settings))),
@@ -1111,6 +1154,8 @@ mod tests {
             &[
                 ("CRON_SESSION_TTL_SECONDS", "1"),
                 ("CRON_LISTEN", "here"),
+                ("CRON_TLS_CERT", "c.pem"),
+                ("CRON_BEHIND_PROXY", "yes"),
                 ("CRON_ETCD_CERT", "c.pem"),
                 ("CRON_SHELL", "sh"),
                 ("CRON_USERS", "deploy, a:b"),
@@ -1122,6 +1167,8 @@ mod tests {
             "CRON_SESSION_TTL_SECONDS",
             "from 2 to 600",
             "CRON_LISTEN",
+            "CRON_TLS_CERT and CRON_TLS_KEY go together",
+            "CRON_BEHIND_PROXY: \"yes\" is neither 1 nor 0",
             "CRON_ETCD_KEY",
             "CRON_SHELL: \"sh\" is not an absolute path",
             "CRON_USERS: \"a:b\"",

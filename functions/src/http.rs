@@ -9,12 +9,12 @@ use common::clock;
 use common::domain::access::Principal;
 use common::domain::job::JobName;
 use common::shortened::shortened;
-use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use lambda_http::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::{access, caller, idempotency};
+use crate::{access, caller, idempotency, other_site};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -153,17 +153,14 @@ pub(crate) fn wrong_method(methods: &[&str], method: &Method) -> Option<Response
     Some(response)
 }
 
-/// 403 for what a page of another site sends. A form may be posted from any page to any address, also to one that only this browser reaches;
-/// without this, opening a web page could save a job, which is to run a command on the fleet. Only browsers send the header, and no page can
-/// change it; what has none (curl, the seed's page behind an old proxy) is not such a page.
+/// 403 for what a page of another site sends.
 fn other_site(headers: &HeaderMap) -> Option<Response> {
-    let site = headers.get_all("sec-fetch-site").iter();
-    let foreign = site.map(HeaderValue::as_bytes).any(|site| site.eq_ignore_ascii_case(b"cross-site"));
-    foreign.then(|| {
-        let message = "this request comes from a page of another site (Sec-Fetch-Site: cross-site), and such a page may change \
-                       nothing here: send it from a page that is served from this address, or without a browser";
-        refuse(Kind::Forbidden, message)
-    })
+    let evidence = other_site::evidence(headers)?;
+    let message = format!(
+        "this request comes from a page of another site ({evidence}), and such a page may change nothing here: send it from a page \
+         that is served from this address, or without a browser"
+    );
+    Some(refuse(Kind::Forbidden, message))
 }
 
 /// A failure in the envelope, with the status of its kind.
@@ -176,13 +173,7 @@ pub fn refuse(kind: Kind, message: impl Into<String>) -> Response {
 }
 
 fn render(status: StatusCode, errno: i32, body: String) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "application/json"),
-        // What is asked for changes every second; a cached answer is a wrong one.
-        (CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
-    ];
-    let mut response = with_headers(status, &headers, body);
+    let mut response = with_headers(status, &[(CONTENT_TYPE, "application/json")], body);
     response.extensions_mut().insert(Errno(errno));
     response
 }

@@ -1,11 +1,13 @@
 //! The HTTP API: the table of routes, the handlers, and what serves one of them as a Lambda function.
 
 pub mod access;
+mod answer_headers;
 pub mod caller;
 pub mod endpoints;
 pub mod http;
 mod idempotency;
 pub mod invocation;
+mod other_site;
 pub mod ports;
 mod store;
 

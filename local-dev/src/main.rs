@@ -16,8 +16,11 @@ use common::schedule::Zone;
 use common::stores;
 use functions::access::{Gate, command};
 use functions::ports::{self, STORE_CALL_MAX};
+use local_dev::api_server::Door;
+use local_dev::listening::Rules;
 use local_dev::native::{guard, stack};
 use local_dev::stop::Stop;
+use local_dev::tls::Tls;
 use local_dev::{api_server, check_seed, crontabs, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
@@ -117,12 +120,7 @@ fn open_dir(settings: &Settings) -> anyhow::Result<DataDir> {
 
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
 async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result<()> {
-    if !settings.listen.ip().is_loopback() {
-        bail!(
-            "{}: this version has no authentication, and whoever reaches the API runs commands here: listen on 127.0.0.1",
-            settings.listen
-        );
-    }
+    let (rules, tls) = rules(settings)?;
     let mut stop = Stop::listen()?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
@@ -150,14 +148,14 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         let options = Options::new(settings, identity, &dir, guard);
         workers.push((Worker::start(ports, options), dir));
     }
-    let gate = match settings.auth {
-        // Only this machine's users come near: see above.
-        Some(Auth::Open) | None => Gate::open(),
-        Some(Auth::Required) => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
+    let gate = match rules.credentials {
+        true => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
+        false => Gate::open(),
     };
-    say_where(address, settings, &own.path);
+    let door = Door { gate, rules, tls };
+    say_where(address, settings, rules, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut serving = tokio::spawn(api_server::serve(listener, gate, stores, async {
+    let mut serving = tokio::spawn(api_server::serve(listener, stores, door, async {
         let _asked_or_gone = stopped.await;
     }));
     tokio::select! {
@@ -168,6 +166,17 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
     let _already_gone = stop_serving.send(());
     end_workers(&mut workers, &mut stop).await?;
     serving.await.context("the API broke")?
+}
+
+/// By what rules the API is served, and with which certificate.
+fn rules(settings: &Settings) -> anyhow::Result<(Rules, Option<Tls>)> {
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key, SystemClock.now())?),
+        _ => None,
+    };
+    let credentials = settings.auth.map(|auth| auth == Auth::Required);
+    let rules = Rules::at(settings.listen, credentials, tls.is_some(), settings.behind_proxy);
+    Ok((rules.map_err(anyhow::Error::msg)?, tls))
 }
 
 async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyhow::Result<()> {
@@ -207,23 +216,22 @@ fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Por
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command says to whoever typed it")]
-fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
+fn say_where(address: std::net::SocketAddr, settings: &Settings, rules: Rules, dir: &Path) {
     let store = |set: bool, real: &str| {
         if set { real.to_owned() } else { format!("the embedded store in {}", dir.display()) }
     };
-    println!("\nFleetcron is running: open http://{address}/ in a browser");
+    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
+    println!("\nFleetcron is running: open {scheme}://{address}/ in a browser");
     println!("jobs:    {}", store(settings.has_etcd(), "etcd (CRON_ETCD_ENDPOINTS)"));
     println!("records: {}", store(settings.has_mongodb(), "MongoDB (CRON_MONGODB_URI)"));
     println!("workers: {} in this process", settings.workers);
-    match settings.auth {
-        Some(Auth::Required) => {
-            println!("every call needs a token: local-dev token create NAME ROLE makes one")
-        }
-        Some(Auth::Open) | None => {
-            println!(
-                "THE API IS OPEN: every user of this machine may run commands here (CRON_AUTH=required asks for tokens)"
-            );
-        }
+    if rules.credentials {
+        println!(
+            "callers: those with a token (CRON_AUTH=required); `local-dev token create NAME ROLE` makes one"
+        );
+    } else {
+        println!("callers: EVERYBODY on this machine, without a token, and they may run any command as you");
+        tracing::warn!(%address, "the API is open to every user and program of this machine: CRON_AUTH=required asks them for tokens");
     }
     println!("Ctrl-C ends it; everything is kept.\n");
 }
