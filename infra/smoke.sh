@@ -1,11 +1,10 @@
 #!/bin/bash
 # Tries a deployment: saves a harmless job, waits for the record of a run with its output, and deletes the job.
 #
-#   infra/smoke.sh [--timeout SECONDS] [--region REGION] URL
+#   infra/smoke.sh [--timeout SECONDS] URL
 #
-# URL is where the API is. One on execute-api.*.amazonaws.com is called with signatures (SigV4): credentials are taken from
-# AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; with --region any other address is, too.
-# `aws configure export-credentials --format env` prints them.
+# URL is where the API is. The token that it is called with is taken from FLEETCRON_TOKEN: one with the role editor, whose prefix, if it
+# has one, "smoke-" begins with. Without that variable calls have no token, as a local-dev that is open wants it.
 #
 # Exit code: 0 = a job was saved, run and read back; 1 = the deployment does not do that, and the last line says what is
 # wrong; 2 = this script was called wrongly, or misses a tool. The job is deleted in every case, also on Ctrl-C.
@@ -13,18 +12,17 @@ set -uo pipefail
 
 wrong_call() {
     echo "smoke: $*" >&2
-    echo "usage: infra/smoke.sh [--timeout SECONDS] [--region REGION] URL" >&2
+    echo "usage: infra/smoke.sh [--timeout SECONDS] URL" >&2
     exit 2
 }
 
 timeout=60
-region=
 url=
 while [ "$#" -gt 0 ]; do
     case $1 in
-    --timeout | --region)
+    --timeout)
         [ "$#" -ge 2 ] || wrong_call "$1 wants a value"
-        [ "$1" = --timeout ] && timeout=$2 || region=$2
+        timeout=$2
         shift 2
         ;;
     -*) wrong_call "$1 is no option" ;;
@@ -39,8 +37,11 @@ done
 [[ $timeout =~ ^[1-9][0-9]{0,4}$ ]] || wrong_call "--timeout $timeout is no number of seconds"
 command -v curl >/dev/null || wrong_call "curl is not here"
 
-if [[ -z $region && $url =~ \.execute-api\.([a-z0-9-]+)\.amazonaws\.com ]]; then
-    region=${BASH_REMATCH[1]}
+token=${FLEETCRON_TOKEN:-}
+unset FLEETCRON_TOKEN
+[[ -z $token || $token =~ ^[A-Za-z0-9._~+/=-]+$ ]] || wrong_call "FLEETCRON_TOKEN is no token"
+if [[ -z $token && $url == https://*.execute-api.*.amazonaws.com* ]]; then
+    wrong_call "calls to $url need a token: set FLEETCRON_TOKEN"
 fi
 
 work=$(mktemp -d) || wrong_call "no temporary directory"
@@ -51,26 +52,14 @@ saved=
 # The name is in the output, so that nobody else's record passes for ours.
 job='{"name":"'$name'","command":"echo '$said'","cronExpr":"* * * * * * *"}'
 
-# The options that sign a call. They go through a file: what stands on a command line is seen by everybody on the machine.
-signing=()
-if [ -n "$region" ]; then
-    if [ -z "${AWS_ACCESS_KEY_ID:-}" ] || [ -z "${AWS_SECRET_ACCESS_KEY:-}" ]; then
-        rm -rf "$work"
-        wrong_call "calls to $url are signed: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    fi
-    curl --help all 2>/dev/null | grep -q -- --aws-sigv4 || {
-        rm -rf "$work"
-        wrong_call "this curl cannot sign (--aws-sigv4): it must be 7.75 or later"
-    }
+# The header with the token goes through a file: what stands on a command line is seen by everybody on the machine.
+authorization=()
+if [ -n "$token" ]; then
     (
         umask 077
-        {
-            echo "aws-sigv4 = \"aws:amz:$region:execute-api\""
-            echo "user = \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\""
-            [ -z "${AWS_SESSION_TOKEN:-}" ] || echo "header = \"x-amz-security-token: $AWS_SESSION_TOKEN\""
-        } >"$work/signing"
+        echo "header = \"Authorization: Bearer $token\"" >"$work/authorization"
     )
-    signing=(--config "$work/signing")
+    authorization=(--config "$work/authorization")
 fi
 
 # Calls the API: the answer goes to $work/answer, its status to $status (000: there was none, $curl_code is why).
@@ -79,7 +68,7 @@ call() {
     shift
     : >"$work/answer"
     status=$(curl --silent --show-error --max-time 20 --output "$work/answer" --write-out '%{http_code}' \
-        ${signing[@]+"${signing[@]}"} "$@" "$url$path" 2>"$work/trouble")
+        ${authorization[@]+"${authorization[@]}"} "$@" "$url$path" 2>"$work/trouble")
     curl_code=$?
 }
 
@@ -94,7 +83,8 @@ fail() {
 explain() {
     case $status in
     000) echo "$url does not answer: $(cat "$work/trouble")" ;;
-    403) echo "403: the gateway does not take this caller (signature, credentials, or the policies of the template): $(answer)" ;;
+    401) echo "401: the token in FLEETCRON_TOKEN is not known, not any more, or not given: $(answer)" ;;
+    403) echo "403: the token may not do this (it needs the role editor, and names that begin with smoke-): $(answer)" ;;
     404) echo "404: this is not Fleetcron's API, or the address has a path too much: $(answer)" ;;
     429) echo "429: the gateway throttles, see ThrottlingRate: $(answer)" ;;
     500 | 502 | 504) echo "$status: the function failed or took too long, its log says more: $(answer)" ;;
@@ -126,7 +116,7 @@ saved=yes
 call /job/save --header 'content-type: application/json' --data "$job"
 if [ "$status" != 200 ]; then
     case $status in
-    403 | 404 | 429) saved= ;; # refused before any function saw it
+    401 | 403 | 404 | 429) saved= ;; # refused before anything was done
     # No connection was made (name, proxy, port, TLS). After any other trouble the call may have arrived.
     000) case $curl_code in 5 | 6 | 7 | 35 | 60) saved= ;; esac ;;
     esac
@@ -136,7 +126,6 @@ grep -q '"errno":0' "$work/answer" || fail "saving: this is no answer of Fleetcr
 echo "smoke: saved $name"
 
 while :; do
-    # In the order of the alphabet: older versions of curl sign the parameters as they stand, and AWS sorts them.
     call "/job/log?limit=1&name=$name&status=succeeded"
     [ "$status" = 200 ] || fail "reading the log: $(explain)"
     # The answer to a job without a run is an empty list.

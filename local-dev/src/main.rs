@@ -14,7 +14,7 @@ use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::schedule::Zone;
 use common::stores;
-use functions::access::Gate;
+use functions::access::{Gate, command};
 use functions::ports::{self, STORE_CALL_MAX};
 use local_dev::api_server::Door;
 use local_dev::listening::Rules;
@@ -68,8 +68,13 @@ async fn run(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result
         ["stack"] => stack::run(settings).await,
         ["check-seed"] => check_seed(settings, "UTC").await,
         ["check-seed", zone] => check_seed(settings, zone).await,
+        ["token", words @ ..] => token(settings, words).await,
         words => {
-            bail!("{:?} is no command: leave it out, or say `stack` or `check-seed [ZONE]`", words.join(" "))
+            bail!(
+                "{:?} is no command: leave it out, or say `stack`, `check-seed [ZONE]` or `{}`",
+                words.join(" "),
+                command::USAGE
+            )
         }
     }
 }
@@ -83,6 +88,36 @@ async fn check_seed(settings: &Settings, zone: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes, lists and revokes tokens where they are stored, which is what the store's own credentials are good for.
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+async fn token(settings: &Settings, words: &[&str]) -> anyhow::Result<()> {
+    let said = if settings.has_etcd() {
+        let kv = stores::kv(settings, STORE_CALL_MAX).map_err(anyhow::Error::msg)?;
+        command::command(&*kv, &SystemClock, words).await
+    } else {
+        let own = open_dir(settings)?;
+        let kv =
+            EmbeddedKv::open(&own.path).with_context(|| format!("the store in {}", own.path.display()))?;
+        command::command(&kv, &SystemClock, words).await
+    };
+    println!("{}", said.map_err(anyhow::Error::msg)?);
+    Ok(())
+}
+
+/// The directory of local-dev, which is its own as long as this is held.
+fn open_dir(settings: &Settings) -> anyhow::Result<DataDir> {
+    let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from(".fleetcron"));
+    match DataDir::open(Some(&dir)) {
+        Err(data_dir::Error::InUse(dir)) => {
+            bail!(
+                "another local-dev is using {}: end it, or set CRON_DATA_DIR to another directory",
+                dir.display()
+            )
+        }
+        opened => Ok(opened?),
+    }
+}
+
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
 async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result<()> {
     let (rules, tls) = rules(settings)?;
@@ -94,16 +129,7 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         )
     })?;
     let address = listener.local_addr().context("no address")?;
-    let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from(".fleetcron"));
-    let own = match DataDir::open(Some(&dir)) {
-        Err(data_dir::Error::InUse(dir)) => {
-            bail!(
-                "another local-dev is using {}: end it, or set CRON_DATA_DIR to another directory",
-                dir.display()
-            )
-        }
-        opened => opened?,
-    };
+    let own = open_dir(settings)?;
     let stores = open_stores(settings, &own.path)?;
     if !settings.has_etcd() {
         samples::make_once(stores.kv.as_ref(), &own.path).await?;

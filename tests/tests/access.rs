@@ -110,7 +110,7 @@ impl Stage {
             let name = format!("{prefix}a");
             stage.put(keys::job(&JobName::parse(&name).unwrap()), job(&name).to_string()).await;
             let open = json!({"v": 1, "runs": [{"runId": format!("run-{prefix}"), "job": name, "planTime": NOW, "scheduleTime": NOW,
-                "attempt": 1, "trigger": "schedule"}]});
+                "attempt": 1, "worker": "w1", "command": "true", "trigger": "schedule"}]});
             stage.put(format!("{}{:x}/{n:016x}", keys::RUNS, n + 1), open.to_string()).await;
             let record = json!({
                 "_id": format!("{name}/1/1"), "jobName": name, "command": "true", "err": "", "output": "said",

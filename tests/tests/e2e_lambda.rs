@@ -1,15 +1,21 @@
 //! The functions as Lambda runs them: real processes on a Runtime API and real stores.
 
+use std::process::Command;
+
+use common::clock::{Clock as _, SystemClock};
 use common::config::EtcdSettings;
+use common::domain::access::Role;
 use common::domain::record::Record;
+use common::domain::token::{Grant, Secret, Token};
+use common::keys;
 use common::kv::etcd::EtcdKv;
-use common::kv::{Kv as _, Range};
+use common::kv::{Kv as _, Op, Range, Txn};
 use common::run_log::RunLog as _;
 use common::run_log::mongo::MongoRunLog;
 use functions::http::{HANDLER_MAX, LAMBDA_BYTES_MAX};
 use local_dev::native::process::Process;
 use serde_json::{Value, json};
-use tests::fixtures::{Fleet, SOON, Store, TestDir, site, wait_for};
+use tests::fixtures::{Fleet, SOON, Store, TestDir, program, site, wait_for};
 use tests::runtime_api::{Answer, RuntimeApi, event, start_function};
 
 /// One function, in processes with one log.
@@ -153,6 +159,59 @@ async fn the_level_is_lambdas_and_the_id_survives_it() {
     let served = Served::start("list", 1, &filter).await;
     served.get("/job/list").await;
     assert_eq!(served.requests().len(), 1, "RUST_LOG says more, so it wins");
+}
+
+// ---- who may call ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_asks_for_a_token_and_a_revoked_one_is_none() {
+    let Some(etcd) = Store::etcd("lambda-token", &[]).await else { return };
+    let url = etcd.server.url();
+    let stored = EtcdKv::new(
+        &EtcdSettings { endpoints: Some(vec![url.clone()]), ..EtcdSettings::default() },
+        functions::ports::STORE_CALL_MAX,
+    );
+    let stored = stored.unwrap();
+    let secret = Secret::random().unwrap();
+    let grant = Grant { name: "ci".to_owned(), role: Role::Viewer, prefix: String::new(), expires_at: None };
+    let token = Token::new(&secret, grant, "a test".to_owned(), SystemClock.now());
+    let put = Txn { then: vec![Op::put(keys::token(secret.id()), token.encode())], ..Txn::default() };
+    stored.txn(put).await.unwrap();
+    // Nothing is said about who may call.
+    let served = Served::start("list", 1, &[("CRON_ETCD_ENDPOINTS", &url), ("CRON_AUTH", "")]).await;
+    let bearer = format!("Bearer {}", secret.reveal());
+    let with = event("GET", "/job/list", &[("authorization", &bearer)], "").to_string();
+    let bare = served.get("/job/list").await;
+    assert_eq!((bare.status(), &bare.envelope()["errno"]), (401, &json!(-2)), "{}", bare.envelope());
+    assert!(bare.header("www-authenticate").unwrap().starts_with("Bearer "));
+    assert_eq!(served.api.invoke(with.clone()).await.status(), 200);
+    // The function is called whatever the path says: its own right counts.
+    let elsewhere = event("GET", "/console/app.js", &[], "").to_string();
+    assert_eq!(served.api.invoke(elsewhere).await.status(), 401);
+    wait_for("the use is noted", SOON, async || {
+        let used = stored.range(Range::key(keys::token_used(secret.id()))).await.unwrap();
+        (!used.pairs.is_empty()).then_some(())
+    })
+    .await;
+    let delete = Txn { then: vec![Op::delete(keys::token(secret.id()))], ..Txn::default() };
+    stored.txn(delete).await.unwrap();
+    wait_for("the token is worth nothing", SOON, async || {
+        (served.api.invoke(with.clone()).await.status() == 401).then_some(())
+    })
+    .await;
+    assert!(!served.log().contains(&secret.reveal()[17..]), "the log tells the token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_function_is_open_where_aws_runs_it() {
+    let api = RuntimeApi::start().await;
+    for variable in ["AWS_LAMBDA_INITIALIZATION_TYPE", "LAMBDA_TASK_ROOT"] {
+        let mut command = Command::new(program("list").await);
+        command.env("CRON_AUTH", "open").env(variable, "x").env("AWS_LAMBDA_RUNTIME_API", api.address());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!output.status.success() && said.contains("CRON_AUTH=open"), "{variable}: {said}");
+    }
 }
 
 // ---- concurrency ----

@@ -13,12 +13,8 @@ use tests::fixtures::{SOON, TestDir, http, program, site, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Credentials of the kind that AWS's own documents use; nobody has them.
-const CREDENTIALS: [(&str, &str); 3] = [
-    ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
-    ("AWS_SECRET_ACCESS_KEY", "example-key"),
-    ("AWS_SESSION_TOKEN", "example-token"),
-];
+/// A token that nobody has made.
+const TOKEN: &str = "fct_0123456789ab_abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq";
 
 /// The API with so many workers, on the embedded stores.
 struct Api {
@@ -53,13 +49,11 @@ impl Api {
     }
 }
 
-/// The script, with nobody's credentials unless they are given.
+/// The script, without a token unless one is given.
 fn smoke(words: &[&str]) -> Command {
     let mut command = Command::new("bash");
     command.arg(workspace().join("infra/smoke.sh")).args(words);
-    for (name, _) in CREDENTIALS {
-        command.env_remove(name);
-    }
+    command.env_remove("FLEETCRON_TOKEN");
     command
 }
 
@@ -141,34 +135,29 @@ async fn what_is_not_the_api_fails_and_a_wrong_call_says_how_to_call() {
         assert_eq!(code, Some(2), "{words:?}: {said}");
     }
     let (_, said) = run(smoke(&[aws])).await;
-    assert!(said.contains("AWS_ACCESS_KEY_ID"), "{said}");
+    assert!(said.contains("FLEETCRON_TOKEN"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_to_aws_are_signed_and_no_secret_is_on_a_command_line() {
-    let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", gateway.local_addr().unwrap());
-    let mut script = smoke(&["--region", "eu-central-1", &url]);
-    script.envs(CREDENTIALS);
+async fn the_token_is_sent_and_is_on_no_command_line() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let mut script = smoke(&[&url]);
+    script.env("FLEETCRON_TOKEN", TOKEN);
     let refuse = async {
-        let (mut stream, request) = request(&gateway).await;
+        let (mut stream, request) = request(&server).await;
         let command_lines = command_lines("curl");
-        // As the gateway does to a bad signature.
-        answer(&mut stream, "403 Forbidden", r#"{"message":"Forbidden"}"#).await;
+        answer(&mut stream, "401 Unauthorized", r#"{"errno":-2,"msg":"no","data":null}"#).await;
         (request, command_lines)
     };
     let ((request, command_lines), (code, said)) = tokio::join!(refuse, run(script));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("403") && said.contains("signature"), "{said}");
+    assert!(said.contains("401") && said.contains("FLEETCRON_TOKEN") && !said.contains(TOKEN), "{said}");
     let authorization =
         request.lines().find(|line| line.to_lowercase().starts_with("authorization:")).unwrap();
-    assert!(authorization.contains("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/"), "{authorization}");
-    assert!(authorization.contains("/eu-central-1/execute-api/aws4_request"), "{authorization}");
-    assert!(authorization.contains("x-amz-security-token"), "the token is signed too: {authorization}");
+    assert_eq!(authorization.split_once(": ").unwrap().1, format!("Bearer {TOKEN}"));
     assert!(command_lines.contains("--config"), "curl was not seen: {command_lines}");
-    for secret in ["example-key", "example-token"] {
-        assert!(!command_lines.contains(secret), "{secret}");
-    }
+    assert!(!command_lines.contains(TOKEN));
 }
 
 /// The next request, its head and its body, and the connection that waits for the answer.

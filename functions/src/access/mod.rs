@@ -4,8 +4,11 @@
 //! are meant. Each part fails closed: a request that no gate has seen has no caller, and without one no handler serves it.
 
 mod bearer;
+pub mod command;
 mod failures;
-pub mod manage;
+mod jwt;
+pub(crate) mod manage;
+mod oidc;
 mod right;
 mod tokens;
 
@@ -26,6 +29,7 @@ use lambda_http::{Body, Request};
 
 use self::bearer::Shown;
 use self::failures::Failures;
+use self::oidc::Oidc;
 pub use self::right::Right;
 pub(crate) use self::right::{check, nobody, out_of_reach};
 use self::tokens::{Bootstrap, Tokens};
@@ -67,6 +71,7 @@ enum How {
 struct Guarded {
     tokens: Tokens,
     bootstrap: Option<Bootstrap>,
+    oidc: Option<Oidc>,
     failures: Failures,
 }
 
@@ -95,11 +100,13 @@ impl Gate {
         Self(How::Open)
     }
 
-    /// Lets in who shows a token that is known in `kv`.
+    /// Lets in who shows a token that is known in `kv`, or one of the OpenID provider that the settings name.
     #[must_use]
     pub fn guarded(kv: Arc<dyn Kv>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
         let bootstrap = settings.has_bootstrap_token().then(|| Bootstrap::new(settings));
-        let guarded = Guarded { tokens: Tokens::new(kv, clock), bootstrap, failures: Failures::default() };
+        let oidc = Oidc::new(&settings.oidc, Arc::clone(&clock));
+        let guarded =
+            Guarded { tokens: Tokens::new(kv, clock), bootstrap, oidc, failures: Failures::default() };
         Self(How::Guarded(Box::new(guarded)))
     }
 
@@ -172,18 +179,16 @@ impl Gate {
 
 impl Guarded {
     async fn authenticate(&self, route: &Route, request: &Request) -> Result<Principal, Stopped> {
-        let shown = match bearer::shown(request.headers()) {
+        let address = caller::address(request);
+        let answered = match bearer::shown(request.headers()) {
             Shown::Nothing => return Err(Stopped::Unknown),
-            Shown::Token(token) => Ok(token),
+            Shown::Token(token) => self.known(route, token, address).await,
             Shown::Nonsense(why) => Err(Stopped::Wrong(why)),
         };
-        let address = caller::address(request);
-        let answered = match shown {
-            Ok(token) => self.known(route, token, address).await,
-            Err(wrong) if self.failures.are_too_many(address) => Err(wrong).or(Err(Stopped::TooMany)),
-            Err(wrong) => Err(wrong),
-        };
         if matches!(answered, Err(Stopped::Wrong(_))) {
+            if self.failures.are_too_many(address) {
+                return Err(Stopped::TooMany);
+            }
             self.failures.count(address);
         }
         answered
@@ -201,6 +206,11 @@ impl Guarded {
                 return Err(Stopped::TooMany);
             }
             return self.tokens.look_up(&secret).await;
+        }
+        if let Some(oidc) = &self.oidc
+            && jwt::looks_like_one(shown)
+        {
+            return oidc.principal(shown).await;
         }
         if self.failures.are_too_many(address) {
             return Err(Stopped::TooMany);
