@@ -9,7 +9,8 @@ use std::time::Duration;
 use local_dev::native::process::{Process, free_port, get};
 use local_dev::native::servers::Site;
 use local_dev::native::{provision, target, workspace};
-use tests::fixtures::{TestDir, program, site, skip};
+use rustix::process::Signal;
+use tests::fixtures::{SOON, TestDir, program, site, skip};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// No run takes so long; one that does hangs.
@@ -28,18 +29,18 @@ struct Api {
 }
 
 impl Api {
-    async fn start(&self) -> anyhow::Result<Process> {
+    /// Starts it; `auth` is `CRON_AUTH`.
+    async fn start(&self, auth: &str) -> anyhow::Result<Process> {
         let mut command = Command::new(&self.program);
         command
             .env("CRON_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("CRON_DATA_DIR", self.site.dir.join("data"))
+            .env("CRON_AUTH", auth)
             .env("CRON_WORKER_LABELS", LABELS)
             .env("CRON_WORKER_ID", WORKER);
         let mut process = self.site.start("local-dev", command)?;
         let address = ([127, 0, 0, 1], self.port).into();
-        process
-            .ready(async || get(address, "/job/list").await.is_some_and(|(status, _)| status == 200))
-            .await?;
+        process.ready(async || get(address, "/").await.is_some_and(|(status, _)| status == 200)).await?;
         Ok(process)
     }
 }
@@ -65,7 +66,7 @@ async fn the_console_does_what_people_ask_of_it() {
 
 /// Runs the script; its cases, each as `ok …` or `not ok …`. It asks on its output for `local-dev` to be ended and started.
 async fn drive(tools: &provision::ConsoleTools, api: &Api, pictures: &Path) -> Vec<String> {
-    let mut server = Some(api.start().await.unwrap());
+    let mut server = Some(api.start("open").await.unwrap());
     let mut node = tokio::process::Command::new(&tools.node)
         .arg(workspace().join("tests/console/run.mjs"))
         .env("FLEETCRON_URL", format!("http://127.0.0.1:{}/", api.port))
@@ -91,7 +92,14 @@ async fn drive(tools: &provision::ConsoleTools, api: &Api, pictures: &Path) -> V
                 orders.write_all(b"done\n").await.unwrap();
             }
             "please start" => {
-                server = Some(api.start().await.unwrap());
+                server = Some(api.start("open").await.unwrap());
+                orders.write_all(b"done\n").await.unwrap();
+            }
+            "please start with tokens" => {
+                if let Some(mut server) = server.take() {
+                    server.stop(Signal::TERM, SOON).await;
+                }
+                server = Some(api.start("required").await.unwrap());
                 orders.write_all(b"done\n").await.unwrap();
             }
             _ if line.starts_with("ok ") || line.starts_with("not ok ") => cases.push(line),

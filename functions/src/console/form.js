@@ -53,7 +53,7 @@ export function JobForm({ kind, name, close }) {
   const allowed = may("editor") || caller.value === null;
   if (base && allowed) return html`<${Filled} key=${key} draftKey=${key} kind=${kind} name=${name} base=${base} close=${close} />`;
   return html`<${Dialog} label="form-title" className="confirm" onClose=${close}>
-    <h2 id="form-title">${t(kind === "copy" ? "duplicate" : "edit")} <${Name} name=${name} /></h2>
+    <h2 id="form-title">${kind === "new" ? t("newJob") : html`${t(kind === "copy" ? "duplicate" : "edit")} <${Name} name=${name} />`}</h2>
     ${failed
       ? html`<p class="note bad" role="alert">${failed}</p>`
       : !allowed
@@ -63,7 +63,7 @@ export function JobForm({ kind, name, close }) {
         : html`<p role="status">${t("loading")}</p>`}
     <div class="buttons">
       ${failed ? html`<button type="button" onClick=${() => setAgain(again + 1)}>${t("tryAgain")}</button>` : null}
-      <button type="button" onClick=${close}>${t("close")}</button>
+      <button type="button" onClick=${() => close()}>${t("close")}</button>
     </div>
   <//>`;
 }
