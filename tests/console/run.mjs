@@ -46,8 +46,11 @@ async function please(what) {
   await answers.next();
 }
 
+/** The token that `api` shows, once the API asks for one. */
+let bearer = "";
 async function api(path, body) {
-  const options = body ? { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) } : {};
+  const headers = { ...(body && { "content-type": "application/json" }), ...(bearer && { authorization: `Bearer ${bearer}` }) };
+  const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
   const response = await fetch(URL_ + path, options);
   return response.json();
 }
@@ -1138,7 +1141,7 @@ async function overflow(where) {
   return wide > 0 ? [`${where}: scrolls sideways by ${wide} px`] : [];
 }
 
-/** What the pictures of a paused fleet, of runs that are going and of one of them show: the real ones have another look in every picture. */
+/** What the pictures of callers, of a paused fleet, of runs that are going and of one of them show: the real ones have another look in every picture. */
 const PICTURED = {
   "job/running": [
     { runId: "694d9acb-12", job: "every second", worker: WORKER, planTime: Date.now() - 65_000, scheduleTime: Date.now() - 65_100, attempt: 1, trigger: "schedule" },
@@ -1150,8 +1153,14 @@ const PICTURED = {
   },
   "run/output": { from: 9_000_000, output: "a line of what is printed\n".repeat(100), next: 9_002_600, ended: true },
   "fleet/status": { paused: { since: Date.now() - 600_000, by: "10.0.0.7 (Mozilla/5.0)", reason: "<b>the database moves house</b> ".repeat(4) }, resumedAt: null },
+  "token/self": { name: `someone <b>with a long name</b> ${"x".repeat(60)}`, role: "admin", prefix: "team-", means: "token", id: "0123456789ab" },
+  "token/list": [
+    { id: "0123456789ab", name: "someone <b>with a long name</b>", role: "admin", prefix: "team-", createdAt: Date.now() - 86_400_000, createdBy: "first admin from 10.0.0.7 (Mozilla/5.0)", expiresAt: null, usedAt: Date.now() - 5_000 },
+    { id: "ba9876543210", name: "任务".repeat(16), role: "viewer", prefix: "", createdAt: Date.now() - 95 * 86_400_000, createdBy: "local-dev", expiresAt: Date.now() - 86_400_000, usedAt: null },
+  ],
 };
-const pictured = async (path) => page.route(`**/${path}*`, (route) => route.fulfill({ json: { errno: 0, msg: "success", data: PICTURED[path] } }));
+const NOBODY = { status: 401, json: { errno: -2, msg: "show a token", data: null } };
+const pictured = async (path) => page.route(`**/${path}*`, (route) => route.fulfill(PICTURED[path] === null ? NOBODY : { json: { errno: 0, msg: "success", data: PICTURED[path] } }));
 
 const VIEWS = [
   ["jobs", "#/jobs", async () => page.locator("td.name").first().waitFor()],
@@ -1181,6 +1190,11 @@ const VIEWS = [
     await button("Run now: every second").or(button("立即执行：every second")).click();
     await dialog().waitFor();
   }],
+  ["tokens", "#/tokens", async () => page.locator(".tokens td.name").nth(1).waitFor(), ["token/self", "token/list"]],
+  ["token-new", "#/tokens", async () => {
+    await page.locator(".bar .primary").click();
+    await dialog().waitFor();
+  }, ["token/self", "token/list"]],
   ["form-edit", "#/jobs/every%20second/edit", async () => page.locator("dialog.drawer[open]").waitFor()],
   ["confirm", "#/jobs/every%20second", async () => {
     await page.locator(".bar .danger").click();
@@ -1347,6 +1361,122 @@ await check("an unchanged file is not sent again", async () => {
   const first = await fetch(`${URL_}console/app.js`);
   const again = await fetch(`${URL_}console/app.js`, { headers: { "if-none-match": first.headers.get("etag") } });
   equal([first.status, again.status, (await again.text()).length], [200, 304, 0]);
+});
+
+// ---- tokens: from here on the API asks for one ----
+
+/** Makes a token by the API. */
+const token = async (name, role, prefix = "") => {
+  const answer = await api("token/create", { name, role, prefix, days: "1" });
+  assert(answer.errno === 0, `${name}: ${answer.msg}`);
+  return answer.data;
+};
+const TOKEN = "admin <img src=x onerror=alert(21)>";
+const signIn = async (text) => {
+  await dialog().getByLabel("Token").fill(text);
+  await button("Sign in").click();
+};
+const kept = () => page.evaluate(() => [sessionStorage.getItem("fleetcron.token"), localStorage.getItem("fleetcron.token")]);
+
+await check("an open API says so, and makes the first token, which is shown once", async () => {
+  await fresh();
+  await page.locator(".who", { hasText: "open to everybody" }).waitFor();
+  await link("Tokens").click();
+  await heading("Tokens");
+  await button("New token").click();
+  await page.locator("#token-name").fill(TOKEN);
+  await page.locator("#token-role").selectOption("admin");
+  await picture("token-new");
+  await button("Make the token").click();
+  await dialog().getByText("cannot be shown again").waitFor();
+  bearer = await dialog().locator("pre").textContent();
+  assert(/^fct_[0-9a-f]{12}_/.test(bearer), bearer);
+  // It does not go by mistake.
+  await page.keyboard.press("Escape");
+  await dialog().locator("pre").waitFor();
+  await picture("token-made");
+  await button("I have it").click();
+  await page.locator("table.tokens td.name", { hasText: TOKEN }).waitFor();
+  assert(!(await page.content()).includes(bearer), "the token is still in the page");
+  equal(await page.locator("main img").count(), 0, "markup was made of a name:");
+});
+
+await check("a viewer signs in, looks, and is offered nothing that a viewer may not", async () => {
+  const { token: viewer } = await token("a viewer", "viewer");
+  await please("start with tokens");
+  await page.goto("about:blank");
+  await page.goto(URL_);
+  await dialog().getByRole("heading", { name: "Sign in to Fleetcron" }).waitFor();
+  equal(await page.locator("main").count(), 0, "there is a view before anybody has signed in:");
+  await picture("signin");
+  await signIn("not a token");
+  await dialog().getByText("That is no token").waitFor();
+  await signIn(`${viewer.slice(0, -4)}AAAA`);
+  await dialog().getByText("not known, has expired, or was revoked").waitFor();
+  await signIn(`Bearer ${viewer} `);
+  await link("sample-hello").waitFor();
+  await noDialog();
+  equal(await kept(), [viewer, null], "kept:");
+  assert(!page.url().includes("fct_"), page.url());
+  await page.locator(".who", { hasText: "viewer" }).waitFor();
+  for (const name of ["New job", "Tokens", /^Edit /]) equal(await link(name).count(), 0, `${name}:`);
+  for (const name of [/^Delete /, /^Kill /]) equal(await button(name).count(), 0, `${name}:`);
+  await picture("signed-in-viewer");
+  await go("#/new");
+  await dialog().getByText("You are signed in as viewer").waitFor();
+  await button("Close").click();
+  await noDialog();
+  await go("#/tokens");
+  await shown("Tokens are for admins to see.");
+  await page.reload();
+  await heading("Tokens");
+  equal(await dialog().count(), 0, "it asks again after a reload:");
+  await button("Sign out").click();
+  await dialog().getByText("Sign in to Fleetcron").waitFor();
+  equal(await kept(), [null, null], "kept after signing out:");
+});
+
+await check("an editor whose token is revoked signs in again, and what was typed is still there", async () => {
+  const { token: first, id } = await token("an editor", "editor", "team");
+  const { token: second } = await token("an editor again", "editor", "team");
+  await dialog().getByLabel(/^Stay signed in/).check();
+  await signIn(first);
+  await page.locator(".who", { hasText: "team" }).waitFor();
+  equal(await kept(), [null, first], "kept:");
+  await link("New job").first().click();
+  await shown("Yours must begin with");
+  await fill({ name: "team <b>a</b>", cronExpr: "0 0 1 1 *", command: "echo '<img src=x onerror=alert(22)>'" });
+  await unfold();
+  await page.locator("#description").fill("<script>alert(23)</script>");
+  equal((await api("token/revoke", { id })).errno, 0);
+  await dialog().getByRole("heading", { name: "Sign in to Fleetcron" }).waitFor();
+  await picture("signin-again");
+  await signIn(second);
+  await page.locator(".who", { hasText: "an editor again" }).waitFor();
+  equal(await page.locator("#description").inputValue(), "<script>alert(23)</script>");
+  await button("Save").click();
+  await toast("Saved");
+  await heading("team <b>a</b>");
+  await shown("<script>alert(23)</script>");
+  equal(await page.locator("main img, main b, main script").count(), 0, "markup was made of what was typed:");
+  await picture("signed-in-editor");
+  await button("Sign out").click();
+  await dialog().getByText("Sign in to Fleetcron").waitFor();
+});
+
+await check("an admin revokes a token after a question", async () => {
+  await signIn(bearer);
+  await go("#/tokens");
+  await page.locator("table.tokens td.name", { hasText: TOKEN }).getByText("yours").waitFor();
+  await picture("tokens");
+  await button("Revoke the token a viewer").click();
+  await button("Revoke token").click();
+  await toast("Revoked a viewer");
+  await page.locator("td.name", { hasText: /^a viewer$/ }).waitFor({ state: "detached" });
+  await page.locator("header select").first().selectOption("zh");
+  await shown("新建令牌");
+  await picture("tokens-zh");
+  await noScript();
 });
 
 await check("the browser complained about nothing", () => equal(complaints, []));

@@ -63,7 +63,7 @@ export function JobForm({ kind, name, close }) {
         : html`<p role="status">${t("loading")}</p>`}
     <div class="buttons">
       ${failed ? html`<button type="button" onClick=${() => setAgain(again + 1)}>${t("tryAgain")}</button>` : null}
-      <button type="button" onClick=${close}>${t("close")}</button>
+      <button type="button" onClick=${() => close()}>${t("close")}</button>
     </div>
   <//>`;
 }
