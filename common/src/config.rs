@@ -48,7 +48,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 27] = [
+const VARIABLES: [Variable; 28] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -239,6 +239,15 @@ const VARIABLES: [Variable; 27] = [
         secret: None,
     },
     Variable {
+        name: "CRON_AUDIT_DAYS",
+        help: "who changed what is kept for so long, 0 to 36500 (default 400; 0 = for ever)",
+        set: |s, v| {
+            s.audit_days = u32::try_from(within(v, 0, 36_500)?).unwrap_or(u32::MAX);
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
         name: "CRON_SPOOL_MAX_BYTES",
         help: "records that wait for MongoDB take so much of the data directory, 1048576 and more; beyond, nothing is claimed (default 4294967296, or half of what the disk has left)",
         set: |s, v| {
@@ -418,6 +427,8 @@ pub struct Settings {
     pub log_retention_days: u32,
     /// See `CRON_LOG_MAX_PER_JOB`.
     pub log_max_per_job: u64,
+    /// See `CRON_AUDIT_DAYS`.
+    pub audit_days: u32,
     /// See `CRON_SPOOL_MAX_BYTES`; `None` = not set.
     pub spool_bytes_max: Option<u64>,
     /// See `CRON_NOTIFY_FILE`; `None` = not set.
@@ -453,6 +464,7 @@ impl Default for Settings {
             log_commit_timeout: Duration::from_millis(1000), // the seed's jobLogCommitTimeout
             log_retention_days: 90,
             log_max_per_job: 0,
+            audit_days: 400,
             spool_bytes_max: None,
             channels: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port

@@ -51,6 +51,12 @@ pub const SETTINGS: &str = "/cron/settings";
 /// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
 pub const IDEMPOTENCY: &str = "/cron/idempotency/";
+/// `/cron/audit/{note id}`: written by whatever function changes something, in the transaction of the change itself; who did what; lives until
+/// it is moved to the store of records; none = nothing waits.
+pub const AUDIT: &str = "/cron/audit/";
+/// `/cron/audit-full`: written by a worker when too much waits under [`AUDIT`]; lives until that is moved; present = changes are refused that
+/// would leave more there.
+pub const AUDIT_FULL: &str = "/cron/audit-full";
 
 /// Number of slots: many more than workers, so that they spread evenly; few enough to list.
 pub const SLOTS: u16 = 4096;
@@ -156,6 +162,12 @@ pub fn after_of(name: &JobName) -> String {
 #[must_use]
 pub fn idempotency(key: &IdempotencyKey) -> String {
     format!("{IDEMPOTENCY}{}", key.digest())
+}
+
+/// What a change leaves behind for the audit, under a name that no other has.
+#[must_use]
+pub fn audit(note_id: &str) -> String {
+    format!("{AUDIT}{note_id}")
 }
 
 /// The job name in `/cron/fired/{slot}/{name}`.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use common::api::envelope::{Envelope, Next};
 use common::api::errno::Kind;
 use common::clock;
+use common::domain::audit::Origin;
 use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::{caller, idempotency};
+use crate::{audit, caller, idempotency};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -221,6 +222,7 @@ pub(crate) struct Call {
     query: String,
     headers: HeaderMap,
     caller: Option<String>,
+    origin: Origin,
     body: Vec<u8>,
 }
 
@@ -239,6 +241,7 @@ impl Call {
             query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
             caller: caller::of(&request),
+            origin: audit::origin(&request),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -335,6 +338,11 @@ impl Call {
     /// Who sends it, in words; `None` = nothing is known.
     pub(crate) fn caller(&self) -> Option<&str> {
         self.caller.as_deref()
+    }
+
+    /// Who sends it, for what the change leaves behind.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The headers.

@@ -1,5 +1,6 @@
 //! The HTTP API: the table of routes, the handlers, and what serves one of them as a Lambda function.
 
+mod audit;
 pub mod caller;
 pub mod endpoints;
 pub mod http;
@@ -22,8 +23,8 @@ use common::run_log::RunLog;
 use lambda_http::Request;
 
 use crate::endpoints::{
-    console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get, import, kill,
-    list, log, next, output, pause, resume, run, running, save, workers,
+    audit_list, console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get,
+    import, kill, list, log, next, output, pause, resume, rollback, run, running, save, versions, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -54,7 +55,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 21] = [
+pub static ROUTES: [Route; 24] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -67,7 +68,9 @@ pub static ROUTES: [Route; 21] = [
         path: "/job/delete",
         methods: delete::METHODS,
         function: "delete",
-        handler: |ports, request| Box::pin(async move { delete::handle(&*ports.kv, request).await }),
+        handler: |ports, request| {
+            Box::pin(async move { delete::handle(&*ports.kv, &*ports.clock, request).await })
+        },
     },
     Route {
         path: "/job/list",
@@ -130,6 +133,24 @@ pub static ROUTES: [Route; 21] = [
         },
     },
     Route {
+        path: "/job/versions",
+        methods: versions::METHODS,
+        function: "versions",
+        handler: |ports, request| {
+            Box::pin(async move { versions::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
+    },
+    Route {
+        path: "/job/rollback",
+        methods: rollback::METHODS,
+        function: "rollback",
+        handler: |ports, request| {
+            Box::pin(
+                async move { rollback::handle(&*ports.kv, &*ports.run_log, &*ports.clock, request).await },
+            )
+        },
+    },
+    Route {
         path: "/job/log",
         methods: log::METHODS,
         function: "log",
@@ -183,7 +204,17 @@ pub static ROUTES: [Route; 21] = [
         path: "/fleet/settings",
         methods: fleet_settings::METHODS,
         function: "fleet_settings",
-        handler: |ports, request| Box::pin(async move { fleet_settings::handle(&*ports.kv, request).await }),
+        handler: |ports, request| {
+            Box::pin(async move { fleet_settings::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/audit/list",
+        methods: audit_list::METHODS,
+        function: "audit_list",
+        handler: |ports, request| {
+            Box::pin(async move { audit_list::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
     },
     Route {
         path: "/worker/list",
@@ -250,10 +281,11 @@ where
         runtime.block_on(async {
             let handler = Arc::new(build(&settings)?);
             let cold = Arc::new(AtomicBool::new(true));
-            let service = lambda_http::service_fn(move |request: Request| {
+            let service = lambda_http::service_fn(move |mut request: Request| {
                 let (handler, cold) = (Arc::clone(&handler), cold.swap(false, Ordering::Relaxed));
                 async move {
                     let invocation = Invocation::of_lambda(&request, function, cold);
+                    invocation.name(&mut request);
                     Ok::<_, std::convert::Infallible>(
                         invocation.observe(async { handler(request).await }).await,
                     )

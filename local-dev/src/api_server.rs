@@ -153,8 +153,9 @@ async fn respond(
         parts.extensions.insert(peer);
     }
     let path = parts.uri.path().to_owned();
-    let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
+    let mut request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
     let invocation = Invocation::of_local(&request);
+    invocation.name(&mut request);
     Ok(sendable(invocation.observe(answer(ports, request, incoming)).await))
 }
 

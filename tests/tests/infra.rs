@@ -299,7 +299,7 @@ fn secrets_are_named_and_never_carried_and_each_role_reads_those_of_its_own_stor
 
         for (program, role, variables) in programs {
             let (etcd, mongo) = match program.as_str() {
-                "worker" | "get" | "output" => (true, true),
+                "worker" | "get" | "output" | "versions" | "rollback" | "audit_list" => (true, true),
                 "log" => (false, true),
                 "console" => (false, false),
                 _ => (true, false),

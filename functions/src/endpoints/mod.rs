@@ -1,6 +1,7 @@
 //! One handler for each endpoint; each takes only the ports that it uses.
 
 mod after;
+pub mod audit_list;
 pub mod console;
 pub mod delete;
 pub mod export;
@@ -20,12 +21,14 @@ pub mod output;
 pub mod pause;
 mod preview;
 pub mod resume;
+pub mod rollback;
 pub mod run;
 pub mod running;
 mod runs;
 pub mod save;
 mod stored;
 mod switch;
+pub mod versions;
 pub mod workers;
 
 use std::fmt::Display;
