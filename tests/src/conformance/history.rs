@@ -38,7 +38,7 @@ pub fn caller(name: &str) -> Origin {
     Origin { by: Some(by), from: Some("203.0.113.7 (curl/8)".to_owned()), request_id: Some("r-1".to_owned()) }
 }
 
-/// A job became another `ms` after the exam began, at that revision.
+/// A job became another `ms` after the exam began, at that revision, which no other entry has.
 #[must_use]
 pub fn edited(job: &str, ms: i64, revision: Revision, before: &Value, after: &Value) -> Entry {
     let bytes = |value: &Value| (!value.is_null()).then(|| value.to_string().into_bytes());
@@ -66,11 +66,11 @@ async fn an_entry_is_read_back_as_it_was_written(log: &dyn History) {
     let job = new_job("any");
     let odd = json!({"labels": {"a.b": "$c", "$d": ""}, "": null, "n": 18_446_744_073_709_551_615_u64, "t": "\0\u{1f600}"});
     let large = json!({"command": "\u{1}".repeat(DEFINITION_BYTES_MAX / 7)});
-    let mut plain = edited(&job, 3, 3, &large, &Value::Null);
+    let mut plain = edited(&job, 3, 103, &large, &Value::Null);
     plain.origin = Origin::default();
-    let mut told = edited(&job, 2, 2, &odd, &large);
+    let mut told = edited(&job, 2, 102, &odd, &large);
     told.details.insert("runIds".to_owned(), json!(["1", "2"]));
-    let entries = [plain, told, edited(&job, 1, 1, &json!("no job"), &odd)];
+    let entries = [plain, told, edited(&job, 1, 101, &json!("no job"), &odd)];
     log.keep(&entries).await.unwrap();
     assert_eq!(all(log, Shelf::Audit, &job).await, entries);
     assert_eq!(all(log, Shelf::Versions, &job).await, entries);
@@ -78,10 +78,10 @@ async fn an_entry_is_read_back_as_it_was_written(log: &dyn History) {
 
 async fn what_is_there_stays_as_it_was(log: &dyn History) {
     let job = new_job("twice");
-    let first = edited(&job, 0, 7, &Value::Null, &command("first"));
+    let first = edited(&job, 0, 207, &Value::Null, &command("first"));
     log.keep(std::slice::from_ref(&first)).await.unwrap();
-    let same_id = edited(&job, 0, 7, &Value::Null, &command("other"));
-    let next = edited(&job, 1, 8, &command("first"), &command("next"));
+    let same_id = edited(&job, 0, 207, &Value::Null, &command("other"));
+    let next = edited(&job, 1, 208, &command("first"), &command("next"));
     for _replay in 0..2 {
         log.keep(&[same_id.clone(), next.clone()]).await.unwrap();
         for shelf in [Shelf::Audit, Shelf::Versions] {
@@ -93,7 +93,7 @@ async fn what_is_there_stays_as_it_was(log: &dyn History) {
 async fn every_filter_narrows_the_list_and_the_newest_come_first(log: &dyn History) {
     let job = new_job("filtered");
     let mut entries: Vec<Entry> = (0..6)
-        .map(|n| edited(&job, n / 2, n, &command(&n.to_string()), &command(&(n + 1).to_string())))
+        .map(|n| edited(&job, n / 2, 300 + n, &command(&n.to_string()), &command(&(n + 1).to_string())))
         .collect();
     entries[1].action = "delete".to_owned();
     entries[2].origin = caller("ada");
@@ -124,10 +124,10 @@ async fn every_filter_narrows_the_list_and_the_newest_come_first(log: &dyn Histo
 
 async fn only_changes_of_definitions_are_versions(log: &dyn History) {
     let job = new_job("versions");
-    let same = edited(&job, 2, 2, &command("a"), &command("a"));
-    let run = edited(&job, 3, 3, &Value::Null, &Value::Null);
-    let made = edited(&job, 1, 1, &Value::Null, &command("a"));
-    let gone = edited(&job, 4, 4, &command("a"), &Value::Null);
+    let same = edited(&job, 2, 402, &command("a"), &command("a"));
+    let run = edited(&job, 3, 403, &Value::Null, &Value::Null);
+    let made = edited(&job, 1, 401, &Value::Null, &command("a"));
+    let gone = edited(&job, 4, 404, &command("a"), &Value::Null);
     log.keep(&[made.clone(), same, run, gone.clone()]).await.unwrap();
     assert_eq!(all(log, Shelf::Audit, &job).await.len(), 4);
     assert_eq!(all(log, Shelf::Versions, &job).await, [gone, made]);
@@ -138,9 +138,9 @@ async fn only_changes_of_definitions_are_versions(log: &dyn History) {
 
 async fn what_is_old_is_forgotten_some_at_a_time(log: &dyn History) {
     let jobs = [new_job("old"), new_job("other")];
-    for job in &jobs {
+    for (job, base) in jobs.iter().zip([500, 600]) {
         let entries: Vec<Entry> =
-            (0..10).map(|n| edited(job, n, n, &command(&n.to_string()), &command("x"))).collect();
+            (0..10).map(|n| edited(job, n, base + n, &command(&n.to_string()), &command("x"))).collect();
         log.keep(&entries).await.unwrap();
     }
     let below = EntryId::first_of(AT.plus_ms(7));
