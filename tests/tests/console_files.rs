@@ -14,7 +14,7 @@ const MADE: &[&str] = &[
     "choice.", "help.",
 ];
 /// The questions before something is done: each has its texts.
-const QUESTIONS: &[&str] = &["run", "kill", "delete", "fleetPause", "fleetResume"];
+const QUESTIONS: &[&str] = &["run", "kill", "delete", "rollback", "fleetPause", "fleetResume"];
 
 fn sources() -> PathBuf {
     workspace().join("functions/src/console")

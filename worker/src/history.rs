@@ -9,7 +9,7 @@ use common::clock::{self, Timestamp};
 use common::domain::audit::{Entry, EntryId};
 use common::history::moving::{self, Waiting, move_waiting};
 use common::history::{History, Query, Shelf};
-use common::ids::random_below;
+use common::ids::{backoff, random_below};
 use common::kv::{self, Kv};
 use common::run_log;
 
@@ -19,10 +19,10 @@ use crate::retries::Retries;
 use crate::status::Status;
 
 /// The fleet's first worker looks for changes this often: one small read.
-const MOVE_EVERY: Duration = Duration::from_secs(5);
-/// The others do so too, should the first not come to it, and the first itself while the store of records is away; and up to a quarter more, so
-/// that a fleet does not ask in step.
-const MOVE_SELDOM: Duration = Duration::from_secs(60);
+const MOVE_EVERY_MS: u64 = 5_000;
+/// The others do so too, should the first not come to it, and up to a quarter more, so that a fleet does not ask in step. While the store of
+/// records does not take anything, pauses grow from the first of these to the second.
+const MOVE_SELDOM_MS: u64 = 60_000;
 /// What is old is removed this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// First, and after a failure, so soon; so often a worker that is not the fleet's first looks whether it has become it.
@@ -41,18 +41,22 @@ pub const VERSIONS_KEPT_DAYS: i64 = 30;
 /// Moves for as long as the worker lives, and counts what waits when that does not go.
 pub(crate) async fn keep_moving(ports: Ports, status: Arc<Status>, first: Arc<AtomicBool>) {
     let retries = Retries::new("changes not moved to the store of records");
+    let mut failures = 0;
     loop {
-        let seldom = MOVE_SELDOM + Duration::from_secs(random_below(MOVE_SELDOM.as_secs() / 4));
-        let mut pause = if first.load(Relaxed) { MOVE_EVERY } else { seldom };
+        let seldom = MOVE_SELDOM_MS + random_below(MOVE_SELDOM_MS / 4);
+        let mut pause = Duration::from_millis(if first.load(Relaxed) { MOVE_EVERY_MS } else { seldom });
         match round(&*ports.kv, &*ports.run_log, ports.clock.now()).await {
             Ok(Round::Moved { unread }) => {
                 retries.worked();
                 status.note_audit_waiting(unread);
+                failures = 0;
             }
             Ok(Round::Waits { notes, why }) => {
                 retries.failed(&why);
                 status.note_audit_waiting(notes);
-                pause = seldom;
+                // All that waits is counted each time: the longer that goes on, the more it is.
+                pause = backoff(failures, 2 * MOVE_EVERY_MS, 2 * MOVE_SELDOM_MS);
+                failures += 1;
             }
             Err(why) => retries.failed(&why),
         }
