@@ -48,7 +48,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 37] = [
+const VARIABLES: [Variable; 38] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -234,6 +234,15 @@ const VARIABLES: [Variable; 37] = [
         help: "of each job so many records are kept, the newest and those of a day, 0 to 1000000000 (default 0: all)",
         set: |s, v| {
             s.log_max_per_job = within(v, 0, 1_000_000_000)?;
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_AUDIT_DAYS",
+        help: "who changed what is kept for so long, 0 to 36500 (default 400; 0 = for ever)",
+        set: |s, v| {
+            s.audit_days = u32::try_from(within(v, 0, 36_500)?).unwrap_or(u32::MAX);
             Ok(())
         },
         secret: None,
@@ -573,6 +582,8 @@ pub struct Settings {
     pub log_retention_days: u32,
     /// See `CRON_LOG_MAX_PER_JOB`.
     pub log_max_per_job: u64,
+    /// See `CRON_AUDIT_DAYS`.
+    pub audit_days: u32,
     /// See `CRON_SPOOL_MAX_BYTES`; `None` = not set.
     pub spool_bytes_max: Option<u64>,
     /// See `CRON_NOTIFY_FILE`; `None` = not set.
@@ -620,6 +631,7 @@ impl Default for Settings {
             log_commit_timeout: Duration::from_millis(1000), // the seed's jobLogCommitTimeout
             log_retention_days: 90,
             log_max_per_job: 0,
+            audit_days: 400,
             spool_bytes_max: None,
             channels: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port

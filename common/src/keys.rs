@@ -61,6 +61,12 @@ pub const TOKENS_USED: &str = "/cron/tokens_used/";
 /// `/cron/tokens_changed`: written by whatever adds or revokes a token that may do everything, which compares that it is as it was: so two such
 /// changes come one after the other. Absent = there was none yet.
 pub const TOKENS_CHANGED: &str = "/cron/tokens_changed";
+/// `/cron/audit/{note id}`: written by whatever function changes something, in the transaction of the change itself; who did what; lives until
+/// it is moved to the store of records; none = nothing waits.
+pub const AUDIT: &str = "/cron/audit/";
+/// `/cron/audit-full`: written by a worker when too much waits under [`AUDIT`]; lives until that is moved; present = changes are refused that
+/// would leave more there.
+pub const AUDIT_FULL: &str = "/cron/audit-full";
 
 /// Number of slots: many more than workers, so that they spread evenly; few enough to list.
 pub const SLOTS: u16 = 4096;
@@ -178,6 +184,12 @@ pub fn after_of(name: &JobName) -> String {
 #[must_use]
 pub fn idempotency(key: &IdempotencyKey) -> String {
     format!("{IDEMPOTENCY}{}", key.digest())
+}
+
+/// What a change leaves behind for the audit, under a name that no other has.
+#[must_use]
+pub fn audit(note_id: &str) -> String {
+    format!("{AUDIT}{note_id}")
 }
 
 /// The job name in `/cron/fired/{slot}/{name}`.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod crontab;
 pub mod domain;
+pub mod history;
 pub mod https;
 pub mod ids;
 pub mod keys;

@@ -7,6 +7,7 @@ use common::api::envelope::{Envelope, Next};
 use common::api::errno::Kind;
 use common::clock;
 use common::domain::access::Principal;
+use common::domain::audit::Origin;
 use common::domain::job::JobName;
 use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -14,7 +15,7 @@ use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::{access, caller, idempotency, other_site};
+use crate::{access, audit, caller, idempotency, other_site};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -220,6 +221,7 @@ pub(crate) struct Call {
     headers: HeaderMap,
     caller: Option<String>,
     principal: Principal,
+    origin: Origin,
     body: Vec<u8>,
 }
 
@@ -239,6 +241,7 @@ impl Call {
             headers: request.headers().clone(),
             caller: caller::of(&request),
             principal: access::principal(&request),
+            origin: audit::origin(&request),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -345,6 +348,11 @@ impl Call {
     /// Refuses a job that the caller may not touch, or see: before the store is asked, so that the answer does not tell whether it is there.
     pub(crate) fn reach(&self, job: &JobName) -> Result<(), Refusal> {
         access::reach(&self.principal, job)
+    }
+
+    /// Who sends it, for what the change leaves behind.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The headers.

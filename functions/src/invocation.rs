@@ -18,6 +18,10 @@ use crate::{answer_headers, idempotency};
 /// By which a user can name a request to whoever reads the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The name of a request, beside it: what it changes is to name it.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
 /// A request's name, and what its line in the log says of it.
 pub struct Invocation {
     /// Names the request: Lambda's id, or one of our own.
@@ -61,6 +65,11 @@ impl Invocation {
             method: request.method().clone(),
             named: request.headers().contains_key(idempotency::HEADER),
         }
+    }
+
+    /// Puts the request's name beside it.
+    pub fn name(&self, request: &mut Request) {
+        request.extensions_mut().insert(RequestId(self.request_id.clone()));
     }
 
     /// Waits for `handling`, which serves the request. A panic is answered, too: it must not cost the process, and with it its connections.

@@ -2,6 +2,7 @@
 
 pub mod access;
 mod answer_headers;
+mod audit;
 pub mod caller;
 pub mod endpoints;
 pub mod http;
@@ -27,9 +28,9 @@ use lambda_http::Request;
 
 use crate::access::{Gate, Right};
 use crate::endpoints::{
-    console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get, import, kill,
-    list, log, next, output, pause, resume, run, running, save, token_create, token_list, token_revoke,
-    token_self, workers,
+    audit_list, console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get,
+    import, kill, list, log, next, output, pause, resume, rollback, run, running, save, token_create,
+    token_list, token_revoke, token_self, versions, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -63,7 +64,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 25] = [
+pub static ROUTES: [Route; 28] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -78,7 +79,9 @@ pub static ROUTES: [Route; 25] = [
         methods: delete::METHODS,
         function: "delete",
         right: Right::Scoped(Role::Editor),
-        handler: |ports, request| Box::pin(async move { delete::handle(&*ports.kv, request).await }),
+        handler: |ports, request| {
+            Box::pin(async move { delete::handle(&*ports.kv, &*ports.clock, request).await })
+        },
     },
     Route {
         path: "/job/list",
@@ -149,6 +152,26 @@ pub static ROUTES: [Route; 25] = [
         },
     },
     Route {
+        path: "/job/versions",
+        methods: versions::METHODS,
+        function: "versions",
+        right: Right::Scoped(Role::Viewer),
+        handler: |ports, request| {
+            Box::pin(async move { versions::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
+    },
+    Route {
+        path: "/job/rollback",
+        methods: rollback::METHODS,
+        function: "rollback",
+        right: Right::Scoped(Role::Editor),
+        handler: |ports, request| {
+            Box::pin(
+                async move { rollback::handle(&*ports.kv, &*ports.run_log, &*ports.clock, request).await },
+            )
+        },
+    },
+    Route {
         path: "/job/log",
         methods: log::METHODS,
         function: "log",
@@ -210,7 +233,18 @@ pub static ROUTES: [Route; 25] = [
         methods: fleet_settings::METHODS,
         function: "fleet_settings",
         right: Right::Mixed { read: Role::Viewer, write: Role::Admin },
-        handler: |ports, request| Box::pin(async move { fleet_settings::handle(&*ports.kv, request).await }),
+        handler: |ports, request| {
+            Box::pin(async move { fleet_settings::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/audit/list",
+        methods: audit_list::METHODS,
+        function: "audit_list",
+        right: Right::Whole(Role::Admin),
+        handler: |ports, request| {
+            Box::pin(async move { audit_list::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
     },
     Route {
         path: "/worker/list",
@@ -333,11 +367,12 @@ where
             };
             let serving = Arc::new((gate, build(&opening)?));
             let cold = Arc::new(AtomicBool::new(true));
-            let service = lambda_http::service_fn(move |request: Request| {
+            let service = lambda_http::service_fn(move |mut request: Request| {
                 let (serving, cold) = (Arc::clone(&serving), cold.swap(false, Ordering::Relaxed));
                 async move {
                     let (gate, handler) = &*serving;
                     let invocation = Invocation::of_lambda(&request, function, cold);
+                    invocation.name(&mut request);
                     Ok::<_, std::convert::Infallible>(
                         invocation.observe(gate.through(route, request, handler)).await,
                     )

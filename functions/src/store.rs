@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use common::api::errno::Kind;
 use common::clock::{self, Stopwatch};
+use common::domain::audit::Entry;
 use common::domain::output::Chunk;
 use common::domain::record::Record;
 use common::domain::run::RunId;
+use common::history::{Query, Shelf};
 use common::ids::backoff;
 use common::kv::{self, Kv, Range, RangeReply, Txn, TxnReply};
 use common::run_log::{self, Place, RecordQuery, RunLog};
 
+use crate::audit::Change;
 use crate::http::{Refusal, again};
 
 /// A write in doubt is sent again until so long after the start, so that the last try (3 s) ends before the handler's time does.
@@ -33,18 +36,31 @@ pub(crate) struct Written {
 }
 
 /// Sends a transaction that is idempotent under its compares, again and identical while it is in doubt (design P2). `what` it is and whether
-/// its client `named` it by a key is for the sentence that tells of the doubt.
+/// its client `named` it by a key is for the sentence that tells of the doubt. The `change` that it makes is left for the audit by the same
+/// transaction; `None` = it changes nothing that anybody would ask for later.
 pub(crate) async fn write(
     kv: &dyn Kv,
     txn: &Txn,
     since: &Stopwatch,
     what: &str,
     named: bool,
+    change: Option<&Change>,
 ) -> Result<Written, Refusal> {
+    let mut txn = txn.clone();
+    if let Some(change) = change {
+        change.join(&mut txn);
+    }
     let mut doubted = false;
     for attempt in 0.. {
         let error = match kv.txn(txn.clone()).await {
-            Ok(reply) => return Ok(Written { reply, doubted }),
+            Ok(mut reply) => {
+                let refused = change.filter(|_| !reply.succeeded);
+                // In doubt it is not said: an earlier try may have been applied, and the caller finds that out from what is there now.
+                if refused.is_some_and(|change| change.is_too_much(&mut reply)) && !doubted {
+                    return Err(too_much_waits());
+                }
+                return Ok(Written { reply, doubted });
+            }
             Err(error) => error,
         };
         tracing::warn!(%error, what, attempt, "write failed");
@@ -62,6 +78,12 @@ pub(crate) async fn write(
         clock::sleep(backoff(attempt, PAUSE_MS, PAUSE_MS_MAX)).await;
     }
     Err(in_doubt(what, named))
+}
+
+fn too_much_waits() -> Refusal {
+    let message = "too many changes wait for the store of records (MongoDB), where it is kept who made them: nothing was changed; see to that store, \
+                   or to a worker that reaches it, and send it again (what kills or pauses is done all the same)";
+    Refusal::new(Kind::Unavailable, message)
 }
 
 fn in_doubt(what: &str, named: bool) -> Refusal {
@@ -99,6 +121,11 @@ pub(crate) async fn range(kv: &dyn Kv, range: Range) -> Result<RangeReply, Refus
 /// A new lease. One that was granted without our knowing holds no key and goes by itself.
 pub(crate) async fn grant(kv: &dyn Kv, ttl: Duration) -> Result<kv::LeaseId, Refusal> {
     kv.grant(ttl).await.map_err(reported)
+}
+
+/// Lists what is kept of changes.
+pub(crate) async fn kept(run_log: &dyn RunLog, shelf: Shelf, query: &Query) -> Result<Vec<Entry>, Refusal> {
+    run_log.kept(shelf, query).await.map_err(unread)
 }
 
 /// Lists records.

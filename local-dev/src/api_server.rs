@@ -219,8 +219,9 @@ async fn respond(
     let Door { rules, gate, .. } = &*shared.door;
     parts.extensions.insert(rules.caller(peer, &parts.headers));
     let path = parts.uri.path().to_owned();
-    let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
+    let mut request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
     let invocation = Invocation::of_local(&request);
+    invocation.name(&mut request);
     let answered = async {
         let (parts, _) = request.into_parts();
         match clock::timeout(BODY_MAX, collect(incoming)).await {

@@ -148,6 +148,12 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         let options = Options::new(settings, identity, &dir, guard);
         workers.push((Worker::start(ports, options), dir));
     }
+    if workers.is_empty() {
+        // What workers do beside running jobs, and what must not wait for one: it ends with the process.
+        let functions::Ports { kv, run_log, clock } = stores.clone();
+        let ports = worker::Ports { kv, run_log, clock };
+        tokio::spawn(worker::history::keep_up_alone(ports, settings.audit_days));
+    }
     let gate = match rules.credentials {
         true => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
         false => Gate::open(),

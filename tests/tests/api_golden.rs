@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
 use common::domain::access::Principal;
+use common::domain::audit::{Entry, EntryId};
 use common::domain::execution::Environment;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
@@ -21,6 +22,7 @@ use common::domain::request::Request as RunRequest;
 use common::domain::run::{LockHolder, RunId};
 use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Registration, Sid};
+use common::history::{History, Query, Shelf};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
 use common::kv::{
@@ -788,6 +790,35 @@ impl RunLog for FaultyRunLog {
 
     async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, run_log::Error> {
         self.up()?.remove(what, limit).await
+    }
+}
+
+#[async_trait]
+impl History for FaultyRunLog {
+    async fn prepare_history(&self) -> Result<(), run_log::Error> {
+        self.up()?.prepare_history().await
+    }
+
+    async fn keep(&self, entries: &[Entry]) -> Result<(), run_log::Error> {
+        self.up()?.keep(entries).await
+    }
+
+    async fn kept(&self, shelf: Shelf, query: &Query) -> Result<Vec<Entry>, run_log::Error> {
+        self.up()?.kept(shelf, query).await
+    }
+
+    async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, run_log::Error> {
+        self.up()?.kept_jobs(after, limit).await
+    }
+
+    async fn forget(
+        &self,
+        shelf: Shelf,
+        name: Option<&str>,
+        below: &EntryId,
+        limit: u32,
+    ) -> Result<u64, run_log::Error> {
+        self.up()?.forget(shelf, name, below, limit).await
     }
 }
 

@@ -14,7 +14,7 @@ const MADE: &[&str] = &[
     "choice.", "help.", "role.", "roleMay.", "days.",
 ];
 /// The questions before something is done: each has its texts.
-const QUESTIONS: &[&str] = &["run", "kill", "delete", "fleetPause", "fleetResume", "revoke"];
+const QUESTIONS: &[&str] = &["run", "kill", "delete", "rollback", "fleetPause", "fleetResume", "revoke"];
 
 fn sources() -> PathBuf {
     workspace().join("functions/src/console")

@@ -298,7 +298,7 @@ fn secrets_are_named_and_never_carried_and_each_role_reads_those_of_its_own_stor
 
         for (program, role, variables) in programs {
             let (etcd, mongo) = match program.as_str() {
-                "worker" | "get" | "output" | "log" => (true, true),
+                "worker" | "get" | "output" | "log" | "versions" | "rollback" | "audit_list" => (true, true),
                 "console" => (false, false),
                 _ => (true, false),
             };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::clock::{Stopwatch, Timestamp, sleep};
 use common::domain::record::{Record, RecordId, Status};
+use common::history::{Query, Shelf};
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::mongo::MongoRunLog;
 use common::run_log::{Error, Place, RecordQuery, RunLog};
@@ -14,14 +15,23 @@ use common::stores;
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use mongodb::options::IndexOptions;
-use tests::aws::{Shelf, refers};
-use tests::conformance::run_log::{all, exam, like_the_seeds, new_job, record};
+use serde_json::{Value, json};
+use tests::aws::{self, refers};
+use tests::conformance::history;
+use tests::conformance::run_log::{all, like_the_seeds, new_job, record};
 use tests::fixtures::Store;
 use tests::line::Line;
+use worker::history::sweep as forget_what_is_old;
 use worker::retention::{Retention, sweep};
 
 /// Time limit where nothing is supposed to reach it.
 const AMPLE: Duration = Duration::from_secs(60);
+
+/// Both exams: a store of records keeps what is known of changes, too.
+async fn exam(log: Arc<dyn RunLog>) {
+    tests::conformance::run_log::exam(Arc::clone(&log)).await;
+    history::exam(log).await;
+}
 
 fn embedded(dir: &Path) -> Arc<dyn RunLog> {
     Arc::new(EmbeddedRunLog::open(dir).unwrap())
@@ -125,7 +135,7 @@ async fn mongodb() {
 #[tokio::test]
 async fn mongodb_behind_a_secret() {
     let Some(store) = Store::mongo("run-log-secret-exam").await else { return };
-    let shelf = Arc::new(Shelf::of(&[("/mongodb-uri", &store.server.url())]));
+    let shelf = Arc::new(aws::Shelf::of(&[("/mongodb-uri", &store.server.url())]));
     let settings = refers(&[("CRON_MONGODB_URI", "ssm:/mongodb-uri")]);
     exam(Arc::new(stores::renewing_run_log(&settings, Arc::clone(&shelf) as Arc<dyn Vault>, AMPLE))).await;
     assert_eq!(shelf.reads(), ["/mongodb-uri"], "once, and not before the first call");
@@ -310,6 +320,51 @@ async fn records_are_kept_as_long_and_as_many_as_is_said(log: Arc<dyn RunLog>) {
         let removed = sweep(&*log, now, Retention { days, max_per_job }).await.unwrap();
         assert_eq!(counts().await, expected, "{days} days, {max_per_job} of each");
         assert_eq!(removed, before - sum(&expected));
+    }
+}
+
+#[tokio::test]
+async fn mongodb_changes_are_kept_as_long_as_is_said() {
+    let Some(store) = Store::mongo("history-retention").await else { return };
+    changes_are_kept_as_long_as_is_said(mongo(&store, AMPLE)).await;
+}
+
+#[tokio::test]
+async fn embedded_changes_are_kept_as_long_as_is_said() {
+    changes_are_kept_as_long_as_is_said(Arc::new(EmbeddedRunLog::in_memory().unwrap())).await;
+}
+
+async fn changes_are_kept_as_long_as_is_said(log: Arc<dyn RunLog>) {
+    const DAY: i64 = 24 * 3_600_000;
+    let definition = |n: i64| json!({ "command": n });
+    // One each day: of a job that is there, of one that was deleted a year and more ago, and of one that was deleted just then.
+    let jobs = [("there", 120, 0, false), ("gone", 5, 410, true), ("going", 5, 300, true)];
+    let jobs = jobs.map(|(what, count, ago, deleted)| (new_job(what), count, ago, deleted));
+    for (job, count, ago, deleted) in &jobs {
+        let entries = (0..*count).map(|n| {
+            let after = if *deleted && n == 0 { Value::Null } else { definition(n) };
+            history::edited(job, -(ago + n) * DAY, n, &definition(n + 1), &after)
+        });
+        log.keep(&entries.collect::<Vec<_>>()).await.unwrap();
+    }
+    let now = history::edited("", 0, 0, &Value::Null, &Value::Null).at.plus_ms(1);
+    for (days, audit, versions) in [
+        (0, [120, 5, 5], [100, 5, 5]),
+        (412, [120, 2, 5], [100, 5, 5]),
+        (400, [120, 0, 5], [100, 0, 5]),
+        (20, [20, 0, 0], [100, 0, 0]),
+    ] {
+        forget_what_is_old(&*log, now, days).await.unwrap();
+        for (shelf, expected) in [(Shelf::Audit, audit), (Shelf::Versions, versions)] {
+            for ((job, ..), expected) in jobs.iter().zip(expected) {
+                let query = Query { limit: 1000, ..Query::of_job(job) };
+                assert_eq!(
+                    log.kept(shelf, &query).await.unwrap().len(),
+                    expected,
+                    "{days} days, {shelf:?}, {job}"
+                );
+            }
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::exec::request;
 use crate::exec::shell::Shell;
 use crate::exec::work::Work;
 use crate::guardian::Guard;
+use crate::history;
 use crate::lead::Lead;
 use crate::live::{self, Live};
 use crate::notify::{Notices, Noticing};
@@ -105,6 +106,8 @@ pub struct Options {
     pub log_commit_timeout: Duration,
     /// How long records are kept.
     pub retention: Retention,
+    /// So many days it is kept who changed what; 0 = for ever.
+    pub audit_days: u32,
     /// Where it keeps its state. Without one, every shell is started at its time, records wait in memory, and a worker that starts again
     /// notices no store that was put back while no process of it lived.
     pub data_dir: Option<PathBuf>,
@@ -129,6 +132,7 @@ impl Options {
             log_batch_size: settings.log_batch_size,
             log_commit_timeout: settings.log_commit_timeout,
             retention: Retention::new(settings),
+            audit_days: settings.audit_days,
             data_dir: Some(data_dir.path.clone()),
             shell: Arc::new(Shell::new(&settings.shell, &settings.users).guarded_by(guard)),
             outbound: Arc::new(Outbound::new(settings.http_networks.clone())),
@@ -378,6 +382,10 @@ impl Driver {
             tokio::spawn(live::follow(self.live.clone(), Arc::clone(&run_log), Arc::clone(&clock)));
         let (retention, first) = (self.options.retention, Arc::clone(&self.first));
         let retaining = tokio::spawn(retention::keep_up(run_log, clock, retention, first));
+        let (ports, first) = (self.ports.clone(), Arc::clone(&self.first));
+        let moving = tokio::spawn(history::keep_moving(ports.clone(), Arc::clone(&self.status), first));
+        let (days, first) = (self.options.audit_days, Arc::clone(&self.first));
+        let forgetting = tokio::spawn(history::keep_forgetting(ports, days, first));
         self.make_gate();
         self.step(Event::ClockTrusted(self.clocks.trusted())).await;
         self.seek_session();
@@ -427,8 +435,11 @@ impl Driver {
             self.status.beat(now, open_runs, waiting, self.session.is_some());
         }
         self.leave().await;
-        for task in
-            self.watching.into_iter().chain([sweeping, keeping_up, following, retaining]).chain(noticing)
+        for task in self
+            .watching
+            .into_iter()
+            .chain([sweeping, keeping_up, following, retaining, moving, forgetting])
+            .chain(noticing)
         {
             task.abort();
         }

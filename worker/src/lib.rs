@@ -11,6 +11,7 @@ mod exec;
 mod follow;
 pub mod guardian;
 pub mod health;
+pub mod history;
 pub mod identity;
 mod lead;
 mod live;

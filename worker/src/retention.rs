@@ -87,7 +87,11 @@ pub(crate) async fn keep_up(
 async fn prepare(run_log: &dyn RunLog) {
     let retries = Retries::new("record store not prepared (indexes)");
     for failures in 0.. {
-        match run_log.prepare().await {
+        let prepared = match run_log.prepare().await {
+            Ok(()) => run_log.prepare_history().await,
+            failed => failed,
+        };
+        match prepared {
             Ok(()) => return retries.worked(),
             Err(why) => {
                 retries.failed(&why);
@@ -133,7 +137,7 @@ pub async fn sweep(run_log: &dyn RunLog, now: Timestamp, retention: Retention) -
 }
 
 /// Does a call, and pauses as long as others should have the store for themselves.
-async fn paced<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn paced<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let asked = Stopwatch::start();
     let answer = call.await;
     clock::sleep(asked.elapsed() * PAUSE_FACTOR).await;

@@ -39,6 +39,7 @@ pub struct Status {
     lateness: [AtomicU64; LATENESS_MS.len()],
     outcomes: [AtomicU64; Outcome::ALL.len()],
     audit_findings: AtomicU64,
+    audit_waiting: AtomicU64,
     pub(crate) notices: Arc<Counters>,
     /// Of the store, as last told.
     room: Mutex<Room>,
@@ -97,6 +98,10 @@ impl Status {
 
     pub(crate) fn count_audit_findings(&self, found: usize) {
         self.audit_findings.fetch_add(u64::try_from(found).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(crate) fn note_audit_waiting(&self, notes: u64) {
+        self.audit_waiting.store(notes, Relaxed);
     }
 
     pub(crate) fn note_room(&self, room: &Room) {
@@ -240,6 +245,12 @@ impl Status {
             "counter",
             "Keys of this worker's of which it knew nothing: each is a bug, or somebody's hand.",
             self.audit_findings.load(Relaxed).to_string(),
+        );
+        put(
+            "fleetcron_audit_waiting",
+            "gauge",
+            "Changes of which the record store does not know yet, as this worker last counted them when it could not move them; 0 = it could.",
+            self.audit_waiting.load(Relaxed).to_string(),
         );
         let room = *self.room.lock().unwrap_or_else(PoisonError::into_inner);
         put("fleetcron_store_bytes", "gauge", "Size of the store, 0 = unknown.", room.bytes.to_string());

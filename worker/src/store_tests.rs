@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::clock::{self, Clock, SystemClock, Timestamp};
+use common::domain::audit::{Entry as Change, EntryId};
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KillRequest, Killed};
 use common::domain::mark::Mark;
@@ -16,6 +17,7 @@ use common::domain::record::{Record, SkipReason, Skipped, Status};
 use common::domain::retry::Retry;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, Registration, Sid};
+use common::history::{History, Query, Shelf};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
 use common::kv::{
@@ -851,6 +853,35 @@ impl RunLog for Picky {
     }
 }
 
+#[async_trait]
+impl History for Picky {
+    async fn prepare_history(&self) -> Result<(), run_log::Error> {
+        self.inner.prepare_history().await
+    }
+
+    async fn keep(&self, entries: &[Change]) -> Result<(), run_log::Error> {
+        self.inner.keep(entries).await
+    }
+
+    async fn kept(&self, shelf: Shelf, query: &Query) -> Result<Vec<Change>, run_log::Error> {
+        self.inner.kept(shelf, query).await
+    }
+
+    async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, run_log::Error> {
+        self.inner.kept_jobs(after, limit).await
+    }
+
+    async fn forget(
+        &self,
+        shelf: Shelf,
+        name: Option<&str>,
+        below: &EntryId,
+        limit: u32,
+    ) -> Result<u64, run_log::Error> {
+        self.inner.forget(shelf, name, below, limit).await
+    }
+}
+
 /// Found by chaos on real parts: after an outage every survivor sent the same hundred records every few seconds, and none was taken.
 #[tokio::test]
 async fn a_sweep_gets_done_on_a_store_that_is_slow() {
@@ -1072,6 +1103,7 @@ pub(super) fn options() -> Options {
         log_batch_size: 100,
         log_commit_timeout: Duration::from_millis(50),
         retention: Retention { days: 0, max_per_job: 0 },
+        audit_days: 0,
         data_dir: None,
         shell: Arc::default(),
         outbound: Arc::new(Outbound::new(Networks::default())),

@@ -16,11 +16,12 @@ use crate::clock::Timestamp;
 use crate::domain::output::Chunk;
 use crate::domain::record::{Record, RecordId, Status};
 use crate::domain::run::RunId;
+use crate::history::embedded as history;
 
 /// The database's name in its directory.
 const FILE: &str = "records.sqlite";
 /// Format of the tables, kept in `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// How long another process's transaction is waited for; ours take milliseconds.
 const BUSY_MAX: Duration = Duration::from_secs(3);
 
@@ -109,7 +110,7 @@ impl EmbeddedRunLog {
     }
 
     /// Runs `work` on a thread that may block.
-    async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
@@ -134,6 +135,9 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
     }
     if version < 2 {
         txn.execute_batch(SEARCH_AND_OUTPUT)?;
+    }
+    if version < 3 {
+        txn.execute_batch(history::TABLES)?;
         txn.pragma_update(None, "user_version", VERSION)?;
     }
     txn.commit()

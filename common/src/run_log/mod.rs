@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::domain::output::Chunk;
 use crate::domain::record::{Record, RecordId, SkipReason, Status};
 use crate::domain::run::RunId;
+use crate::history::History;
 
 mod batch;
 #[cfg(feature = "embedded")]
@@ -165,9 +166,9 @@ pub enum Error {
     Internal(String),
 }
 
-/// The store of records.
+/// The store of records. It also keeps what is known of changes, with the same connections.
 #[async_trait]
-pub trait RunLog: Send + Sync {
+pub trait RunLog: History {
     /// Creates what queries need (indexes). Idempotent; called once by whoever writes.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ const TIMES: [&str; 4] = ["planTime", "scheduleTime", "startTime", "endTime"];
 const TEXTS: [&str; 4] = ["jobName", "command", "err", "output"];
 
 /// Error code of a document whose `_id` is taken.
-const DUPLICATE_KEY: i32 = 11_000;
+pub(crate) const DUPLICATE_KEY: i32 = 11_000;
 /// Error codes of an index, or a collection, that is not there.
 const INDEX_NOT_FOUND: i32 = 27;
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -155,7 +155,7 @@ impl MongoRunLog {
 
     /// Runs `work` within the time limit. It must be harmless to run it again: an answer that was lost is asked for once
     /// more.
-    async fn call<T, F>(&self, work: impl Fn(Database) -> F + Send + Sync) -> Result<T, Error>
+    pub(crate) async fn call<T, F>(&self, work: impl Fn(Database) -> F + Send + Sync) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, mongodb::error::Error>> + Send + 'static,
@@ -444,7 +444,8 @@ impl MongoRunLog {
     }
 }
 
-fn index(name: &str, keys: Document) -> IndexModel {
+/// An index of that name.
+pub(crate) fn index(name: &str, keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).options(IndexOptions::builder().name(name.to_owned()).build()).build()
 }
 

@@ -3,9 +3,11 @@
 use async_trait::async_trait;
 
 use super::{Appended, Error, Place, RecordQuery, Removal, RunLog};
+use crate::domain::audit::{Entry, EntryId};
 use crate::domain::output::Chunk;
 use crate::domain::record::Record;
 use crate::domain::run::RunId;
+use crate::history::{History, Query, Shelf};
 use crate::secrets::{Refusal, Renewing};
 
 impl Refusal for Error {
@@ -57,11 +59,41 @@ impl RunLog for Renewing<dyn RunLog> {
     }
 }
 
+#[async_trait]
+impl History for Renewing<dyn RunLog> {
+    async fn prepare_history(&self) -> Result<(), Error> {
+        self.call(|log| async move { log.prepare_history().await }).await
+    }
+
+    async fn keep(&self, entries: &[Entry]) -> Result<(), Error> {
+        self.call(|log| async move { log.keep(entries).await }).await
+    }
+
+    async fn kept(&self, shelf: Shelf, query: &Query) -> Result<Vec<Entry>, Error> {
+        self.call(|log| async move { log.kept(shelf, query).await }).await
+    }
+
+    async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, Error> {
+        self.call(|log| async move { log.kept_jobs(after, limit).await }).await
+    }
+
+    async fn forget(
+        &self,
+        shelf: Shelf,
+        name: Option<&str>,
+        below: &EntryId,
+        limit: u32,
+    ) -> Result<u64, Error> {
+        self.call(|log| async move { log.forget(shelf, name, below, limit).await }).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::history;
     use crate::secrets::tests::{Shelf, referring};
     use crate::secrets::{Problem, Vault};
 
@@ -111,6 +143,35 @@ mod tests {
         }
 
         async fn remove(&self, _: &Removal, _: u32) -> Result<u64, Error> {
+            self.prepare().await.map(|()| 0)
+        }
+    }
+
+    #[async_trait]
+    impl History for Guarded {
+        async fn prepare_history(&self) -> Result<(), Error> {
+            self.prepare().await
+        }
+
+        async fn keep(&self, _: &[Entry]) -> Result<(), Error> {
+            self.prepare().await
+        }
+
+        async fn kept(&self, _: history::Shelf, _: &Query) -> Result<Vec<Entry>, Error> {
+            self.prepare().await.map(|()| Vec::new())
+        }
+
+        async fn kept_jobs(&self, _: &str, _: u32) -> Result<Vec<String>, Error> {
+            self.prepare().await.map(|()| Vec::new())
+        }
+
+        async fn forget(
+            &self,
+            _: history::Shelf,
+            _: Option<&str>,
+            _: &EntryId,
+            _: u32,
+        ) -> Result<u64, Error> {
             self.prepare().await.map(|()| 0)
         }
     }

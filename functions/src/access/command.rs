@@ -2,6 +2,7 @@
 
 use common::clock::{Clock, Timestamp};
 use common::domain::access::Principal;
+use common::domain::audit::Origin;
 use common::domain::token::TokenId;
 use common::kv::Kv;
 use serde_json::{Map, Value};
@@ -38,6 +39,13 @@ pub async fn command(kv: &dyn Kv, clock: &dyn Clock, words: &[&str]) -> Result<S
     done.map_err(|refusal| refusal.message)
 }
 
+/// Who holds the store's credentials is known by nothing else.
+const COMMAND_LINE: &str = "the command line";
+
+fn origin() -> Origin {
+    Origin { from: Some(COMMAND_LINE.to_owned()), ..Origin::default() }
+}
+
 async fn create(
     kv: &dyn Kv,
     clock: &dyn Clock,
@@ -45,7 +53,7 @@ async fn create(
     fields: Map<String, Value>,
 ) -> Result<String, Refusal> {
     let grant = token_create::grant(&Fields::of_json(fields)?, clock)?;
-    let made = manage::create(kv, clock, whose, "the command line", grant).await?;
+    let made = manage::create(kv, clock, whose, &origin(), COMMAND_LINE, grant).await?;
     let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
     Ok(format!("{}\nid {}, {}: it is not shown again", text("token"), text("id"), until(&made)))
 }
@@ -69,7 +77,7 @@ async fn revoke(
     last: bool,
 ) -> Result<String, Refusal> {
     let parsed = TokenId::parse(id).ok_or_else(|| Refusal::bad(format!("{id:?} is no id of a token")))?;
-    let revoked = manage::revoke(kv, clock, whose, &parsed, last).await?;
+    let revoked = manage::revoke(kv, clock, whose, &origin(), &parsed, last).await?;
     Ok(if revoked.is_null() { format!("there is no token {id}") } else { format!("revoked {id}") })
 }
 

@@ -7,11 +7,13 @@
 use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch};
 use common::domain::access::{Means, Principal};
+use common::domain::audit::Origin;
 use common::domain::token::{Grant, Secret, Token, TokenId, Used};
 use common::keys;
 use common::kv::{Compare, Kv, Op, Pair, Range, Txn};
 use serde_json::{Value, json};
 
+use crate::audit::Change;
 use crate::http::Refusal;
 use crate::store;
 
@@ -92,6 +94,7 @@ pub(crate) async fn create(
     kv: &dyn Kv,
     clock: &dyn Clock,
     whose: &Principal,
+    origin: &Origin,
     by: &str,
     grant: Grant,
 ) -> Result<Value, Refusal> {
@@ -128,11 +131,12 @@ pub(crate) async fn create(
             txn.then.push(Op::put(keys::TOKENS_CHANGED, secret.id().as_str()));
         }
         // If this process dies here, a token is stored that nobody has; it stands in the list, and can be revoked.
-        let written = store::write(kv, &txn, &since, "making the token", false).await?;
+        let mut shown = stored.shown(secret.id(), &token);
+        let change = Change::of(origin, "token_create", clock.now()).with("token", shown.clone());
+        let written = store::write(kv, &txn, &since, "making the token", false, Some(&change)).await?;
         // Refused although it is ours: a try whose answer was lost has put it.
         let ours = || written.reply.pair(0).is_some_and(|pair| pair.value == token.encode());
         if written.reply.succeeded || ours() {
-            let mut shown = stored.shown(secret.id(), &token);
             shown["token"] = secret.reveal().into();
             return Ok(shown);
         }
@@ -181,6 +185,7 @@ pub(crate) async fn revoke(
     kv: &dyn Kv,
     clock: &dyn Clock,
     whose: &Principal,
+    origin: &Origin,
     id: &TokenId,
     last: bool,
 ) -> Result<Value, Refusal> {
@@ -210,7 +215,9 @@ pub(crate) async fn revoke(
             txn.then.push(Op::put(keys::TOKENS_CHANGED, id.as_str()));
         }
         let shown = stored.shown(id, token);
-        let written = store::write(kv, &txn, &since, "revoking the token", false).await?;
+        let change =
+            Change::of(origin, "token_revoke", clock.now()).with("token", shown.clone()).ending_something();
+        let written = store::write(kv, &txn, &since, "revoking the token", false, Some(&change)).await?;
         if written.reply.succeeded {
             return Ok(shown);
         }

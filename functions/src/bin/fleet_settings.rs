@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use common::clock::SystemClock;
 use functions::{endpoints, ports, serve};
 
 fn main() -> ExitCode {
@@ -9,7 +10,7 @@ fn main() -> ExitCode {
         let kv = ports::kv(settings)?;
         Ok(move |request| {
             let kv = kv.clone();
-            async move { endpoints::fleet_settings::handle(&*kv, request).await }
+            async move { endpoints::fleet_settings::handle(&*kv, &SystemClock, request).await }
         })
     })
 }

@@ -3,6 +3,7 @@ import { render } from "./preact.js";
 import {
   THEMES, answeredAt, caller, chooseLanguage, chooseTheme, go, html, language, link, local, may, paused, refresh, route, t, theme, troubles, useCell, usePoll, utc, whoAmI,
 } from "./core.js";
+import { Audit } from "./audit.js";
 import { Confirmation } from "./dialogs.js";
 import { FleetPaused, useFleet } from "./fleet.js";
 import { JobForm } from "./form.js";
@@ -15,6 +16,7 @@ import { Running } from "./running.js";
 import { SignIn, Who } from "./signin.js";
 import { languages } from "./texts.js";
 import { Tokens } from "./tokens.js";
+import { Versions } from "./versions.js";
 import { Workers, useWorkers } from "./workers.js";
 
 /** The form that an address opens, or null: it lies over the view that was there before. */
@@ -74,12 +76,14 @@ function toMain(event) {
 
 function View({ view: { parts, query }, workers, fleet }) {
   const [first, second, third, fourth] = parts;
-  const title = parts.length >= 2 && first === "jobs" ? second : ["workers", "running", "tokens"].includes(first) ? t(first) : t("jobs");
+  const title = parts.length >= 2 && first === "jobs" ? second : ["workers", "running", "tokens", "audit"].includes(first) ? t(first) : t("jobs");
   useEffect(() => {
     document.title = `${title} · Fleetcron`;
   }, [title]);
   if (parts.length === 0 || (parts.length === 1 && first === "jobs")) return html`<${Jobs} query=${query} />`;
   if (parts.length === 2 && first === "jobs") return html`<${Job} key=${second} name=${second} query=${query} />`;
+  if (parts.length === 3 && first === "jobs" && third === "versions") return html`<${Versions} key=${second} name=${second} query=${query} />`;
+  if (parts.length === 1 && first === "audit") return html`<${Audit} query=${query} />`;
   if (parts.length === 4 && first === "jobs" && third === "runs") return html`<${Run} key=${fourth} name=${second} id=${fourth} />`;
   if (parts.length === 1 && first === "running") return html`<${Running} query=${query} />`;
   if (parts.length === 1 && first === "workers") return html`<${Workers} query=${query} workers=${workers} fleet=${fleet} />`;

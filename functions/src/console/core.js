@@ -444,5 +444,5 @@ export function unsay(id) {
   said.set(said.value.filter((toast) => toast.id !== id));
 }
 
-/** The question that is open, if one is: `{ kind, name, runId }`. */
+/** The question that is open, if one is: `{ kind, name, runId, version }`. */
 export const confirming = cell(null);

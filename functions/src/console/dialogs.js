@@ -59,6 +59,11 @@ async function remove({ name }) {
   if (route.value.parts[0] === "jobs" && route.value.parts[1] === name) go("#/jobs");
 }
 
+async function rollback({ name, version, key }) {
+  const { warnings } = await ask("job/rollback", { body: { name, version }, key });
+  say(t("rolledBack", { name }), { warnings, link: link(["jobs", name]) });
+}
+
 async function pauseFleet({ typed }) {
   const { warnings } = await ask("fleet/pause", { body: typed.trim() ? { reason: typed.trim() } : {} });
   say(t("fleetPauseDone"), { warnings });
@@ -79,6 +84,7 @@ const QUESTIONS = {
   run: { act: run, typed: { label: "runEnvironment", help: "runEnvironmentHelp", rows: 4, placeholder: "NAME=value" } },
   kill: { act: kill, danger: true },
   delete: { act: remove, danger: true },
+  rollback: { act: rollback },
   fleetPause: { act: pauseFleet, danger: true, typed: { label: "fleetPauseReason", help: "fleetPauseReasonHelp", rows: 2 } },
   fleetResume: { act: resumeFleet },
   revoke: { act: revoke, danger: true },
@@ -92,7 +98,7 @@ export function Confirmation() {
 
 const randomKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-function Confirm({ kind, name, runId, id }) {
+function Confirm({ kind, name, runId, id, version }) {
   const { act, danger, typed: input } = QUESTIONS[kind];
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
@@ -109,7 +115,7 @@ function Confirm({ kind, name, runId, id }) {
     setBusy(true);
     setFault("");
     try {
-      await act({ name, runId, id, typed, key });
+      await act({ name, runId, id, version, typed, key });
       close();
       refresh();
     } catch (error) {

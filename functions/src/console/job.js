@@ -28,6 +28,7 @@ export function Job({ name, query }) {
     <div class="bar">
       <${Title} id=${name}><${Name} name=${name} /><//>
       ${found ? html`<${JobState} job=${found} />` : null}
+      <a href=${link(["jobs", name, "versions"])}>${t("versions")}</a>
       ${found ? html`<div class="actions"><${Actions} job=${found} whole=${true} /></div>` : null}
     </div>
     ${job.data && !found

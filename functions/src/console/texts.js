@@ -455,6 +455,27 @@ const en = {
   revokeDo: "Revoke token",
   revoked: "Revoked {name}",
   revokedNone: "{name} was already gone",
+
+  // versions and the audit
+  versions: "Versions",
+  versionOf: "The definition of {time} UTC",
+  noVersions: "No versions are kept of this job",
+  noVersionsHelp: "Each change through the API makes one. What other hands put into the store makes none.",
+  beforeUnknown: "before: unknown",
+  beforeUnknownHelp: "What stood there before this change is no version that is kept: other hands have put it, or it was removed since.",
+  noChanges: "Nothing was different.",
+  before: "Before",
+  after: "After",
+  rollback: "Roll back to this",
+  rollbackTo: "Roll back to the definition of {time} UTC",
+  rollbackTitle: "Roll back to this definition?",
+  rollbackQuestion: "{name} becomes what it was then, as if that were saved now.",
+  rollbackHelp: "Its fires count from now on. What it is now stays among the versions.",
+  rollbackDo: "Roll back",
+  rolledBack: "Rolled {name} back",
+  audit: "Audit",
+  auditJob: "Job",
+  noAudit: "Nothing was changed",
 };
 
 const zh = {
@@ -901,6 +922,26 @@ const zh = {
   revokeDo: "吊销令牌",
   revoked: "已吊销 {name}",
   revokedNone: "{name} 已不存在",
+
+  versions: "历史版本",
+  versionOf: "{time} UTC 的配置",
+  noVersions: "该任务没有历史版本",
+  noVersionsHelp: "每次通过 API 修改都会产生一个版本；直接写入存储的修改不会。",
+  beforeUnknown: "修改前未知",
+  beforeUnknownHelp: "修改前的配置不在保留的版本中：可能是直接写入存储的，或者已被清理。",
+  noChanges: "没有差异。",
+  before: "修改前",
+  after: "修改后",
+  rollback: "回滚到此版本",
+  rollbackTo: "回滚到 {time} UTC 的配置",
+  rollbackTitle: "回滚到此配置？",
+  rollbackQuestion: "{name} 将恢复为当时的配置，相当于现在重新保存。",
+  rollbackHelp: "触发时间从现在起计算。当前配置会保留在历史版本中。",
+  rollbackDo: "回滚",
+  rolledBack: "已回滚 {name}",
+  audit: "审计",
+  auditJob: "任务",
+  noAudit: "没有任何修改",
 };
 
 export const texts = { en, zh };

@@ -35,9 +35,10 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 23] = [
+static FILES: [File; 25] = [
     file!("", HTML, "index.html"),
     file!("app.js", SCRIPT, "app.js"),
+    file!("audit.js", SCRIPT, "audit.js"),
     file!("core.js", SCRIPT, "core.js"),
     file!("dialogs.js", SCRIPT, "dialogs.js"),
     file!("faults.js", SCRIPT, "faults.js"),
@@ -58,6 +59,7 @@ static FILES: [File; 23] = [
     file!("style.css", STYLE, "style.css"),
     file!("texts.js", SCRIPT, "texts.js"),
     file!("tokens.js", SCRIPT, "tokens.js"),
+    file!("versions.js", SCRIPT, "versions.js"),
     file!("workers.js", SCRIPT, "workers.js"),
 ];
 

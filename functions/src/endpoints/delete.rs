@@ -1,7 +1,7 @@
 //! `POST /job/delete`: deletes a job. Its mark stays (design P6), so that the same job saved again cannot fire a second twice.
 
 use common::api::errno::Kind;
-use common::clock::Stopwatch;
+use common::clock::{Clock, Stopwatch};
 use common::domain::job::Job;
 use common::keys;
 use common::kv::{Compare, Kv, Op, Txn};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::stored::deletion;
 use super::{CONFLICTS_MAX, after, job_name};
+use crate::audit::Change;
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -18,11 +19,11 @@ use crate::store;
 pub const METHODS: &[&str] = WRITE;
 
 /// Serves `POST /job/delete`.
-pub async fn handle(kv: &dyn Kv, request: Request) -> Response {
-    answer(METHODS, request, async |call| delete(kv, &call).await).await
+pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Response {
+    answer(METHODS, request, async |call| delete(kv, clock, &call).await).await
 }
 
-async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
+async fn delete(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let name = job_name(call, &call.fields(&["name"])?)?;
     let key = keys::job(&name);
@@ -51,7 +52,9 @@ async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
             otherwise: reads.clone(),
         };
         once.guard(kv, &mut txn, &answer).await?;
-        let written = store::write(kv, &txn, &since, "the delete", once.is_named()).await?;
+        let change = Change::new(call, "delete", clock.now()).of_job(&name, stored.as_ref(), None);
+        let change = stored.as_ref().map(|_job| &change);
+        let written = store::write(kv, &txn, &since, "the delete", once.is_named(), change).await?;
         if written.reply.succeeded {
             return Ok(answer);
         }

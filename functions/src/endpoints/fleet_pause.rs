@@ -1,6 +1,7 @@
 //! `POST /fleet/pause`: no worker claims anything until the pause is lifted. What runs goes on, and so does what is claimed.
 
 use common::clock::{Clock, Stopwatch};
+use common::domain::audit::PAUSE;
 use common::domain::pause::Pause;
 use common::keys;
 use common::kv::{Compare, Kv, Op, Txn};
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use super::CONFLICTS_MAX;
 use super::fleet::{Fleet, contended, shown, state};
+use crate::audit::Change;
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -52,10 +54,15 @@ async fn pause(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Ref
         if then.is_empty() && !once.is_named() {
             return Ok(reply);
         }
+        let change = (!then.is_empty()).then(|| {
+            let change = Change::new(call, "fleet_pause", ours.since).ending_something();
+            change.touching(PAUSE, None, Some(&ours.encode()))
+        });
         let when = vec![Compare::unchanged(keys::PAUSED, fleet.revision())];
         let mut txn = Txn { when, then, otherwise: Fleet::reads(Some(&once)) };
         once.guard(kv, &mut txn, &reply).await?;
-        let written = store::write(kv, &txn, &since, "pausing the fleet", once.is_named()).await?;
+        let (what, named) = ("pausing the fleet", once.is_named());
+        let written = store::write(kv, &txn, &since, what, named, change.as_ref()).await?;
         if written.reply.succeeded {
             return Ok(reply);
         }

@@ -1,6 +1,7 @@
 //! `POST /fleet/resume`: lifts the fleet's pause. What would have been fired meanwhile is not caught up on (design P7).
 
 use common::clock::{Clock, Stopwatch};
+use common::domain::audit::PAUSE;
 use common::keys;
 use common::kv::{Kv, Op, Txn};
 use lambda_http::Request;
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::CONFLICTS_MAX;
 use super::fleet::{Fleet, contended, state};
+use crate::audit::Change;
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -48,9 +50,14 @@ async fn resume(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         if then.is_empty() && !once.is_named() {
             return Ok(reply);
         }
+        let change = fleet
+            .paused
+            .as_ref()
+            .map(|paused| Change::new(call, "fleet_resume", now).touching(PAUSE, Some(paused), None));
         let mut txn = Txn { when: fleet.unchanged(), then, otherwise: Fleet::reads(Some(&once)) };
         once.guard(kv, &mut txn, &reply).await?;
-        let written = store::write(kv, &txn, &since, "resuming the fleet", once.is_named()).await?;
+        let (what, named) = ("resuming the fleet", once.is_named());
+        let written = store::write(kv, &txn, &since, what, named, change.as_ref()).await?;
         if written.reply.succeeded {
             return Ok(reply);
         }

@@ -1,7 +1,8 @@
 //! `GET` and `POST /fleet/settings`: in which zone, by which dialect and rules jobs fire that say nothing of their own.
 
 use common::api::errno::Kind;
-use common::clock::Stopwatch;
+use common::clock::{Clock, Stopwatch};
+use common::domain::audit::SETTINGS;
 use common::domain::job::Fault;
 use common::domain::settings::FleetSettings;
 use common::keys;
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
 use super::stored::fleet_settings;
+use crate::audit::Change;
 use crate::http::{Call, Payload, Refusal, Reply, Response, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -20,10 +22,16 @@ use crate::store;
 pub const METHODS: &[&str] = &["GET", "HEAD", "POST"];
 
 /// Serves `/fleet/settings`.
-pub async fn handle(kv: &dyn Kv, request: Request) -> Response {
+pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Response {
     let writes = request.method() == Method::POST;
-    answer(METHODS, request, async |call| if writes { set(kv, &call).await } else { get(kv, &call).await })
-        .await
+    answer(
+        METHODS,
+        request,
+        async |call| {
+            if writes { set(kv, clock, &call).await } else { get(kv, &call).await }
+        },
+    )
+    .await
 }
 
 async fn get(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
@@ -49,7 +57,7 @@ impl Found {
     }
 }
 
-async fn set(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
+async fn set(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let submitted = match call.payload()? {
         Payload::Json(value) => value,
@@ -102,10 +110,15 @@ async fn set(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
         let revision = found.settings.as_ref().map_or(0, |pair| pair.mod_revision);
         // The same value put again would be an edit of nothing, and have every worker look at every job.
         let then = if stands { Vec::new() } else { vec![Op::put(keys::SETTINGS, value.clone())] };
+        let change = (!stands).then(|| {
+            let change = Change::new(call, "fleet_settings", clock.now());
+            change.touching(SETTINGS, found.settings.as_ref(), Some(&value))
+        });
         let when = vec![Compare::unchanged(keys::SETTINGS, revision)];
         let mut txn = Txn { when, then, otherwise: Found::reads(&once) };
         once.guard(kv, &mut txn, &reply).await?;
-        let written = store::write(kv, &txn, &since, "setting the fleet's defaults", once.is_named()).await?;
+        let (what, named) = ("setting the fleet's defaults", once.is_named());
+        let written = store::write(kv, &txn, &since, what, named, change.as_ref()).await?;
         if written.reply.succeeded {
             return Ok(reply);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use common::clock::Clock;
 use common::crontab::{self, Crontab, Entry, Format, Reading, Refused};
 use common::domain::access::Principal;
+use common::domain::audit::Origin;
 use common::domain::job::{Fault, Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::kv::Kv;
@@ -58,6 +59,7 @@ async fn import(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         language: language(call, &fields)?,
         fleet,
         whose: call.principal(),
+        origin: call.origin(),
     };
     let mut reply = importing::import(kv, clock, &wish, crontab).await?;
     if call.headers().contains_key(idempotency::HEADER) {
@@ -89,6 +91,7 @@ pub async fn file(
     for remark in &crontab.remarks {
         lines.push(format!("line {}: {}", remark.line, remark.what));
     }
+    let origin = Origin { from: Some("the command line".to_owned()), ..Origin::default() };
     let wish = Wish {
         prefix,
         source,
@@ -97,6 +100,7 @@ pub async fn file(
         language: Language::English,
         fleet,
         whose: &Principal::anybody(),
+        origin: &origin,
     };
     let reply = importing::import(kv, clock, &wish, crontab).await.map_err(|refusal| refusal.message)?;
     lines.extend(reply.warnings);

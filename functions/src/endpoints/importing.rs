@@ -6,6 +6,7 @@ use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch, Timestamp};
 use common::crontab::{Crontab, Entry, LABEL, Refused};
 use common::domain::access::Principal;
+use common::domain::audit::{DEFINITION_BYTES_MAX, Origin};
 use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::keys;
@@ -19,6 +20,7 @@ use super::save;
 use super::stored::{Stored, deletion};
 use super::{CONFLICTS_MAX, Pages, Warnings};
 use crate::access::reach;
+use crate::audit::Change;
 use crate::http::{Refusal, Reply};
 use crate::idempotency::Once;
 use crate::store;
@@ -27,8 +29,9 @@ use crate::store;
 pub(super) const JOBS_MAX: usize = 2_000;
 /// Jobs of one transaction: of each the job, its mark and the fleet's settings are compared, and etcd takes 128 of these.
 const BATCH_JOBS_MAX: usize = 40;
-/// Most of a transaction, in bytes of its jobs: a third of what etcd takes.
-const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Most of a transaction, in bytes of its jobs, of what is left of them for the audit, and of what stood there before: two thirds of what etcd
+/// takes.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// As many operations read what is stored of one job.
 const READS_OF_ONE: usize = 3;
 /// As many fires of each job are shown.
@@ -50,6 +53,7 @@ pub(super) struct Wish<'a> {
     pub fleet: FleetSettings,
     /// Who wishes it.
     pub whose: &'a Principal,
+    pub origin: &'a Origin,
 }
 
 /// Makes the plan, carries it out if that is wished, and tells of it.
@@ -103,6 +107,14 @@ impl Item {
 
     fn name(&self) -> &JobName {
         &self.entry.submitted.job.name
+    }
+
+    /// What it takes in a transaction.
+    fn bytes(&self) -> usize {
+        let (after, before) =
+            (self.entry.submitted.job.to_value().to_string().len(), self.stored.job.as_ref());
+        let left = |bytes: usize| bytes.min(DEFINITION_BYTES_MAX);
+        after + left(after) + before.map_or(0, |pair| left(pair.value.len()))
     }
 
     /// The names of the fields that become others.
@@ -189,7 +201,7 @@ impl Plan {
         while !waiting.is_empty() {
             let mut bytes = 0;
             let fitting = waiting.iter().take(BATCH_JOBS_MAX).take_while(|item| {
-                bytes += item.entry.submitted.job.to_value().to_string().len();
+                bytes += item.bytes();
                 bytes <= BATCH_BYTES_MAX
             });
             // What waits for others compares these as well, and goes alone: a transaction has room for that.
@@ -201,7 +213,7 @@ impl Plan {
             let part = format!("the import of {done} of its {whole} jobs");
             put(kv, clock, since, wish, &part, batch, &mut self.warnings).await?;
         }
-        remove(kv, since, &mut self.removals, &mut self.warnings).await
+        remove(kv, clock, since, wish, &mut self.removals, &mut self.warnings).await
     }
 
     fn reply(mut self, wish: &Wish<'_>, now: Timestamp) -> Reply {
@@ -300,6 +312,7 @@ async fn put(
     for _ in 0..CONFLICTS_MAX {
         let mut txn = Txn::default();
         let mut said = Vec::new();
+        let mut change = Change::of(wish.origin, "import", clock.now());
         for item in &batch {
             if item.stored.fleet()? != wish.fleet {
                 let message = format!(
@@ -314,9 +327,10 @@ async fn put(
             txn.when.extend(plan.unchanged.iter().cloned());
             txn.otherwise.extend(reads(item.name()));
             said.extend(plan.warnings.iter().map(|warning| format!("{}: {warning}", item.name())));
+            change.touch_job(item.name().as_str(), item.stored.job.as_ref(), Some(plan.definition()));
             txn.then.extend(plan.puts(item.name()));
         }
-        let written = store::write(kv, &txn, since, part, false).await?;
+        let written = store::write(kv, &txn, since, part, false, Some(&change)).await?;
         if written.reply.succeeded {
             said.into_iter().for_each(|warning| warnings.push(warning));
             return Ok(());
@@ -344,19 +358,25 @@ async fn put(
 /// Deletes what vanished from the file, each only as it was looked at; leaves in `removals` what is gone.
 async fn remove(
     kv: &dyn Kv,
+    clock: &dyn Clock,
     since: &Stopwatch,
+    wish: &Wish<'_>,
     removals: &mut Vec<Pair>,
     warnings: &mut Warnings,
 ) -> Result<(), Refusal> {
     let mut gone = Vec::new();
     for pair in std::mem::take(removals) {
-        let name = pair.key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok());
+        let name = pair.key.strip_prefix(keys::JOBS);
+        let mut change = Change::of(wish.origin, "import", clock.now());
+        change.touch_job(name.unwrap_or_default(), Some(&pair), None);
+        let name = name.and_then(|name| JobName::parse(name).ok());
         let txn = Txn {
             when: vec![Compare::unchanged(pair.key.clone(), pair.mod_revision)],
             then: name.map_or_else(|| vec![Op::delete(pair.key.clone())], |name| deletion(&name).into()),
             otherwise: vec![Op::get(pair.key.clone())],
         };
-        let written = store::write(kv, &txn, since, "the removal of what vanished", false).await?;
+        let what = "the removal of what vanished";
+        let written = store::write(kv, &txn, since, what, false, Some(&change)).await?;
         if written.reply.succeeded || written.reply.pair(0).is_none() {
             gone.push(pair);
         } else {

@@ -13,6 +13,7 @@ use lambda_http::Request;
 use serde_json::json;
 
 use super::job_name;
+use crate::audit::Change;
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -56,11 +57,13 @@ async fn kill(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let mut warnings = call.query_warnings();
     warnings.extend(warning);
     let reply = Reply::new(json!({ "runIds": run_ids }), warnings);
+    let change = Change::new(call, "kill", clock.now()).of_job(&name, None, None).ending_something();
+    let change = change.with("runIds", json!(run_ids));
     // Sending it twice is harmless: it names the runs, and a later one is none of them.
     let put = Op::put_leased(keys::killer(&name), request, lease);
     let mut txn = Txn { then: vec![put], otherwise: once.read().into_iter().collect(), ..Txn::default() };
     once.guard(kv, &mut txn, &reply).await?;
-    let written = store::write(kv, &txn, &since, "the kill", once.is_named()).await?;
+    let written = store::write(kv, &txn, &since, "the kill", once.is_named(), Some(&change)).await?;
     if written.reply.succeeded {
         return Ok(reply);
     }

@@ -155,7 +155,7 @@ fn query(fields: &Fields, warnings: &mut Warnings) -> Result<(RecordQuery, u32),
 }
 
 /// A time that bounds `startTime`.
-fn time(fields: &Fields, name: &str) -> Result<Option<Timestamp>, Refusal> {
+pub(super) fn time(fields: &Fields, name: &str) -> Result<Option<Timestamp>, Refusal> {
     let time = fields.filled(name).map(|text| {
         Timestamp::parse(text).ok_or_else(|| {
             Refusal::bad(format!(

@@ -1,6 +1,7 @@
 //! One handler for each endpoint; each takes only the ports that it uses.
 
 mod after;
+pub mod audit_list;
 pub mod console;
 pub mod delete;
 pub mod export;
@@ -20,6 +21,7 @@ pub mod output;
 pub mod pause;
 mod preview;
 pub mod resume;
+pub mod rollback;
 pub mod run;
 pub mod running;
 mod runs;
@@ -30,6 +32,7 @@ pub mod token_create;
 pub mod token_list;
 pub mod token_revoke;
 pub mod token_self;
+pub mod versions;
 pub mod workers;
 
 use std::fmt::Display;

@@ -14,6 +14,7 @@ use lambda_http::Request;
 use serde_json::{Value, json};
 
 use super::job_name;
+use crate::audit::Change;
 use crate::http::{Call, Fields, Payload, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -48,6 +49,10 @@ async fn run(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refus
     }
     let run_id = RunId::from_text(&random_id());
     let reply = Reply::new(json!({ "runId": run_id }), warnings);
+    // Names alone: values may be what not everybody is to read.
+    let variables: Vec<String> = env.iter().map(|(name, _)| name.to_owned()).collect();
+    let change = Change::new(call, "run", clock.now()).of_job(&name, None, None);
+    let change = change.with("runId", run_id.as_str()).with("env", variables);
     let request = RunRequest::manual(run_id.clone(), name.clone(), env, clock.now());
     let mut txn = Txn {
         when: vec![Compare::exists(job)],
@@ -55,7 +60,7 @@ async fn run(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refus
         otherwise: once.read().into_iter().collect(),
     };
     once.guard(kv, &mut txn, &reply).await?;
-    let written = store::write(kv, &txn, &since, "the request", once.is_named()).await?;
+    let written = store::write(kv, &txn, &since, "the request", once.is_named(), Some(&change)).await?;
     if written.reply.succeeded {
         return Ok(reply);
     }

@@ -16,6 +16,7 @@ use super::CONFLICTS_MAX;
 use super::after::{self, Before};
 use super::preview::{FIRES_DEFAULT, accepted, fires};
 use super::stored::Stored;
+use crate::audit::Change;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
 use crate::store;
@@ -33,11 +34,39 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let value = submitted_value(call)?;
     let name = name_of(&value)?;
     call.reach(&name)?;
-    let mut once = Once::of(call, "save", &in_order(&name, &value))?;
-    let mut stored = Stored::read(kv, &name, &once).await?;
+    let once = Once::of(call, "save", &in_order(&name, &value))?;
+    let stored = Stored::read(kv, &name, &once).await?;
     if let Some(answered) = once.answered(stored.kept.as_ref())? {
         return Ok(answered);
     }
+    let wanted = Wanted { name, value, once, action: "save", details: Map::new() };
+    put(kv, clock, call, &since, wanted, stored).await
+}
+
+/// A definition that somebody wants to be stored.
+pub(super) struct Wanted {
+    /// The job's name, as the definition has it.
+    pub(super) name: JobName,
+    /// The definition, as it was submitted.
+    pub(super) value: Value,
+    /// By what the change is told from others.
+    pub(super) once: Once,
+    /// The function that does it.
+    pub(super) action: &'static str,
+    /// What there is to say of it.
+    pub(super) details: Map<String, Value>,
+}
+
+/// Stores a definition in the place of what is `stored`, which has no kept answer.
+pub(super) async fn put(
+    kv: &dyn Kv,
+    clock: &dyn Clock,
+    call: &Call,
+    since: &Stopwatch,
+    wanted: Wanted,
+    mut stored: Stored,
+) -> Result<Reply, Refusal> {
+    let Wanted { name, value, mut once, action, details } = wanted;
     for _ in 0..CONFLICTS_MAX {
         let fleet = stored.fleet()?;
         let submitted = Job::from_submitted(value.clone(), &fleet).map_err(|faults| refusal(&faults))?;
@@ -49,7 +78,9 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
         let reply = plan.reply(&submitted, call, clock.now());
         let mut txn = plan.txn(&submitted.job, &stored, &once);
         once.guard(kv, &mut txn, &reply).await?;
-        let written = store::write(kv, &txn, &since, "the save", once.is_named()).await?;
+        let change = Change::new(call, action, clock.now()).with_all(&details);
+        let change = change.of_job(&name, stored.job.as_ref(), Some(plan.definition()));
+        let written = store::write(kv, &txn, since, "the save", once.is_named(), Some(&change)).await?;
         if written.reply.succeeded {
             return Ok(reply);
         }
@@ -124,7 +155,7 @@ pub(super) fn never(job: &Job, now: Timestamp) -> Fault {
     Fault::new("cronExpr", why)
 }
 
-fn refusal(faults: &[Fault]) -> Refusal {
+pub(super) fn refusal(faults: &[Fault]) -> Refusal {
     let said: Vec<String> = faults.iter().map(Fault::to_string).collect();
     Refusal::bad(said.join("; "))
 }
@@ -181,6 +212,11 @@ impl Plan {
         let waits_anew = job.options.after.as_ref() != waited_for;
         let job = job.to_value().to_string().into_bytes();
         Ok(Self { job, mark, previous, unchanged, waits_anew, warnings })
+    }
+
+    /// The definition as it is stored.
+    pub(super) fn definition(&self) -> &[u8] {
+        &self.job
     }
 
     fn txn(&self, job: &Job, stored: &Stored, once: &Once) -> Txn {

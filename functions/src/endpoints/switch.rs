@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::stored::Stored;
 use super::{CONFLICTS_MAX, job_name};
+use crate::audit::Change;
 use crate::http::{Call, Refusal, Reply};
 use crate::idempotency::Once;
 use crate::store;
@@ -39,9 +40,12 @@ pub(super) async fn switch(kv: &dyn Kv, clock: &dyn Clock, call: &Call, on: bool
         }
         // The compares keep a request that lingers in the network from switching what is switched again or saved later.
         let otherwise = Stored::reads(&name, &once);
+        let change = plan.after.map(|after| {
+            Change::new(call, route, clock.now()).of_job(&name, stored.job.as_ref(), Some(&after))
+        });
         let mut txn = Txn { when: stored.unchanged(&name), then: plan.puts, otherwise };
         once.guard(kv, &mut txn, &reply).await?;
-        let written = store::write(kv, &txn, &since, what, once.is_named()).await?;
+        let written = store::write(kv, &txn, &since, what, once.is_named(), change.as_ref()).await?;
         if written.reply.succeeded {
             return Ok(reply);
         }
@@ -58,6 +62,8 @@ pub(super) async fn switch(kv: &dyn Kv, clock: &dyn Clock, call: &Call, on: bool
 struct Plan {
     /// The job as it is afterwards.
     job: Job,
+    /// What is stored of it then; `None` = what is stored now.
+    after: Option<Vec<u8>>,
     puts: Vec<Op>,
     warnings: Vec<String>,
 }
@@ -80,7 +86,8 @@ impl Plan {
         };
         let mark = stored.decoded_mark(name)?;
         let Some(value) = enabling::switched(&pair.value, on).map_err(|why| no_job(why.to_string()))? else {
-            return Ok(Self { job: read(&pair.value)?, puts: Vec::new(), warnings: Vec::new() });
+            let job = read(&pair.value)?;
+            return Ok(Self { job, after: None, puts: Vec::new(), warnings: Vec::new() });
         };
         let job = read(&value)?;
         let mut warnings = Vec::new();
@@ -97,8 +104,8 @@ impl Plan {
         }
         // Fires of the time when the job is off are nobody's, and this moment is where that begins or ends.
         let mark = Mark::based(mark.as_ref(), now, job.schedule_hash(&fleet));
-        let puts = vec![Op::put(keys::job(name), value), Op::put(keys::fired(name), mark.encode())];
-        Ok(Self { job, puts, warnings })
+        let puts = vec![Op::put(keys::job(name), value.clone()), Op::put(keys::fired(name), mark.encode())];
+        Ok(Self { job, after: Some(value), puts, warnings })
     }
 }
 

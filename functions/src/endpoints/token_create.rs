@@ -36,7 +36,7 @@ async fn create(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
     let fields = call.fields(&["name", "role", "prefix", "days"])?;
     let grant = grant(&fields, clock)?;
     let by = call.caller().unwrap_or("an unknown address");
-    let data = manage::create(kv, clock, call.principal(), by, grant).await?;
+    let data = manage::create(kv, clock, call.principal(), call.origin(), by, grant).await?;
     let mut warnings = call.query_warnings();
     warnings.push("this is the only time that the token is shown: keep it where secrets are kept".to_owned());
     Ok(Reply::new(data, warnings))

@@ -26,7 +26,7 @@ async fn revoke(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         Some("true") => true,
         Some(_) => return Err(Refusal::bad("last: is neither true nor false: write one of them")),
     };
-    let revoked = manage::revoke(kv, clock, call.principal(), &id, last).await?;
+    let revoked = manage::revoke(kv, clock, call.principal(), call.origin(), &id, last).await?;
     // Sent again it finds nothing more to do: it needs no Idempotency-Key.
     Ok(Reply::new(revoked, call.query_warnings()))
 }

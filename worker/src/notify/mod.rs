@@ -32,11 +32,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::channels::Channels;
 use common::clock::{self, Clock, Stopwatch};
+use common::domain::audit::{Entry, EntryId};
 use common::domain::job::JobName;
 use common::domain::notify::{Notified, Told};
 use common::domain::output::Chunk;
 use common::domain::record::Record;
 use common::domain::run::RunId;
+use common::history::{History, Query, Shelf};
 use common::ids::{backoff, random_id};
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Span, Txn};
@@ -614,5 +616,34 @@ impl RunLog for Noticing {
 
     async fn remove(&self, what: &Removal, limit: u32) -> Result<u64, run_log::Error> {
         self.inner.remove(what, limit).await
+    }
+}
+
+#[async_trait]
+impl History for Noticing {
+    async fn prepare_history(&self) -> Result<(), run_log::Error> {
+        self.inner.prepare_history().await
+    }
+
+    async fn keep(&self, entries: &[Entry]) -> Result<(), run_log::Error> {
+        self.inner.keep(entries).await
+    }
+
+    async fn kept(&self, shelf: Shelf, query: &Query) -> Result<Vec<Entry>, run_log::Error> {
+        self.inner.kept(shelf, query).await
+    }
+
+    async fn kept_jobs(&self, after: &str, limit: u32) -> Result<Vec<String>, run_log::Error> {
+        self.inner.kept_jobs(after, limit).await
+    }
+
+    async fn forget(
+        &self,
+        shelf: Shelf,
+        name: Option<&str>,
+        below: &EntryId,
+        limit: u32,
+    ) -> Result<u64, run_log::Error> {
+        self.inner.forget(shelf, name, below, limit).await
     }
 }

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
+use common::domain::audit::{Entry, EntryId};
 use common::domain::output::Chunk;
 use common::domain::record::{Record, RecordId};
 use common::domain::run::RunId;
+use common::history::{History, Query, Shelf};
 use common::run_log::{Appended, Duplicate, Error, Place, RecordQuery, Removal, RunLog, duplicate};
 
 /// What is stored.
@@ -89,6 +91,32 @@ impl RunLog for Log {
         Ok(Vec::new())
     }
     async fn remove(&self, _what: &Removal, _limit: u32) -> Result<u64, Error> {
+        Ok(0)
+    }
+}
+
+/// Changes are not what is simulated.
+#[async_trait]
+impl History for Log {
+    async fn prepare_history(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn keep(&self, _entries: &[Entry]) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn kept(&self, _shelf: Shelf, _query: &Query) -> Result<Vec<Entry>, Error> {
+        Ok(Vec::new())
+    }
+    async fn kept_jobs(&self, _after: &str, _limit: u32) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+    async fn forget(
+        &self,
+        _shelf: Shelf,
+        _name: Option<&str>,
+        _below: &EntryId,
+        _limit: u32,
+    ) -> Result<u64, Error> {
         Ok(0)
     }
 }
