@@ -58,7 +58,7 @@ fn every_program_serves_its_own_endpoint() {
         let function = route.function;
         assert!(source.contains(&format!("serve(\"{function}\"")), "{function} says another name");
         assert!(
-            source.contains(&format!("endpoints::{function}::handle(")),
+            source.contains(&format!("endpoints::{function}::handle")),
             "{function} serves another endpoint"
         );
     }
