@@ -10,8 +10,10 @@ use super::figures::{head, row};
 use super::fleet::{Fleet, NewJob, Stamp};
 use super::{machine, wait_for};
 
-/// Jobs in the store.
-const JOBS: [usize; 2] = [100_000, 1_000_000];
+/// Jobs in the store, and how many distinct expressions they have: as many as people write, or nearly each job its own.
+const JOBS: [(usize, usize); 3] = [(100_000, 10_000), (1_000_000, 10_000), (1_000_000, MINUTES)];
+/// So many minutes of a year are told apart here: 28 days of each month.
+const MINUTES: usize = 12 * 28 * 24 * 60;
 /// So many of them, spread evenly, are due every second: when each has run, all that lies between is armed too.
 const PROBES: usize = 100;
 /// A worker that has not fired them by then does not.
@@ -26,10 +28,11 @@ const REST: Duration = Duration::from_secs(10);
 pub(super) async fn measure() -> anyhow::Result<()> {
     println!(
         "One worker, started when all jobs are in etcd; {PROBES} of them, spread evenly over the names, are due every second and leave a stamp, \
-         the others at some minute of the year. From the start of its process; memory of the worker, in MB (10⁶ bytes).\n"
+         the others at some minute of the year. From the start of its process; memory of the worker, in MB (10⁶ bytes), and all of it for each job.\n"
     );
     head(&[
         "jobs",
+        "expressions",
         "marks",
         "ready s",
         "first fire s",
@@ -37,19 +40,20 @@ pub(super) async fn measure() -> anyhow::Result<()> {
         "all marks there s",
         "peak MB",
         "MB 10 s later",
+        "bytes a job",
         "worker CPU s",
         "etcd CPU s",
         "load before",
     ]);
-    for jobs in JOBS {
+    for (jobs, expressions) in JOBS {
         for marked in [false, true] {
-            row(&one(jobs, marked).await?);
+            row(&one(jobs, expressions, marked).await?);
         }
     }
     Ok(())
 }
 
-async fn one(jobs: usize, marked: bool) -> anyhow::Result<Vec<String>> {
+async fn one(jobs: usize, expressions: usize, marked: bool) -> anyhow::Result<Vec<String>> {
     let mut fleet = Fleet::start("load").await?;
     let stamp = Stamp::command(&fleet.stamps_file());
     let every = jobs / PROBES;
@@ -58,8 +62,9 @@ async fn one(jobs: usize, marked: bool) -> anyhow::Result<Vec<String>> {
         if n % every == every / 2 {
             return NewJob::every_second(name, stamp.clone());
         }
-        // Another minute of the year for each; a million jobs meet twice in one.
-        let cron_expr = format!("{} {} {} {} *", n % 60, n / 60 % 24, n / 1440 % 28 + 1, n / 40_320 % 12 + 1);
+        let minute = n % expressions;
+        let (hour, day, month) = (minute / 60 % 24, minute / 1440 % 28 + 1, minute / 40_320 % 12 + 1);
+        let cron_expr = format!("{} {hour} {day} {month} *", minute % 60);
         NewJob { name, command: "true".to_owned(), cron_expr }
     };
     if marked {
@@ -98,6 +103,7 @@ async fn one(jobs: usize, marked: bool) -> anyhow::Result<Vec<String>> {
     let seconds = |time: Duration| format!("{:.2}", time.as_secs_f64());
     Ok(vec![
         jobs.to_string(),
+        expressions.min(jobs).to_string(),
         if marked { "there" } else { "absent" }.to_owned(),
         seconds(ready),
         seconds(first.unwrap_or(fired)),
@@ -105,6 +111,7 @@ async fn one(jobs: usize, marked: bool) -> anyhow::Result<Vec<String>> {
         if marked { "–".to_owned() } else { seconds(adopted) },
         format!("{:.0}", memory.peak),
         format!("{:.0}", memory.now),
+        format!("{:.0}", memory.now * 1e6 / jobs as f64),
         format!("{:.1}", used.workers),
         format!("{:.1}", used.etcd - etcd_before),
         load,
