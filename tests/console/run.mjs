@@ -1439,13 +1439,14 @@ await check("a viewer signs in, looks, and is offered nothing that a viewer may 
 await check("an editor whose token is revoked signs in again, and what was typed is still there", async () => {
   const { token: first, id } = await token("an editor", "editor", "team");
   const { token: second } = await token("an editor again", "editor", "team");
-  await dialog().getByLabel(/^Stay signed in/).check();
+  await dialog().getByLabel("Stay signed in").check();
   await signIn(first);
   await page.locator(".who", { hasText: "team" }).waitFor();
   equal(await kept(), [null, first], "kept:");
+  await go("#/jobs");
   await link("New job").first().click();
   await shown("Yours must begin with");
-  await fill({ name: "team <b>a</b>", cronExpr: "0 0 1 1 *", command: "echo '<img src=x onerror=alert(22)>'" });
+  await fill({ name: "team <b>a", cronExpr: "0 0 1 1 *", command: "echo '<img src=x onerror=alert(22)>'" });
   await unfold();
   await page.locator("#description").fill("<script>alert(23)</script>");
   equal((await api("token/revoke", { id })).errno, 0);
@@ -1456,7 +1457,7 @@ await check("an editor whose token is revoked signs in again, and what was typed
   equal(await page.locator("#description").inputValue(), "<script>alert(23)</script>");
   await button("Save").click();
   await toast("Saved");
-  await heading("team <b>a</b>");
+  await heading("team <b>a");
   await shown("<script>alert(23)</script>");
   equal(await page.locator("main img, main b, main script").count(), 0, "markup was made of what was typed:");
   await picture("signed-in-editor");

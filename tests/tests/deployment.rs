@@ -186,15 +186,16 @@ fn drop_in(unit: &str) -> String {
 #[test]
 fn the_units_set_what_their_programs_know_and_read_no_secret_from_the_unit() {
     let programs = BTreeMap::from([("fleetcron-worker", "worker"), ("fleetcron-api", "local-dev")]);
-    let names = setting_names();
     for name in UNITS {
         let unit = Unit::read(&format!("infra/systemd/{name}.service"));
         assert_eq!(unit.one("ExecStart"), format!("/usr/local/bin/{}", programs[name]));
         assert_eq!(unit.one("User"), unit.one("Group"));
         assert_ne!(unit.one("User"), "root");
         for (variable, value) in unit.environment() {
-            assert!(names.contains(&variable), "{name}: {variable}");
             assert!(!value.contains('@'), "{name}: {variable} has a password in it");
+            let set = [(variable.to_owned(), value.to_owned())];
+            let taken = common::config::parse(programs[name], set.into_iter(), std::iter::empty());
+            assert!(taken.is_ok(), "{name}: {variable}={value}: {}", taken.err().unwrap());
         }
         let hardening = Unit::read(&drop_in(name));
         for (key, value) in &hardening.0 {
@@ -205,7 +206,8 @@ fn the_units_set_what_their_programs_know_and_read_no_secret_from_the_unit() {
     }
     let api = Unit::read("infra/systemd/fleetcron-api.service");
     assert_eq!(api.environment()["CRON_WORKERS"], "0");
-    assert!(api.environment()["CRON_LISTEN"].starts_with("127.0.0.1:"), "there is no authentication");
+    assert!(api.environment()["CRON_LISTEN"].starts_with("127.0.0.1:"), "there is no TLS");
+    assert_eq!(api.environment()["CRON_AUTH"], "required", "every user of the machine reaches it");
     let worker = Unit::read("infra/systemd/fleetcron-worker.service");
     assert_eq!(worker.one("KillMode"), "mixed", "the worker drains, jobs are not told");
     assert_ne!(api.one("User"), worker.one("User"), "jobs are not the API's user");

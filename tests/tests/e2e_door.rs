@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use local_dev::native::process::{Process, free_port};
+use local_dev::native::workspace;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -111,6 +112,16 @@ async fn others_than_this_machine_come_in_only_over_tls_and_with_a_token() {
     let mut told = Vec::new();
     let _closed_or_reset = plain.read_to_end(&mut told).await;
     assert!(told.len() == 7 && told[0] == 21, "{told:?}");
+    let healthy = || {
+        let mut check = Command::new(workspace().join("infra/images/healthcheck.sh"));
+        check
+            .args(["CRON_LISTEN", "/"])
+            .env("CRON_LISTEN", address.to_string())
+            .env("CRON_TLS_CERT", &certificate);
+        check.status().unwrap().success()
+    };
+    assert!(healthy(), "the image's health check does not know a server with TLS");
     local.signal(Signal::TERM);
     assert!(local.wait(SOON).await.unwrap().success());
+    assert!(!healthy());
 }

@@ -422,7 +422,7 @@ const en = {
 
   // tokens
   tokens: "Tokens",
-  tokensHelp: "Each person and each program has its own, so that one can be revoked without the others. A revoked token stops to work within seconds.",
+  tokensHelp: "Each person and each program has its own, so that one can be revoked without the others. A revoked token stops working within seconds.",
   tokensForAdmins: "Tokens are for admins to see.",
   noTokens: "There are no tokens yet",
   noTokensHelp: "Make one with the role admin first. With CRON_AUTH=required the API then answers only those who have one.",
