@@ -89,7 +89,11 @@ async fn an_outage_of_the_record_store_delays_what_is_known_of_changes_and_loses
     .await;
     wait_for("the worker to say so", SOON, async || (waiting().await? == 0).then_some(())).await;
     assert_eq!(api.commands("large").await, [json!(large[1]), json!(large[0])]);
-    assert_eq!(api.commands("largest").await, [Value::Null; 3], "too large to be kept, and then deleted");
+    assert_eq!(
+        api.commands("largest").await,
+        [const { Value::Null }; 3],
+        "too large to be kept, and then deleted"
+    );
     assert_eq!(
         api.commands("j059").await,
         ["1", "0"].map(|n| json!(format!("{n}{}", "\"".repeat(59 * 120))))
