@@ -92,7 +92,7 @@ async fn an_outage_of_the_record_store_delays_what_is_known_of_changes_and_loses
     assert_eq!(api.commands("large").await, [json!(large[1]), json!(large[0])]);
     assert_eq!(
         api.commands("largest").await,
-        [Value::Null, Value::Null, Value::Null],
+        [const { Value::Null }; 3],
         "too large to be kept, and then deleted"
     );
     assert_eq!(
