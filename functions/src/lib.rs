@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod endpoints;
 pub mod http;
+mod icalendar;
 mod idempotency;
 pub mod invocation;
 pub mod ports;
@@ -22,8 +23,9 @@ use common::run_log::RunLog;
 use lambda_http::Request;
 
 use crate::endpoints::{
-    console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get, import, kill,
-    list, log, next, output, pause, resume, run, running, save, workers,
+    calendar_delete, calendar_list, calendar_save, console, delete, export, fleet_pause, fleet_resume,
+    fleet_settings, fleet_status, get, import, kill, list, log, next, output, pause, resume, run, running,
+    save, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -54,7 +56,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 21] = [
+pub static ROUTES: [Route; 24] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -184,6 +186,24 @@ pub static ROUTES: [Route; 21] = [
         methods: fleet_settings::METHODS,
         function: "fleet_settings",
         handler: |ports, request| Box::pin(async move { fleet_settings::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/calendar/list",
+        methods: calendar_list::METHODS,
+        function: "calendar_list",
+        handler: |ports, request| Box::pin(async move { calendar_list::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/calendar/save",
+        methods: calendar_save::METHODS,
+        function: "calendar_save",
+        handler: |ports, request| Box::pin(async move { calendar_save::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/calendar/delete",
+        methods: calendar_delete::METHODS,
+        function: "calendar_delete",
+        handler: |ports, request| Box::pin(async move { calendar_delete::handle(&*ports.kv, request).await }),
     },
     Route {
         path: "/worker/list",

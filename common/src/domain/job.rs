@@ -131,6 +131,7 @@ impl ScheduleHash {
             Dst::Skip => text.push_str("\0dst skip"),
             Dst::Twice => text.push_str("\0dst twice"),
         }
+        text.extend(settings.days.as_ref().map(|days| days.text_to_hash()));
         if text.is_empty() {
             return self;
         }
@@ -275,9 +276,23 @@ impl Job {
         let options = JobOptions::taken_from(&mut fields);
         faults.extend(options.contradictions());
         // Under another zone or dialect than the one that was meant, what is said of the expression would mislead.
-        let readable = ["timezone", "dialect", "dst"].iter().all(|option| !fields.contains_key(*option));
-        let settings = fleet.under(options.timezone.as_ref(), options.dialect, options.dst);
+        let readable =
+            ["timezone", "dialect", "dst", "calendars"].iter().all(|option| !fields.contains_key(*option));
+        let settings = fleet.under(
+            options.timezone.as_ref(),
+            options.dialect,
+            options.dst,
+            options.calendars.as_deref(),
+        );
         let settings = ScheduleSettings { name: name.as_ref().map(JobName::as_str), ..settings };
+        let missing = settings.days.as_ref().map(|days| days.missing()).unwrap_or_default();
+        let readable = readable && missing.is_empty();
+        faults.extend(missing.iter().map(|name| {
+            let message = format!(
+                "there is no calendar {name:?}: see /calendar/list for their names, or save it first"
+            );
+            Fault::new("calendars", message)
+        }));
         let mut warnings = Vec::new();
         let times = cron_expr.as_deref().map(|expr| if is_timeless { NO_TIMES } else { expr });
         let expression = times.filter(|_| readable);

@@ -8,7 +8,7 @@ use common::crontab::{Crontab, Entry, LABEL, Refused};
 use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::keys;
-use common::kv::{Compare, Kv, Op, OpReply, Pair, Span, Txn};
+use common::kv::{Compare, Kv, Op, OpReply, Pair, Revision, Span, Txn};
 use common::schedule::Language;
 use serde_json::{Map, Value, json};
 
@@ -44,8 +44,8 @@ pub(super) struct Wish<'a> {
     pub apply: bool,
     /// In which the schedules are told.
     pub language: Language,
-    /// With which the file was read.
-    pub fleet: FleetSettings,
+    /// With which the file was read, and the revision of the settings' key then.
+    pub fleet: (FleetSettings, Revision),
 }
 
 /// Makes the plan, carries it out if that is wished, and tells of it.
@@ -286,7 +286,7 @@ async fn put(
     kv: &dyn Kv,
     clock: &dyn Clock,
     since: &Stopwatch,
-    fleet: &FleetSettings,
+    (fleet, settings_revision): &(FleetSettings, Revision),
     part: &str,
     mut batch: Vec<&mut Item>,
     warnings: &mut Warnings,
@@ -295,9 +295,9 @@ async fn put(
         let mut txn = Txn::default();
         let mut said = Vec::new();
         for item in &batch {
-            if item.stored.fleet()? != *fleet {
+            if item.stored.settings_revision() != *settings_revision {
                 let message = format!(
-                    "the fleet's settings were changed meanwhile, {part} was not made: send it again"
+                    "the fleet's settings, or calendars, were changed meanwhile, {part} was not made: send it again"
                 );
                 return Err(Refusal::new(Kind::Conflict, message));
             }

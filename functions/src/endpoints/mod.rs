@@ -1,6 +1,10 @@
 //! One handler for each endpoint; each takes only the ports that it uses.
 
 mod after;
+pub mod calendar_delete;
+pub mod calendar_list;
+pub mod calendar_save;
+mod calendars;
 pub mod console;
 pub mod delete;
 pub mod export;

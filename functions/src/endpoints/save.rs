@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
 use super::after::{self, Before};
+use super::calendars;
 use super::preview::{FIRES_DEFAULT, accepted, fires};
 use super::stored::Stored;
 use crate::http::{Call, Payload, Refusal, Reply, Response, WRITE, answer};
@@ -32,13 +33,14 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let since = Stopwatch::start();
     let value = submitted_value(call)?;
     let name = name_of(&value)?;
+    let named = calendars::named_in(&value);
     let mut once = Once::of(call, "save", &in_order(&name, &value))?;
     let mut stored = Stored::read(kv, &name, &once).await?;
     if let Some(answered) = once.answered(stored.kept.as_ref())? {
         return Ok(answered);
     }
     for _ in 0..CONFLICTS_MAX {
-        let fleet = stored.fleet()?;
+        let fleet = calendars::known(kv, stored.fleet()?, named.as_ref()).await?;
         let submitted = Job::from_submitted(value.clone(), &fleet).map_err(|faults| refusal(&faults))?;
         if submitted.job.options.after.is_none() && submitted.schedule.next_after(clock.now()).is_none() {
             return Err(refusal(&[never(&submitted.job, clock.now())]));
@@ -84,7 +86,8 @@ fn submitted_value(call: &Call) -> Result<Value, Refusal> {
     }
 }
 
-/// The name, where nothing is wrong with the job that the store need not be asked about. What its expression means depends on the fleet's settings.
+/// The name, where nothing is wrong with the job that the store need not be asked about. What its expression means depends on the fleet's settings,
+/// and its calendars are there or not.
 fn name_of(value: &Value) -> Result<JobName, Refusal> {
     let faults = match Job::from_submitted(value.clone(), &FleetSettings::default()) {
         Ok(submitted) => return Ok(submitted.job.name),
@@ -92,7 +95,7 @@ fn name_of(value: &Value) -> Result<JobName, Refusal> {
     };
     match value.get("name").and_then(Value::as_str).map(JobName::parse) {
         Some(Ok(name))
-            if faults.iter().all(|fault| fault.field == "cronExpr")
+            if faults.iter().all(|fault| matches!(fault.field.as_str(), "cronExpr" | "calendars"))
                 && value.get("cronExpr").is_some_and(Value::is_string) =>
         {
             Ok(name)
@@ -114,6 +117,10 @@ pub(super) fn never(job: &Job, now: Timestamp) -> Fault {
         let over =
             "has passed, so the job would never fire: give a time that is still to come, or leave it out";
         return Fault::new("endAt", over);
+    }
+    if job.options.calendars.is_some() {
+        let no_day = "none of its times that are still to come is on a day that its calendars leave it (and lies between startAt and endAt, where it has these), so the job would never fire: give another time, or look at the calendars";
+        return Fault::new("calendars", no_day);
     }
     let why = if from.or(until).is_none() {
         "all its times are over, so the job would never fire: give one that is still to come"

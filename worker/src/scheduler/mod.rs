@@ -500,6 +500,10 @@ impl Scheduler {
                 }
             }
         }
+        if news {
+            // What was found stale need not wait any longer.
+            self.jobs.values_mut().for_each(|state| state.stale_until = None);
+        }
         self.look_at_all_if(changed || news, now);
     }
 
@@ -987,7 +991,7 @@ impl Scheduler {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let Some(sid) = self.session else { return };
+        let (Some(sid), Some(settings_revision)) = (self.session, self.settings_revision) else { return };
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
         let takes_lock = |definition: &Arc<Definition>| self.takes_lock(definition);
@@ -1006,6 +1010,7 @@ impl Scheduler {
             seq,
             open: OpenRun { unlocked, ..open },
             job_revision: definition.mod_revision,
+            settings_revision,
             mark_revision,
             mark_value,
             mark,
@@ -1028,7 +1033,7 @@ impl Scheduler {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let Some(sid) = self.session else { return };
+        let (Some(sid), Some(settings_revision)) = (self.session, self.settings_revision) else { return };
         let same =
             |before: &Skipped| (before.reason, &before.selector) == (skipped.reason, &skipped.selector);
         // The mark is where this range has left it: no other worker has claimed a fire since, which would then lie within the range.
@@ -1065,6 +1070,7 @@ impl Scheduler {
             sid,
             seq,
             job_revision: definition.mod_revision,
+            settings_revision,
             mark_revision,
             mark_value: mark.stored_value(),
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
@@ -1194,6 +1200,13 @@ impl Scheduler {
             state.stale_until = Some(now.plus_ms(STALE_RETRY_MS));
             return self.look_at(&name, now, out);
         }
+        if refusal.settings_revision != claim.settings_revision {
+            // The fleet's settings or calendars are others: the watch brings them, and the fire may be none by these. No sending of this claim can
+            // commit any more, unless other hands take the settings away again by which it was decided that there are none.
+            state.pending = Pending::None;
+            state.stale_until = Some(now.plus_ms(STALE_RETRY_MS));
+            return self.look_at(&name, now, out);
+        }
         // What is left can change back (pause, lock): a delayed sending could still commit, so T is either claimed by the same request
         // later, or given up by moving the mark past it (P2).
         if refusal.paused {
@@ -1262,8 +1275,9 @@ impl Scheduler {
         let due = claim.open.plan_time;
         let Some(state) = self.jobs.get_mut(&name) else { return };
         let is_of_claim = |definition: &Arc<Definition>| definition.mod_revision == claim.job_revision;
-        if !state.definition.as_ref().is_some_and(is_of_claim) {
-            // Edited or deleted since: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
+        let same_settings = self.settings_revision == Some(claim.settings_revision);
+        if !state.definition.as_ref().is_some_and(is_of_claim) || !same_settings {
+            // Edited or deleted since, or to be read by other settings: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
             // skip under the new definition would pass over fires that only that one has.
             if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
                 (*ambiguous, *resend_at) = (true, Some(now.plus_ms(RETRY_MS)));
