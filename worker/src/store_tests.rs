@@ -39,8 +39,8 @@ use crate::notify::Notices;
 use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
-    AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal,
-    Slots,
+    AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Event, Holder, LockSeen, MarkSeen, MoveAnswer,
+    Refusal, Slots,
 };
 use crate::sink::{Sink, SinkSettings};
 use crate::waiting::Entry;

@@ -100,7 +100,12 @@ fn name_of(value: &Value) -> Result<JobName, Refusal> {
         {
             Ok(name)
         }
-        _ => Err(refusal(&faults)),
+        _ => {
+            // Nobody has looked for the calendars yet.
+            let told: Vec<Fault> =
+                faults.into_iter().filter(|fault| !fault.is_of_missing_calendar()).collect();
+            Err(refusal(&told))
+        }
     }
 }
 

@@ -161,7 +161,7 @@ fn another_calendar_is_an_edit_of_the_jobs_that_name_it() {
     world.take_actions();
     // Today as well: the job has no fires any more, and nothing says that any were skipped.
     world.set(&closed(0, 5));
-    world.run_to(241 * MINUTE);
+    world.run_to(181 * MINUTE);
     assert!(!jobs(&world).contains(&"a".to_owned()), "{:?}", jobs(&world));
     assert_eq!(world.skips().len(), 0);
 }
@@ -171,6 +171,7 @@ fn a_claim_that_was_decided_by_settings_that_are_over_is_decided_anew() {
     let (mut world, claim) = World::claiming();
     let (heard, revision) = (world.revision + 1, claim.settings_revision);
     let refused = world.refusal(&claim, |refusal| refusal.settings_revision = heard);
+    world.take_actions();
     world.feed(refused);
     assert_eq!(world.take_actions(), [], "it waits for what the watch brings");
     world.set(&FleetSettings::default());
