@@ -28,6 +28,9 @@ async fn running(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
         Some(name) => Some(JobName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}")))?),
         None => None,
     };
+    name.iter().try_for_each(|name| call.reach(name))?;
+    let wanted =
+        |job: &JobName| call.principal().reaches(job) && name.as_ref().is_none_or(|name| name == job);
     let limit = match query.filled("limit").map(str::parse::<usize>) {
         None => usize::MAX,
         Some(Ok(limit)) if limit > 0 => limit,
@@ -57,7 +60,7 @@ async fn running(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
             }
             looked_at += 1;
             let passed = begin.as_ref().filter(|begin| begin.place == place).map_or(0, |begin| begin.runs);
-            if !take(&mut page, pair, place, passed, name.as_ref()) {
+            if !take(&mut page, pair, place, passed, &wanted) {
                 break 'pages;
             }
         }
@@ -66,7 +69,7 @@ async fn running(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
 }
 
 /// Adds the runs under one key, but the first ones, which the page before had; false when the page is full.
-fn take(page: &mut Page, pair: &Pair, place: &str, passed: usize, name: Option<&JobName>) -> bool {
+fn take(page: &mut Page, pair: &Pair, place: &str, passed: usize, wanted: &dyn Fn(&JobName) -> bool) -> bool {
     let cursor = |runs: usize| format!("{place}/{runs}");
     let runs = match OpenRuns::decode(&pair.value) {
         Ok(open) => open.runs,
@@ -78,7 +81,7 @@ fn take(page: &mut Page, pair: &Pair, place: &str, passed: usize, name: Option<&
     for (number, run) in runs.iter().enumerate().skip(passed) {
         let cursor = cursor(number + 1);
         // Fires that are let go are not running.
-        if run.skipped.is_some() || name.is_some_and(|name| *name != run.job) {
+        if run.skipped.is_some() || !wanted(&run.job) {
             cursor.clone_into(&mut page.last);
             continue;
         }

@@ -33,6 +33,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let since = Stopwatch::start();
     let value = submitted_value(call)?;
     let name = name_of(&value)?;
+    call.reach(&name)?;
     let named = calendars::named_in(&value);
     let mut once = Once::of(call, "save", &in_order(&name, &value))?;
     let mut stored = Stored::read(kv, &name, &once).await?;
@@ -45,7 +46,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
         if submitted.job.options.after.is_none() && submitted.schedule.next_after(clock.now()).is_none() {
             return Err(refusal(&[never(&submitted.job, clock.now())]));
         }
-        let before = Before::of(kv, &submitted.job).await?;
+        let before = Before::of(kv, &submitted.job, call.principal()).await?;
         let plan = Plan::make(&submitted, &stored, before, &fleet, clock.now())?;
         let reply = plan.reply(&submitted, call, clock.now());
         let mut txn = plan.txn(&submitted.job, &stored, &once);

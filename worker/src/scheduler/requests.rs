@@ -18,7 +18,7 @@ use common::kv::Revision;
 
 use super::after::{Follow, TOLD_AT_ONCE};
 use super::event::{Action, LockSeen, Report};
-use super::job_state::{Definition, Pending};
+use super::job_state::{Definition, JobState, Pending};
 use super::runs::Run;
 use super::{
     LOCKED_RETRY_MS, LOOKS_PER_STEP, RESEND_MAX_MS, RETRY_MS, STALE_RETRY_MS, Scheduler, look_after_ms,
@@ -430,7 +430,7 @@ impl Scheduler {
         let known = self.requests.known.get(&run_id)?;
         let (request, revision) = (Arc::clone(&known.request), known.revision);
         let state = self.jobs.get(name);
-        let definition = state.and_then(|state| state.definition.clone());
+        let definition = state.and_then(|state| state.definition().cloned());
         let (rank, nobody) = match state.filter(|_| definition.is_some()) {
             Some(state) => (state.rank?, state.nobody),
             None => (self.ranks.rank(keys::slot(name))?, false),
@@ -497,7 +497,8 @@ impl Scheduler {
             schedule_time: now,
             worker: self.worker_id.clone(),
             command: definition
-                .map(|definition| OpenRun::cut_command(&definition.work.command))
+                .and_then(|_| self.jobs.get(&request.job))
+                .map(JobState::cut_command)
                 .unwrap_or_default(),
             trigger: request.trigger,
             skipped,
@@ -638,7 +639,7 @@ impl Scheduler {
     ) {
         let Some(run) = self.runs.get(run_id) else { return };
         let (open, key, revision) = (&run.open, (run.sid, run.seq), run.open_revision);
-        let definition = self.jobs.get(&open.job).and_then(|state| state.definition.as_ref());
+        let definition = self.jobs.get(&open.job).and_then(JobState::definition);
         // Killed by its fence, as it would have been had its worker been lost: whether survivors close it first is chance.
         let fenced = record.status == Some(Status::Killed) && run.killed.is_none() && open.on_lost.is_some();
         let failed = fenced || record.status.is_some_and(|status| status.is_worth_a_retry());
