@@ -1,6 +1,7 @@
 //! The only module that builds or parses a key of the store. One entry for each: who writes it, its value, how long it
 //! lives, what its absence means.
 
+use crate::domain::calendars::CalendarName;
 use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::job::JobName;
 use crate::domain::run::RunId;
@@ -47,8 +48,12 @@ pub const PAUSED: &str = "/cron/paused";
 /// happened.
 pub const BASE: &str = "/cron/base";
 /// `/cron/settings`: written by the function `fleet_settings`; in which zone, by which dialect and rules jobs fire that say nothing themselves; lives until
-/// deleted; absent = UTC and the defaults of the options.
+/// deleted; absent = UTC and the defaults of the options. Put again by whatever function changes a calendar, in the same transaction: its revision
+/// stands for all that the times of jobs depend on beside the jobs, and is what claims, adoptions and saves compare.
 pub const SETTINGS: &str = "/cron/settings";
+/// `/cron/calendars/{name}`: written by the functions of calendars, which put [`SETTINGS`] with it; the days; lives until deleted; absent = jobs that
+/// name it do not run.
+pub const CALENDARS: &str = "/cron/calendars/";
 /// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
 pub const IDEMPOTENCY: &str = "/cron/idempotency/";
@@ -106,6 +111,12 @@ pub fn shared(name: &JobName, run_id: &RunId) -> String {
 #[must_use]
 pub fn shared_of(name: &JobName) -> String {
     format!("{SHARED}{name}/")
+}
+
+/// The days of a calendar.
+#[must_use]
+pub fn calendar(name: &CalendarName) -> String {
+    format!("{CALENDARS}{name}")
 }
 
 /// A worker's registration.

@@ -405,6 +405,11 @@ impl Fields {
         self.get(name).filter(|value| !value.is_empty())
     }
 
+    /// All fields of that name.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
     /// These and others.
     pub(crate) fn and(mut self, others: Self) -> Self {
         self.0.extend(others.0);

@@ -6,6 +6,7 @@ mod audit;
 pub mod caller;
 pub mod endpoints;
 pub mod http;
+mod icalendar;
 mod idempotency;
 pub mod invocation;
 mod other_site;
@@ -28,9 +29,9 @@ use lambda_http::Request;
 
 use crate::access::{Gate, Right};
 use crate::endpoints::{
-    audit_list, console, delete, export, fleet_pause, fleet_resume, fleet_settings, fleet_status, get,
-    import, kill, list, log, next, output, pause, resume, rollback, run, running, save, token_create,
-    token_list, token_revoke, token_self, versions, workers,
+    audit_list, calendar_delete, calendar_list, calendar_save, console, delete, export, fleet_pause,
+    fleet_resume, fleet_settings, fleet_status, get, import, kill, list, log, next, output, pause, resume,
+    rollback, run, running, save, token_create, token_list, token_revoke, token_self, versions, workers,
 };
 use crate::http::{Response, refuse};
 use crate::invocation::Invocation;
@@ -64,7 +65,7 @@ pub struct Route {
 }
 
 /// Every route. The programs in `src/bin` and the router table in `Cargo.toml` say the same, which `tests/tests/routes.rs` holds.
-pub static ROUTES: [Route; 28] = [
+pub static ROUTES: [Route; 31] = [
     Route {
         path: "/job/save",
         methods: save::METHODS,
@@ -244,6 +245,31 @@ pub static ROUTES: [Route; 28] = [
         right: Right::Whole(Role::Admin),
         handler: |ports, request| {
             Box::pin(async move { audit_list::handle(&*ports.kv, &*ports.run_log, request).await })
+        },
+    },
+    Route {
+        path: "/calendar/list",
+        methods: calendar_list::METHODS,
+        function: "calendar_list",
+        right: Right::Scoped(Role::Viewer),
+        handler: |ports, request| Box::pin(async move { calendar_list::handle(&*ports.kv, request).await }),
+    },
+    Route {
+        path: "/calendar/save",
+        methods: calendar_save::METHODS,
+        function: "calendar_save",
+        right: Right::Whole(Role::Admin),
+        handler: |ports, request| {
+            Box::pin(async move { calendar_save::handle(&*ports.kv, &*ports.clock, request).await })
+        },
+    },
+    Route {
+        path: "/calendar/delete",
+        methods: calendar_delete::METHODS,
+        function: "calendar_delete",
+        right: Right::Whole(Role::Admin),
+        handler: |ports, request| {
+            Box::pin(async move { calendar_delete::handle(&*ports.kv, &*ports.clock, request).await })
         },
     },
     Route {

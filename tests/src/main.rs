@@ -1,13 +1,14 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
 //! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip; `… -- bench [what…]`
 //! what the workers can do (`bench/`). `… -- soak [fires]` fires so many times on each kind of store (100,000) and counts records and bytes.
-//! `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
+//! `… -- sbom` prints what the programs are built from (`sbom.rs`). `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
 
 mod bench;
 mod init_time;
 mod licences;
 mod long_runs;
 mod report;
+mod sbom;
 mod soak;
 mod zips;
 
@@ -60,6 +61,11 @@ fn main() -> ExitCode {
     }
     if words == ["measure-functions"] {
         return exit(init_time::measure());
+    }
+    if words == ["sbom"] {
+        let mut cargo = Command::new("cargo");
+        without_cargo_variables(&mut cargo);
+        return exit(sbom::list(workspace(), &mut cargo).map(|bill| println!("{bill:#}")));
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

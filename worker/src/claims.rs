@@ -23,9 +23,9 @@ use crate::scheduler::{
 
 /// A mark outlives its job by a day, so that delete and re-create cannot fire one second twice.
 const RETIRED_MARK_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Most claims of one transaction: each compares three keys beside the two that all compare, and puts three. (One that is `exclusive`
+/// Most claims of one transaction: each compares three keys beside the three that all compare, and puts three. (One that is `exclusive`
 /// compares a fourth thing and goes alone.)
-pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 2) / 3;
+pub(crate) const CLAIMS_MAX: usize = (kv::OPS_MAX - 3) / 3;
 /// Most marks that are put by one transaction: each compares two keys beside the session's and the settings'.
 pub(crate) const ADOPTIONS_MAX: usize = (kv::OPS_MAX - 2) / 2;
 /// Most locks that are freed by one transaction: a nested one each.
@@ -52,8 +52,9 @@ const JOB: usize = 2;
 const MARK: usize = 3;
 const LOCK: usize = 4;
 const SHARED: usize = 5;
+const SETTINGS: usize = 6;
 /// And from here on open runs.
-const OPEN: usize = 6;
+const OPEN: usize = 7;
 /// Runs without the lock are told up to so many: those that are replaced go so many at a time.
 const HOLDERS_MAX: usize = 16;
 
@@ -63,7 +64,8 @@ impl Batched for Claim {
     }
 
     fn goes_with(&self, other: &Self) -> bool {
-        self.sid == other.sid && self.open.job != other.open.job
+        (self.sid, self.settings_revision) == (other.sid, other.settings_revision)
+            && self.open.job != other.open.job
     }
 }
 
@@ -77,17 +79,24 @@ fn claim_txn(claim: &Claim) -> Txn {
         Op::get(keys::fired(name)),
         Op::get(keys::lock(name)),
         Op::Range(Range::prefix(keys::shared_of(name)).limit(HOLDERS_MAX)),
+        Op::get(keys::SETTINGS),
         Op::get(keys::runs(claim.sid, claim.seq)),
     ];
     otherwise.extend(claim.replaces.map(|seq| Op::get(keys::runs(claim.sid, seq))));
     Txn { otherwise, ..batch_txn(std::slice::from_ref(claim)) }
 }
 
-/// One flat transaction of several claims of one session: whatever each compares and puts, in one (design P1). It commits all of them or
-/// none; refused, it says nothing of any.
+/// One flat transaction of several claims of one session and by the same settings: whatever each compares and puts, in one (design P1). It commits
+/// all of them or none; refused, it says nothing of any.
 fn batch_txn(claims: &[Claim]) -> Txn {
-    let mut when: Vec<Compare> =
-        claims.first().map(|claim| Compare::exists(keys::session(claim.sid))).into_iter().collect();
+    // A worker that has not heard of other settings, or calendars, would claim fires that there are no more.
+    let same = |claim: &Claim| {
+        [
+            Compare::exists(keys::session(claim.sid)),
+            Compare::unchanged(keys::SETTINGS, claim.settings_revision),
+        ]
+    };
+    let mut when: Vec<Compare> = claims.first().into_iter().flat_map(same).collect();
     if claims.iter().any(|claim| claim.kind == ClaimKind::Run) {
         when.push(Compare::absent(keys::PAUSED));
     }
@@ -229,6 +238,7 @@ fn refusal(claim: &Claim, reply: &TxnReply) -> Refusal {
         session_alive: reply.pair(SESSION).is_some(),
         paused: reply.pair(PAUSED).is_some(),
         job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
+        settings_revision: reply.pair(SETTINGS).map_or(0, |pair| pair.mod_revision),
         mark: reply.pair(MARK).map(mark_seen),
         lock: lock_seen(lock, shared),
         open: (OPEN..reply.replies.len()).filter_map(|index| open_seen(reply.pair(index)?)).collect(),
@@ -253,7 +263,11 @@ pub(crate) async fn replace(
     let name = &claim.open.job;
     let lease = kv.grant(Duration::from_secs(KILL_TTL_SECONDS)).await?;
     // If this process dies here, the lease ends without a key. Whoever claims the fire next asks anew.
-    let mut when = vec![Compare::exists(keys::session(claim.sid)), Compare::absent(keys::PAUSED)];
+    let mut when = vec![
+        Compare::exists(keys::session(claim.sid)),
+        Compare::absent(keys::PAUSED),
+        Compare::unchanged(keys::SETTINGS, claim.settings_revision),
+    ];
     when.extend(unchanged(name, claim.job_revision, (claim.mark_revision, claim.mark_value.as_ref())));
     when.extend(
         holders
@@ -308,8 +322,9 @@ fn request_txn(claim: &RequestClaim) -> Txn {
 
 /// Sends the claim of a request once. Each goes by itself: they have no time to meet, and etcd syncs those that come together at once anyway.
 pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestAnswer {
-    // Reads of the refused branch: all but this one are where those of a fire's claim are.
+    // Reads of the refused branch: all but these are where those of a fire's claim are. What was asked for depends on no settings.
     const REQUEST: usize = MARK;
+    const OPEN: usize = SETTINGS;
     match kv.txn(request_txn(claim)).await {
         Ok(reply) if reply.succeeded => RequestAnswer::Won(reply.revision),
         Ok(reply) => RequestAnswer::Refused(RequestRefusal {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::clock::{self, Clock, SystemClock, Timestamp};
 use common::domain::audit::{Entry as Change, EntryId};
+use common::domain::calendars::{Calendar, CalendarName, Calendars};
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KillRequest, Killed};
 use common::domain::mark::Mark;
@@ -16,6 +17,7 @@ use common::domain::pause::Base;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
 use common::domain::retry::Retry;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
+use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Registration, Sid};
 use common::history::{History, Query, Shelf};
 use common::keys;
@@ -30,6 +32,7 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use crate::audit::{Suspects, Unknown};
+use crate::batches::Batched as _;
 use crate::claims::HeldLock;
 use crate::driver::{Options, Ports, Worker};
 use crate::exec::process::tests as runs;
@@ -39,11 +42,12 @@ use crate::notify::Notices;
 use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
-    AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal,
-    Slots,
+    AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Event, Holder, LockSeen, MarkSeen, MoveAnswer,
+    Refusal, Slots,
 };
 use crate::sink::{Sink, SinkSettings};
 use crate::waiting::Entry;
+use crate::watches::read_settings;
 use crate::{audit, claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
@@ -108,6 +112,7 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
             seq: 1,
             open,
             job_revision,
+            settings_revision: 0,
             mark_revision,
             mark_value: based.stored_value(),
             mark,
@@ -180,6 +185,7 @@ async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
             seq,
             open,
             job_revision,
+            settings_revision: 0,
             mark_revision,
             mark_value: based.stored_value(),
             mark,
@@ -240,6 +246,46 @@ async fn a_batch_is_refused_without_its_session_and_while_paused() {
         assert!(!answers.iter().any(|answer| matches!(answer, ClaimAnswer::Won(_))), "{answers:?}");
         assert!(kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs.is_empty());
     }
+}
+
+#[tokio::test]
+async fn claims_by_other_settings_than_the_stores_are_refused_all_of_them() {
+    let kv = store();
+    let (_, claims) = three_claimable(&kv).await;
+    // A calendar is put with the settings, so that their revision tells of both.
+    let settings_revision = put(&kv, keys::SETTINGS, "{\"v\":1}").await;
+    let answers = claims::claim_all(&kv, &claims).await;
+    for answer in &answers {
+        let ClaimAnswer::Refused(refusal) = answer else { panic!("{answers:?}") };
+        assert_eq!(refusal.settings_revision, settings_revision);
+    }
+    let heard: Vec<Claim> = claims.iter().map(|claim| Claim { settings_revision, ..claim.clone() }).collect();
+    let answers = claims::claim_all(&kv, &heard).await;
+    assert!(answers.iter().all(|answer| matches!(answer, ClaimAnswer::Won(_))), "{answers:?}");
+    // Claims by different settings never go together: a batch compares one revision.
+    assert!(heard[0].goes_with(&heard[1]) && !heard[0].goes_with(&claims[1]));
+}
+
+#[tokio::test]
+async fn settings_and_calendars_are_read_as_of_one_revision() {
+    let kv = store();
+    let calendar = CalendarName::parse("holidays").unwrap();
+    let days = |day: i64| {
+        let mut calendar = Calendar::default();
+        calendar.days.add(day, day);
+        calendar
+    };
+    put(&kv, keys::calendar(&calendar), days(1).encode()).await;
+    put(&kv, format!("{}newer", keys::CALENDARS), "{\"v\":2}").await;
+    let Event::Settings(Some(read), 0) = read_settings(&kv).await.unwrap() else { panic!("there are none") };
+    let mut expected = Calendars::default();
+    expected.insert(calendar.clone(), days(1).days);
+    assert_eq!(read, FleetSettings { calendars: expected, ..FleetSettings::default() });
+    let revision = put(&kv, keys::SETTINGS, "{\"v\":1,\"timezone\":\"Asia/Tokyo\"}").await;
+    let Event::Settings(Some(read), at) = read_settings(&kv).await.unwrap() else { panic!("there are some") };
+    assert_eq!((read.timezone.map(|zone| zone.to_string()), at), (Some("Asia/Tokyo".to_owned()), revision));
+    put(&kv, keys::SETTINGS, "{\"v\":2}").await;
+    assert!(matches!(read_settings(&kv).await.unwrap(), Event::Settings(None, _)));
 }
 
 #[tokio::test]
@@ -373,9 +419,10 @@ async fn a_run_without_the_lock_moves_to_a_new_session_and_is_seen_there() {
 #[tokio::test]
 async fn a_claim_is_refused_by_each_of_the_things_that_it_compares() {
     type Check = fn(&Refusal) -> bool;
-    let rows: [(&str, Check); 6] = [
+    let rows: [(&str, Check); 7] = [
         ("session", |r| !r.session_alive),
         ("paused", |r| r.paused),
+        ("settings", |r| r.settings_revision != 0),
         ("job", |r| r.job_revision != 0),
         ("mark", |r| r.mark.is_some()),
         ("lock", |r| r.lock == LockSeen::Held),
@@ -387,6 +434,7 @@ async fn a_claim_is_refused_by_each_of_the_things_that_it_compares() {
         match what {
             "session" => kv.revoke(sid.lease()).await.unwrap(),
             "paused" => drop(put(&kv, keys::PAUSED, "1").await),
+            "settings" => drop(put(&kv, keys::SETTINGS, "{\"v\":1}").await),
             "job" => drop(put(&kv, keys::job(&job()), "{}").await),
             "mark" => drop(put(&kv, keys::fired(&job()), claim.mark.encode()).await),
             "lock" => drop(put(&kv, keys::lock(&job()), "{\"v\":9}").await),

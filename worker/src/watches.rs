@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::clock::{Stopwatch, Timestamp};
+use common::clock::{self, Stopwatch, Timestamp};
+use common::domain::calendars::{Calendar, CalendarName, Calendars};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::options::Labels;
@@ -13,9 +14,10 @@ use common::domain::request::Request;
 use common::domain::run::RunId;
 use common::domain::settings::FleetSettings;
 use common::domain::worker::{self, Sid};
+use common::ids::backoff;
 use common::keys;
-use common::kv::{Kv, Pair, Range, Revision, Span};
-use tokio::sync::mpsc;
+use common::kv::{self, Kv, Pair, Range, Revision, Span};
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::audit::Reading;
@@ -26,6 +28,12 @@ use crate::follow::{News, follow};
 use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, KillSeen, Members, RequestSeen};
 use crate::session::{Session, Standing};
 use crate::witness::Era;
+
+/// Pauses between attempts to read the settings double from here to [`SETTINGS_RETRY_MAX_MS`], in ms.
+const SETTINGS_RETRY_MIN_MS: u64 = 100;
+const SETTINGS_RETRY_MAX_MS: u64 = 5_000;
+/// Calendars are read so many at a time: each has 120 kB at most.
+const CALENDARS_PAGE: usize = 16;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -139,6 +147,7 @@ pub(crate) enum Registered {
 /// Starts following everything.
 pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Inputs) -> Vec<JoinHandle<()>> {
     let (kv_of, to) = (|| Arc::clone(kv), || inputs.clone());
+    let turn = Arc::new(Mutex::new(()));
     vec![
         tokio::spawn(follow_jobs(kv_of(), to())),
         tokio::spawn(follow_workers(kv_of(), to())),
@@ -147,7 +156,9 @@ pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Inputs) -> Vec<JoinHandle<()>> {
         tokio::spawn(follow_requests(kv_of(), to())),
         tokio::spawn(follow_pause(kv_of(), to())),
         tokio::spawn(follow_base(kv_of(), to())),
-        tokio::spawn(follow_settings(kv_of(), to())),
+        tokio::spawn(follow_settings(kv_of(), to(), Span::key(keys::SETTINGS), Arc::clone(&turn))),
+        // Functions put the settings with a calendar; other hands may not.
+        tokio::spawn(follow_settings(kv_of(), to(), Span::prefix(keys::CALENDARS), turn)),
     ]
 }
 
@@ -423,28 +434,61 @@ async fn follow_base(kv: Arc<dyn Kv>, to: Inputs) {
     .await;
 }
 
-/// The fleet's settings.
-async fn follow_settings(kv: Arc<dyn Kv>, to: Inputs) {
-    follow(kv, Span::key(keys::SETTINGS), |news| {
-        let (to, event) = (to.clone(), settings_event(&news));
-        async move { tell(&to, vec![event]).await }
+/// The fleet's settings and calendars, whenever one of these changes. Both are read anew, at one revision: functions put them together, and whoever
+/// took settings for known with the calendars of before would have its claims of fires committed that there are no more.
+async fn follow_settings(kv: Arc<dyn Kv>, to: Inputs, span: Span, turn: Arc<Mutex<()>>) {
+    follow(Arc::clone(&kv), span, |news| {
+        let (kv, to, turn) = (Arc::clone(&kv), to.clone(), Arc::clone(&turn));
+        async move {
+            if matches!(news, News::Page { last: false, .. }) {
+                return true;
+            }
+            // One after the other, so that what is told later was not read earlier.
+            let _turn = turn.lock().await;
+            let mut attempt = 0;
+            loop {
+                match read_settings(kv.as_ref()).await {
+                    Ok(event) => return tell(&to, vec![event]).await,
+                    Err(why) => tracing::warn!(%why, "the fleet's settings not read: tried again"),
+                }
+                clock::sleep(backoff(attempt, SETTINGS_RETRY_MIN_MS, SETTINGS_RETRY_MAX_MS)).await;
+                attempt += 1;
+            }
+        }
     })
     .await;
 }
 
-pub(crate) fn settings_event(news: &News) -> Event {
-    let stored = match news {
-        News::Page { pairs, .. } => pairs.first(),
-        News::Changed(changes) => {
-            changes.last().filter(|change| !change.is_delete()).map(|change| &change.pair)
+/// Reads the fleet's settings and calendars as of one revision.
+pub(crate) async fn read_settings(kv: &dyn Kv) -> Result<Event, kv::Error> {
+    let found = kv.range(Range::key(keys::SETTINGS)).await?;
+    let mut calendars = Calendars::default();
+    let mut rest = Some(Span::prefix(keys::CALENDARS));
+    while let Some(span) = rest.take() {
+        let page = kv.range(Range::all(span.clone()).limit(CALENDARS_PAGE).at(found.revision)).await?;
+        rest = page.pairs.last().filter(|_| page.more).map(|last| span.after(&last.key));
+        for pair in &page.pairs {
+            let name = pair.key.strip_prefix(keys::CALENDARS).and_then(|name| CalendarName::parse(name).ok());
+            match (name, Calendar::decode(&pair.value)) {
+                (Some(name), Ok(calendar)) => calendars.insert(name, calendar.days),
+                (None, _) => tracing::error!(key = %pair.key, "not the name of a calendar: left alone"),
+                (_, Err(why)) => {
+                    tracing::error!(key = %pair.key, %why, "calendar cannot be read: jobs that name it are not run until it can");
+                }
+            }
         }
+    }
+    let Some(pair) = found.pairs.first() else {
+        return Ok(Event::Settings(Some(FleetSettings { calendars, ..FleetSettings::default() }), 0));
     };
-    let Some(pair) = stored else { return Event::Settings(Some(FleetSettings::default()), 0) };
     let settings = FleetSettings::decode(&pair.value);
     if let Err(why) = &settings {
         tracing::error!(key = %pair.key, %why, "the fleet's settings cannot be read: nothing is claimed until they can");
     }
-    Event::Settings(settings.ok(), pair.mod_revision)
+    Ok(Event::Settings(
+        settings.ok().map(|settings| FleetSettings { calendars, ..settings }),
+        pair.mod_revision,
+    ))
 }
 
 pub(crate) fn base_event(news: &News) -> Event {

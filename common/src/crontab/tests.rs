@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::job::Job;
 
 fn reading(format: Format) -> Reading<'static> {
-    static FLEET: FleetSettings = FleetSettings { dialect: None, timezone: None, misfire: None, dst: None };
+    static FLEET: std::sync::LazyLock<FleetSettings> = std::sync::LazyLock::new(FleetSettings::default);
     Reading { format, prefix: "", source: "test", timezone: None, fleet: &FLEET }
 }
 

@@ -94,6 +94,12 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// It says that a calendar is not known: whoever has not looked for it knows better than to tell.
+    #[must_use]
+    pub fn is_of_missing_calendar(&self) -> bool {
+        self.field == "calendars" && self.message.starts_with(NO_CALENDAR)
+    }
+
     /// A fault of one field.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into() }
@@ -131,6 +137,7 @@ impl ScheduleHash {
             Dst::Skip => text.push_str("\0dst skip"),
             Dst::Twice => text.push_str("\0dst twice"),
         }
+        text.extend(settings.days.as_ref().map(|days| days.text_to_hash()));
         if text.is_empty() {
             return self;
         }
@@ -174,6 +181,9 @@ pub struct Submitted {
 
 /// The job options of the design that a later version will have: refused by name, with the reason, until then.
 const PLANNED_OPTIONS: &[&str] = &["mode"];
+
+/// How the fault begins that says that a job's calendar is not known.
+const NO_CALENDAR: &str = "there is no calendar ";
 
 /// Stands for the expression of a job that runs after others: the window of such a job is empty, so that it has no fires.
 const NO_TIMES: &str = "@yearly";
@@ -275,9 +285,24 @@ impl Job {
         let options = JobOptions::taken_from(&mut fields);
         faults.extend(options.contradictions());
         // Under another zone or dialect than the one that was meant, what is said of the expression would mislead.
-        let readable = ["timezone", "dialect", "dst"].iter().all(|option| !fields.contains_key(*option));
-        let settings = fleet.under(options.timezone.as_ref(), options.dialect, options.dst);
+        let readable =
+            ["timezone", "dialect", "dst", "calendars"].iter().all(|option| !fields.contains_key(*option));
+        let settings = fleet.under(
+            options.timezone.as_ref(),
+            options.dialect,
+            options.dst,
+            options.calendars.as_deref(),
+        );
         let settings = ScheduleSettings { name: name.as_ref().map(JobName::as_str), ..settings };
+        let missing = settings.days.as_ref().map(|days| days.missing()).unwrap_or_default();
+        let missing = if is_timeless { Vec::new() } else { missing };
+        // Beside `after` the option is a fault by itself.
+        let readable = readable && missing.is_empty() && !(is_timeless && settings.days.is_some());
+        faults.extend(missing.iter().map(|name| {
+            let message =
+                format!("{NO_CALENDAR}{name:?}: see /calendar/list for their names, or save it first");
+            Fault::new("calendars", message)
+        }));
         let mut warnings = Vec::new();
         let times = cron_expr.as_deref().map(|expr| if is_timeless { NO_TIMES } else { expr });
         let expression = times.filter(|_| readable);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::after::After;
+use super::calendars::JobCalendars;
 use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
     OUTPUT_LIMIT_BYTES_DEFAULT, OUTPUT_LIMIT_BYTES_MAX, TIMEOUT_SECONDS_MAX, user, working_dir,
@@ -183,6 +184,8 @@ pub struct JobOptions {
     pub dialect: Option<Dialect>,
     /// What becomes of times that clocks skip or repeat.
     pub dst: Option<Dst>,
+    /// On which days it has fires.
+    pub calendars: Option<Arc<JobCalendars>>,
     /// Who is told of its failures.
     pub notify: Option<Arc<Notify>>,
     /// It runs once these jobs have succeeded, in place of any times.
@@ -401,6 +404,14 @@ const FIELDS: &[Field] = &[
         write: |options| options.dst.map(|dst| word_of(&Dst::ALL, &dst).into()),
     },
     Field {
+        name: "calendars",
+        read: |options, value| {
+            options.calendars = Some(Arc::new(JobCalendars::parse(value)?));
+            Ok(())
+        },
+        write: |options| options.calendars.as_deref().map(JobCalendars::to_value),
+    },
+    Field {
         name: "notify",
         read: |options, value| {
             options.notify = Some(Arc::new(Notify::parse(value)?));
@@ -503,6 +514,7 @@ impl JobOptions {
                 ("timezone", self.timezone.is_some()),
                 ("dialect", self.dialect.is_some()),
                 ("dst", self.dst.is_some()),
+                ("calendars", self.calendars.is_some()),
                 ("startAt", self.start_at.is_some()),
                 ("endAt", self.end_at.is_some()),
             ];
@@ -558,6 +570,7 @@ mod tests {
             json!({"outputLimitBytes": 0, "timeoutSeconds": 1, "killGraceSeconds": 0}),
             json!({"enabled": false, "startAt": "2027-01-31T08:00:00+01:00", "endAt": "2027-03-01T00:00:00.5Z"}),
             json!({"enabled": true}),
+            json!({"calendars": {"exclude": ["holidays"], "only": ["a", "b"]}}),
             json!({"fence": true}),
             json!({"fence": false}),
             json!({"concurrency": "forbid"}),

@@ -1,7 +1,9 @@
-//! The fleet's settings: what jobs that say nothing of their own take for their zone, dialect, rule for daylight saving and missed fires.
+//! The fleet's settings: what jobs that say nothing of their own take for their zone, dialect, rule for daylight saving and missed fires; and the
+//! calendars that jobs name.
 
 use serde_json::{Map, Value};
 
+use super::calendars::{Calendars, JobCalendars};
 use super::job::{Fault, Job};
 use super::options::{Misfire, of_word, word_of};
 use super::stored;
@@ -10,7 +12,8 @@ use crate::schedule::{Dialect, Dst, ScheduleSettings, Zone};
 /// Format version that is written.
 const VERSION: u64 = 1;
 
-/// Value of `/cron/settings`; `None` = nobody chose: the default of [`ScheduleSettings`] and of [`Misfire`].
+/// What the times of jobs depend on beside the jobs: the value of `/cron/settings`, where `None` = nobody chose: the default of
+/// [`ScheduleSettings`] and of [`Misfire`]; and calendars, which have keys of their own.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FleetSettings {
     /// How expressions are read.
@@ -21,6 +24,9 @@ pub struct FleetSettings {
     pub misfire: Option<Misfire>,
     /// The rule for daylight saving.
     pub dst: Option<Dst>,
+    /// The calendars, as far as whoever has this needs them. Not part of the value: whoever writes one of them puts `/cron/settings` with it, so that
+    /// one revision stands for all.
+    pub calendars: Calendars,
 }
 
 /// One setting: its name in the JSON, how it is read, how it is written.
@@ -140,7 +146,7 @@ impl FleetSettings {
         let own = &job.options;
         ScheduleSettings {
             name: Some(job.name.as_str()),
-            ..self.under(own.timezone.as_ref(), own.dialect, own.dst)
+            ..self.under(own.timezone.as_ref(), own.dialect, own.dst, own.calendars.as_deref())
         }
     }
 
@@ -151,12 +157,14 @@ impl FleetSettings {
         timezone: Option<&Zone>,
         dialect: Option<Dialect>,
         dst: Option<Dst>,
+        calendars: Option<&JobCalendars>,
     ) -> ScheduleSettings<'static> {
         ScheduleSettings {
             zone: timezone.or(self.timezone.as_ref()).cloned().unwrap_or_default(),
             dialect: dialect.or(self.dialect),
             dst: dst.or(self.dst).unwrap_or_default(),
             name: None,
+            days: calendars.map(|of_job| self.calendars.days(of_job)),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! `0-59/5`, `*/5` and twelve numbers in a list are one and the same.
 
 use super::expression::{Expression, Fields, Place, SpecialDay};
-use super::{Schedule, fields};
+use super::{Days, NamedDays, Schedule, fields};
 
 /// A language in which schedules are described.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,10 +32,49 @@ const CLOCK_TIMES_MAX: usize = 6;
 /// A schedule in words.
 pub(super) fn describe(schedule: &Schedule, language: Language) -> String {
     let said: Vec<String> = schedule.expressions().iter().map(|one| expression(one, language)).collect();
-    said.join(match language {
+    let said = said.join(match language {
         Language::English => "; also ",
         Language::Chinese => "；以及",
-    })
+    });
+    schedule.days().map_or(said.clone(), |days| said + &on_days(days, language))
+}
+
+/// On which days alone, by the names of the calendars.
+fn on_days(days: &Days, language: Language) -> String {
+    let names = |sets: &[NamedDays], and: &str| {
+        let quoted: Vec<String> = sets
+            .iter()
+            .map(|set| match language {
+                Language::English => format!("\"{}\"", set.name),
+                Language::Chinese => format!("“{}”", set.name),
+            })
+            .collect();
+        joined(&quoted, if language == Language::English { ", " } else { "、" }, and)
+    };
+    let (only, exclude) = match language {
+        Language::English => (names(&days.only, " or "), names(&days.exclude, " or ")),
+        Language::Chinese => (names(&days.only, "或"), names(&days.exclude, "或")),
+    };
+    let mut said = String::new();
+    match language {
+        Language::English => {
+            if !only.is_empty() {
+                said += &format!(", only on days of the calendar {only}");
+            }
+            if !exclude.is_empty() {
+                said += &format!(", not on days of the calendar {exclude}");
+            }
+        }
+        Language::Chinese => {
+            if !only.is_empty() {
+                said += &format!("，仅在日历{only}中的日子");
+            }
+            if !exclude.is_empty() {
+                said += &format!("，日历{exclude}中的日子除外");
+            }
+        }
+    }
+    said
 }
 
 fn expression(expression: &Expression, language: Language) -> String {

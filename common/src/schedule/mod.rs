@@ -1,6 +1,7 @@
 //! Schedules: expressions in, fire times out. Pure: no clock, no I/O.
 
 mod calendar;
+mod days;
 mod describe;
 mod expression;
 mod fields;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 
 pub use calendar::{date_of, day_of};
+pub use days::{DAYS, DaySet, Days, NamedDays};
 pub use describe::Language;
 pub use expression::{
     DaysOfMonth, DaysOfWeek, Expression, Fields, Place, SpecialDay, SpecialDays, SpecialWeekdays,
@@ -30,6 +32,7 @@ pub struct Schedule {
     expressions: Arc<[Expression]>,
     zone: Zone,
     window: Window,
+    days: Option<Arc<Days>>,
     warning: Option<Arc<str>>,
 }
 
@@ -49,7 +52,7 @@ impl Schedule {
     ///
     /// # Errors
     /// Which line and field is wrong, what is wrong with it, what to write instead; also for what has no fire at all from 1970 to 2199. Whether
-    /// the last fire has gone by is not asked here: that is `next_after(now)`.
+    /// the last fire has gone by is not asked here, nor whether any is on the days of `settings`: that is `next_after(now)`.
     pub fn parse(text: &str, settings: &ScheduleSettings<'_>) -> Result<Self, Error> {
         let parsed = parse::parse(text, settings)?;
         let warning = (!parsed.warnings.is_empty()).then(|| parsed.warnings.join("; ").into());
@@ -57,8 +60,15 @@ impl Schedule {
             expressions: parsed.expressions.into(),
             zone: settings.zone.clone(),
             window: Window::default(),
+            days: settings.days.clone(),
             warning,
         })
+    }
+
+    /// On which days it has fires; `None` = on any.
+    #[must_use]
+    pub fn days(&self) -> Option<&Days> {
+        self.days.as_deref()
     }
 
     /// Whether a text may give different jobs different times, by `H`.
@@ -102,8 +112,29 @@ impl Schedule {
     pub fn next_after(&self, t: Timestamp) -> Option<Timestamp> {
         let Window { from, until } = self.window;
         let t = from.map_or(t, |from| t.max(from.plus_ms(-1)));
-        let fire = self.expressions.iter().filter_map(|expression| expression.next_after(t)).min();
+        let fire = self.expressions.iter().filter_map(|expression| self.next_of(expression, t)).min();
         fire.filter(|fire| until.is_none_or(|until| *fire < until))
+    }
+
+    /// The first fire of one expression after `t` that is on a day with fires: by the date that clocks of the expression's zone show at that
+    /// moment. Bounded: each turn passes a stretch of days without fires, and one of days with fires in which the expression has none.
+    fn next_of(&self, expression: &Expression, mut t: Timestamp) -> Option<Timestamp> {
+        let Some(days) = &self.days else { return expression.next_after(t) };
+        let zone = match expression {
+            Expression::Fields(fields) => fields.zone(),
+            Expression::Every { .. } | Expression::At(_) => &self.zone,
+        };
+        loop {
+            let fire = expression
+                .next_after(t)
+                .filter(|fire| self.window.until.is_none_or(|until| *fire < until))?;
+            let second = fire.ms().div_euclid(1000);
+            let allowed = days.next_second(second, zone)?;
+            if allowed == second {
+                return Some(fire);
+            }
+            t = Timestamp::from_ms(allowed * 1000 - 1);
+        }
     }
 
     /// The last fire in (`after`, `until`], and how many there are, counted up to `count_max` (`more` says that there are more);

@@ -103,6 +103,12 @@ pub(super) fn parse(text: &str, settings: &ScheduleSettings<'_>) -> Result<Parse
             "there are {many} expressions: give {EXPRESSIONS_MAX} at most, and the rest to another job"
         )));
     }
+    if let Some(missing) =
+        settings.days.as_ref().map(|days| days.missing()).filter(|missing| !missing.is_empty())
+    {
+        // Whoever does not know the days must not take all of them for days with fires.
+        return Err(whole(format!("there is no calendar {}", missing.join(", "))));
+    }
     let mut parsed = Parsed { expressions: Vec::new(), warnings: Vec::new() };
     for (n, line) in &lines {
         let n = if lines.len() > 1 { *n } else { 0 };

@@ -1,5 +1,8 @@
 //! What an expression does not say itself: in which zone, by which dialect and by which rule for daylight saving it is read.
 
+use std::sync::Arc;
+
+use super::days::Days;
 use super::zone::Zone;
 
 /// How the fields of an expression are read.
@@ -37,7 +40,7 @@ impl Dst {
         [(Self::Debian, "debian"), (Self::Skip, "skip"), (Self::Twice, "twice")];
 }
 
-/// With what an expression is read. The default is UTC, no dialect chosen, Debian's rule, no name.
+/// With what an expression is read. The default is UTC, no dialect chosen, Debian's rule, no name, every day.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct ScheduleSettings<'a> {
     /// The zone of its times; `CRON_TZ=…` in front of an expression is another for that one.
@@ -48,4 +51,6 @@ pub struct ScheduleSettings<'a> {
     pub dst: Dst,
     /// The job's name, from which `H` takes its value; without one `H` is refused.
     pub name: Option<&'a str>,
+    /// On which days there are fires; `None` = on any.
+    pub days: Option<Arc<Days>>,
 }

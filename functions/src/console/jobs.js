@@ -1,4 +1,4 @@
-// The list of jobs: search by the beginning of the name, pages, the newest record of each job on the page.
+// The list of jobs: search by the beginning of the name and by labels, pages, the newest record of each job on the page.
 import { html, ask, link, may, number, rich, route, t, usePoll } from "./core.js";
 import { Actions } from "./dialogs.js";
 import { workOf } from "./options.js";
@@ -27,7 +27,12 @@ async function newest(names, signal) {
 export function Jobs({ query }) {
   const prefix = query.get("prefix") ?? "";
   const after = query.get("after") ?? "";
+  // Labels like `team=ops, tier`: a job must have all of them.
+  const labels = query.get("labels") ?? "";
+  const wanted = labels.split(",").map((one) => one.trim()).filter(Boolean);
   const asked = new URLSearchParams({ limit: PAGE, ...(prefix && { prefix }), ...(after && { after }) });
+  wanted.forEach((label) => asked.append("label", label));
+  const searched = { ...(prefix && { prefix }), ...(labels && { labels }) };
   const { data: answer, error } = usePoll(`jobs ${asked}`, (signal) => ask(`job/list?${asked}`, { signal }));
   const names = answer?.data.map((job) => job.name) ?? [];
   const { data: records } = usePoll(names.length ? `newest ${JSON.stringify(names)}` : null, (signal) => newest(names, signal), NEWEST_EVERY_MS);
@@ -35,7 +40,8 @@ export function Jobs({ query }) {
     <div class="bar">
       <${Title} id="jobs">${t("jobs")}<//>
       ${may("editor") ? html`<a class="button primary" href="#/new">${t("newJob")}</a>` : null}
-      <${Search} label=${t("searchLabel")} text=${prefix} address=${(text) => link(["jobs"], { prefix: text })} replace=${() => route.value.query.has("prefix")} />
+      <${Search} label=${t("searchLabel")} text=${prefix} address=${(text) => link(["jobs"], { ...searched, prefix: text })} replace=${() => route.value.query.has("prefix")} />
+      <${Search} label=${t("labelLabel")} text=${labels} address=${(text) => link(["jobs"], { ...searched, labels: text })} replace=${() => route.value.query.has("labels")} />
     </div>
     <${Warnings} warnings=${answer?.warnings} />
     ${error && !error.trouble ? html`<p class="note bad" role="alert">${error.message}</p>` : null}
@@ -43,19 +49,24 @@ export function Jobs({ query }) {
       ? html`<p class="dim" role="status">${error ? "" : t("loading")}</p>`
       : answer.data.length > 0
         ? html`<${Table} jobs=${answer.data} records=${records?.found} />`
-        : html`<${None} prefix=${prefix} after=${after} />`}
+        : html`<${None} prefix=${prefix} labels=${labels} after=${after} />`}
     ${answer && (after || answer.next !== undefined)
       ? html`<nav class="pages" aria-label=${t("pages")}>
           <span class="dim">${t("jobsShown", { count: answer.data.length, number: number(answer.data.length) })}</span>
-          ${after ? html`<a class="button" href=${link(["jobs"], { prefix })}>${t("firstPage")}</a>` : null}
+          ${after ? html`<a class="button" href=${link(["jobs"], searched)}>${t("firstPage")}</a>` : null}
           ${after ? html`<button type="button" onClick=${() => history.back()}>${t("previousPage")}</button>` : null}
-          ${answer.next !== undefined ? html`<a class="button" href=${link(["jobs"], { prefix, after: answer.next })}>${t("nextPage")}</a>` : null}
+          ${answer.next !== undefined ? html`<a class="button" href=${link(["jobs"], { ...searched, after: answer.next })}>${t("nextPage")}</a>` : null}
         </nav>`
       : null}
   `;
 }
 
-function None({ prefix, after }) {
+function None({ prefix, labels, after }) {
+  if (labels) {
+    return html`<${Empty} title=${rich("noJobsWithLabels", { labels: html`<bdi>${labels}</bdi>` })}>
+      <p><a href="#/jobs">${t("allJobs")}</a></p>
+    <//>`;
+  }
   if (prefix || after) {
     return html`<${Empty} title=${prefix ? rich("noJobsWithPrefix", { prefix: html`<bdi>${prefix}</bdi>` }) : t("noMoreJobs")}>
       <p><a href="#/jobs">${t("allJobs")}</a></p>

@@ -148,6 +148,13 @@ const predecessors = {
   write: ([text]) => text.split("\n").map((one) => one.trim()).filter(Boolean),
 };
 
+/** Names of calendars, which may have blanks. */
+const calendars = (placeholder) => ({
+  ...line(placeholder),
+  read: (value) => (Array.isArray(value) && value.every((one) => typeof one === "string") ? value.join(", ") : textOf(value)),
+  write: (text) => text.split(",").map((one) => one.trim()).filter(Boolean),
+});
+
 /** Every option, in the groups in which the form shows them. */
 export const GROUPS = {
   request: [request],
@@ -159,6 +166,7 @@ export const GROUPS = {
     one("timezone", line("Europe/Berlin")),
     one("dst", choice(undefined, "debian", "skip", "twice")),
     one("dialect", choice(undefined, "standard", "seed")),
+    several("calendars", { exclude: calendars("holidays"), only: calendars("working days") }),
     one("misfire", choice(undefined, "once", "skip", "all")),
     one("startDeadlineSeconds", number("60")),
     one("jitterSeconds", number("0")),

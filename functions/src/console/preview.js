@@ -15,6 +15,9 @@ export function Preview({ job }) {
   // H takes its value from the name; all else is the same for every name.
   const asked = job.cronExpr.includes("H") ? ["name", ...BESIDE] : BESIDE;
   const beside = asked.filter((field) => job[field]?.trim()).map((field) => [field, job[field]]);
+  for (const part of ["exclude", "only"]) {
+    if (job[`calendars-${part}`]?.trim()) beside.push([part, job[`calendars-${part}`]]);
+  }
   const query = job.cronExpr.trim() && String(new URLSearchParams([["expr", job.cronExpr], ...beside, ["count", TIMES], ["lang", lang]]));
   useEffect(() => {
     if (!query) return setTold(null);

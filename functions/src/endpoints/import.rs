@@ -8,11 +8,12 @@ use common::domain::access::Principal;
 use common::domain::audit::Origin;
 use common::domain::job::{Fault, Job, JobName};
 use common::domain::settings::FleetSettings;
-use common::kv::Kv;
+use common::kv::{Kv, Revision};
 use common::schedule::Language;
 use lambda_http::Request;
 use serde_json::Value;
 
+use super::calendars;
 use super::importing::{self, Wish};
 use super::preview::{fleet, language};
 use crate::http::{Call, Fields, Refusal, Reply, Response, WRITE, answer};
@@ -41,13 +42,13 @@ async fn import(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
     }
     let named = fields.filled("source").or(fields.filled("prefix"));
     let source = named.unwrap_or(SOURCE_DEFAULT);
-    let fleet = fleet(kv).await?;
+    let fleet = fleet_with_calendars(kv).await?;
     let reading =
-        |format| Reading { format, prefix, source, timezone: fields.filled("timezone"), fleet: &fleet };
+        |format| Reading { format, prefix, source, timezone: fields.filled("timezone"), fleet: &fleet.0 };
     let crontab = match fields.filled("format").unwrap_or("user") {
         "user" | "crontab" => crontab::read(&text, &reading(Format::User)),
         "system" => crontab::read(&text, &reading(Format::System)),
-        "json" => jobs(&text, prefix, &fleet)?,
+        "json" => jobs(&text, prefix, &fleet.0)?,
         _ => return Err(Refusal::bad("format: is none of user, system and json: write one of them")),
     };
     let (apply, prune) = (switch(&fields, "apply")?, switch(&fields, "prune")?);
@@ -69,6 +70,12 @@ async fn import(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
     Ok(reply)
 }
 
+/// The settings with all calendars: any of the file's jobs may name any of them.
+async fn fleet_with_calendars(kv: &dyn Kv) -> Result<(FleetSettings, Revision), Refusal> {
+    let (fleet, revision) = fleet(kv).await?;
+    Ok((calendars::all(kv, fleet).await?, revision))
+}
+
 /// Imports a crontab as [`handle`] does with `apply`, and what became of it in lines for people.
 ///
 /// # Errors
@@ -81,8 +88,8 @@ pub async fn file(
     prefix: &str,
     source: &str,
 ) -> Result<Vec<String>, String> {
-    let fleet = fleet(kv).await.map_err(|refusal| refusal.message)?;
-    let reading = Reading { format, prefix, source, timezone: None, fleet: &fleet };
+    let fleet = fleet_with_calendars(kv).await.map_err(|refusal| refusal.message)?;
+    let reading = Reading { format, prefix, source, timezone: None, fleet: &fleet.0 };
     let crontab = crontab::read(text, &reading);
     let mut lines: Vec<String> = Vec::new();
     for refused in &crontab.refused {

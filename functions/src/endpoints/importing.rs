@@ -10,7 +10,7 @@ use common::domain::audit::{DEFINITION_BYTES_MAX, Origin};
 use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::keys;
-use common::kv::{Compare, Kv, Op, OpReply, Pair, Span, Txn};
+use common::kv::{Compare, Kv, Op, OpReply, Pair, Revision, Span, Txn};
 use common::schedule::Language;
 use serde_json::{Map, Value, json};
 
@@ -49,8 +49,8 @@ pub(super) struct Wish<'a> {
     pub apply: bool,
     /// In which the schedules are told.
     pub language: Language,
-    /// With which the file was read.
-    pub fleet: FleetSettings,
+    /// With which the file was read, and the revision of the settings' key then.
+    pub fleet: (FleetSettings, Revision),
     /// Who wishes it.
     pub whose: &'a Principal,
     pub origin: &'a Origin,
@@ -314,15 +314,15 @@ async fn put(
         let mut said = Vec::new();
         let mut change = Change::of(wish.origin, "import", clock.now());
         for item in &batch {
-            if item.stored.fleet()? != wish.fleet {
+            if item.stored.settings_revision() != wish.fleet.1 {
                 let message = format!(
-                    "the fleet's settings were changed meanwhile, {part} was not made: send it again"
+                    "the fleet's settings, or calendars, were changed meanwhile, {part} was not made: send it again"
                 );
                 return Err(Refusal::new(Kind::Conflict, message));
             }
             let submitted = &item.entry.submitted;
             let before = Before::of(kv, &submitted.job, wish.whose).await?;
-            let plan = save::Plan::make(submitted, &item.stored, before, &wish.fleet, clock.now())?;
+            let plan = save::Plan::make(submitted, &item.stored, before, &wish.fleet.0, clock.now())?;
             txn.when.extend(item.stored.unchanged(item.name()));
             txn.when.extend(plan.unchanged.iter().cloned());
             txn.otherwise.extend(reads(item.name()));

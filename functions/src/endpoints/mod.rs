@@ -2,6 +2,10 @@
 
 mod after;
 pub mod audit_list;
+pub mod calendar_delete;
+pub mod calendar_list;
+pub mod calendar_save;
+mod calendars;
 pub mod console;
 pub mod delete;
 pub mod export;

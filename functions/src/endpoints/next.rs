@@ -6,6 +6,7 @@ use common::kv::Kv;
 use lambda_http::Request;
 use serde_json::{Map, Value, json};
 
+use super::calendars;
 use super::preview::{FIRES_DEFAULT, fires, fleet, language};
 use super::save;
 use crate::http::{Call, Fields, READ, Refusal, Reply, Response, answer};
@@ -13,7 +14,8 @@ use crate::http::{Call, Fields, READ, Refusal, Reply, Response, answer};
 /// The methods that it takes.
 pub const METHODS: &[&str] = READ;
 
-const PARAMETERS: &[&str] = &["expr", "timezone", "count", "from", "dst", "dialect", "name", "lang"];
+const PARAMETERS: &[&str] =
+    &["expr", "timezone", "count", "from", "dst", "dialect", "name", "lang", "exclude", "only"];
 /// Most fires of one answer: some 26 kB.
 const FIRES_MAX: usize = 1_000;
 
@@ -52,9 +54,23 @@ async fn job_of(kv: &dyn Kv, query: &Fields) -> Result<Submitted, Refusal> {
     for option in ["timezone", "dst", "dialect"] {
         job.extend(query.filled(option).map(|value| (option.to_owned(), Value::from(value))));
     }
-    Job::from_submitted(Value::Object(job), &fleet(kv).await?).map_err(|faults| {
+    let names = |parameter: &str| {
+        let given = query.filled(parameter)?;
+        Some((parameter.to_owned(), given.split(',').map(|name| Value::from(name.trim())).collect::<Value>()))
+    };
+    let calendars: Map<String, Value> = ["exclude", "only"].into_iter().filter_map(names).collect();
+    if !calendars.is_empty() {
+        job.insert("calendars".to_owned(), calendars.into());
+    }
+    let job = Value::Object(job);
+    let fleet = calendars::known(kv, fleet(kv).await?.0, calendars::named_in(&job).as_ref()).await?;
+    Job::from_submitted(job, &fleet).map_err(|faults| {
         let told = |fault: &Fault| {
-            let parameter = if fault.field == "cronExpr" { "expr" } else { &fault.field };
+            let parameter = match fault.field.as_str() {
+                "cronExpr" => "expr",
+                "calendars" => "exclude, only",
+                parameter => parameter,
+            };
             format!("{parameter}: {}", fault.message)
         };
         Refusal::bad(faults.iter().map(told).collect::<Vec<_>>().join("; "))

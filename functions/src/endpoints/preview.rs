@@ -3,7 +3,7 @@
 use common::clock::Timestamp;
 use common::domain::settings::FleetSettings;
 use common::keys;
-use common::kv::{Kv, Range};
+use common::kv::{Kv, Range, Revision};
 use common::schedule::{Language, Schedule, Zone};
 use lambda_http::http::header::ACCEPT_LANGUAGE;
 
@@ -32,10 +32,11 @@ pub(super) fn accepted(call: &Call) -> Language {
     tags.filter_map(Language::of_tag).next().unwrap_or_default()
 }
 
-/// The fleet's settings, under which schedules are read.
-pub(super) async fn fleet(kv: &dyn Kv) -> Result<FleetSettings, Refusal> {
+/// The fleet's settings, under which schedules are read, without calendars; and the revision of their key.
+pub(super) async fn fleet(kv: &dyn Kv) -> Result<(FleetSettings, Revision), Refusal> {
     let found = store::range(kv, Range::key(keys::SETTINGS)).await?;
-    fleet_settings(found.pairs.first())
+    let stored = found.pairs.first();
+    Ok((fleet_settings(stored)?, stored.map_or(0, |pair| pair.mod_revision)))
 }
 
 /// The first fires after a time, at most `count`, in RFC 3339 with the offset of the schedule's zone.

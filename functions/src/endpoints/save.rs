@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::CONFLICTS_MAX;
 use super::after::{self, Before};
+use super::calendars;
 use super::preview::{FIRES_DEFAULT, accepted, fires};
 use super::stored::Stored;
 use crate::audit::Change;
@@ -67,8 +68,9 @@ pub(super) async fn put(
     mut stored: Stored,
 ) -> Result<Reply, Refusal> {
     let Wanted { name, value, mut once, action, details } = wanted;
+    let named = calendars::named_in(&value);
     for _ in 0..CONFLICTS_MAX {
-        let fleet = stored.fleet()?;
+        let fleet = calendars::known(kv, stored.fleet()?, named.as_ref()).await?;
         let submitted = Job::from_submitted(value.clone(), &fleet).map_err(|faults| refusal(&faults))?;
         if submitted.job.options.after.is_none() && submitted.schedule.next_after(clock.now()).is_none() {
             return Err(refusal(&[never(&submitted.job, clock.now())]));
@@ -116,7 +118,8 @@ fn submitted_value(call: &Call) -> Result<Value, Refusal> {
     }
 }
 
-/// The name, where nothing is wrong with the job that the store need not be asked about. What its expression means depends on the fleet's settings.
+/// The name, where nothing is wrong with the job that the store need not be asked about. What its expression means depends on the fleet's settings,
+/// and its calendars are there or not.
 fn name_of(value: &Value) -> Result<JobName, Refusal> {
     let faults = match Job::from_submitted(value.clone(), &FleetSettings::default()) {
         Ok(submitted) => return Ok(submitted.job.name),
@@ -124,12 +127,17 @@ fn name_of(value: &Value) -> Result<JobName, Refusal> {
     };
     match value.get("name").and_then(Value::as_str).map(JobName::parse) {
         Some(Ok(name))
-            if faults.iter().all(|fault| fault.field == "cronExpr")
+            if faults.iter().all(|fault| matches!(fault.field.as_str(), "cronExpr" | "calendars"))
                 && value.get("cronExpr").is_some_and(Value::is_string) =>
         {
             Ok(name)
         }
-        _ => Err(refusal(&faults)),
+        _ => {
+            // Nobody has looked for the calendars yet.
+            let told: Vec<Fault> =
+                faults.into_iter().filter(|fault| !fault.is_of_missing_calendar()).collect();
+            Err(refusal(&told))
+        }
     }
 }
 
@@ -146,6 +154,10 @@ pub(super) fn never(job: &Job, now: Timestamp) -> Fault {
         let over =
             "has passed, so the job would never fire: give a time that is still to come, or leave it out";
         return Fault::new("endAt", over);
+    }
+    if job.options.calendars.is_some() {
+        let no_day = "none of its times that are still to come is on a day that its calendars leave it (and lies between startAt and endAt, where it has these), so the job would never fire: give another time, or look at the calendars";
+        return Fault::new("calendars", no_day);
     }
     let why = if from.or(until).is_none() {
         "all its times are over, so the job would never fire: give one that is still to come"

@@ -5,7 +5,7 @@ use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::settings::FleetSettings;
 use common::keys;
-use common::kv::{Compare, Kv, Op, OpReply, Pair, Txn};
+use common::kv::{Compare, Kv, Op, OpReply, Pair, Revision, Txn};
 
 use super::after;
 use crate::http::Refusal;
@@ -47,11 +47,16 @@ impl Stored {
         vec![
             Compare::unchanged(keys::job(name), revision(&self.job)),
             Compare::unchanged(keys::fired(name), revision(&self.mark)),
-            Compare::unchanged(keys::SETTINGS, revision(&self.settings)),
+            Compare::unchanged(keys::SETTINGS, self.settings_revision()),
         ]
     }
 
-    /// The fleet's settings.
+    /// Of the fleet's settings, and of the calendars with them.
+    pub(super) fn settings_revision(&self) -> Revision {
+        self.settings.as_ref().map_or(0, |pair| pair.mod_revision)
+    }
+
+    /// The fleet's settings, without calendars.
     pub(super) fn fleet(&self) -> Result<FleetSettings, Refusal> {
         fleet_settings(self.settings.as_ref())
     }

@@ -12,6 +12,7 @@ use common::kv::{Kv, Op, Txn};
 use common::schedule::Schedule;
 use serde_json::json;
 
+use super::calendars;
 use super::stored::Stored;
 use super::{CONFLICTS_MAX, job_name};
 use crate::audit::Change;
@@ -30,7 +31,10 @@ pub(super) async fn switch(kv: &dyn Kv, clock: &dyn Clock, call: &Call, on: bool
         if let Some(answered) = once.answered(stored.kept.as_ref())? {
             return Ok(answered);
         }
-        let plan = Plan::make(&name, &stored, on, clock.now())?;
+        let named = stored.job.as_ref().and_then(|pair| Job::from_stored(name.as_str(), &pair.value).ok());
+        let named = named.and_then(|job| job.options.calendars);
+        let fleet = calendars::known(kv, stored.fleet()?, named.as_deref()).await?;
+        let plan = Plan::make(&name, &stored, &fleet, on, clock.now())?;
         let mut warnings = plan.warnings;
         warnings.extend(call.query_warnings());
         let reply = Reply::new(plan.job.to_value(), warnings);
@@ -69,7 +73,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(name: &JobName, stored: &Stored, on: bool, now: Timestamp) -> Result<Self, Refusal> {
+    fn make(
+        name: &JobName,
+        stored: &Stored,
+        fleet: &FleetSettings,
+        on: bool,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
         let Some(pair) = &stored.job else {
             let message = format!("name: there is no job {:?}: see the list for its name", name.as_str());
             return Err(Refusal::new(Kind::NotFound, message));
@@ -98,12 +108,11 @@ impl Plan {
                 mark.plan_time
             ));
         }
-        let fleet = stored.fleet()?;
-        if on && !is_due_ever(&job, &fleet, now) {
+        if on && !is_due_ever(&job, fleet, now) {
             warnings.push("none of its times is still to come: it will not fire".to_owned());
         }
         // Fires of the time when the job is off are nobody's, and this moment is where that begins or ends.
-        let mark = Mark::based(mark.as_ref(), now, job.schedule_hash(&fleet));
+        let mark = Mark::based(mark.as_ref(), now, job.schedule_hash(fleet));
         let puts = vec![Op::put(keys::job(name), value.clone()), Op::put(keys::fired(name), mark.encode())];
         Ok(Self { job, after: Some(value), puts, warnings })
     }

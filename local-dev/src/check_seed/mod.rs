@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use common::clock::Timestamp;
+use common::domain::calendars::{Calendar, CalendarName, Calendars};
 use common::domain::job::Job;
 use common::domain::settings::FleetSettings;
 use common::keys;
@@ -55,13 +56,22 @@ pub async fn run(kv: &dyn Kv, zone: &Zone, now: Timestamp) -> anyhow::Result<Str
         Some(pair) => FleetSettings::decode(&pair.value).context("the fleet's settings in /cron/settings")?,
         None => FleetSettings::default(),
     };
-    let pairs = read_jobs(kv).await.context("the jobs")?;
+    let mut calendars = Calendars::default();
+    for pair in read_all(kv, keys::CALENDARS).await.context("the calendars")? {
+        let name = pair.key.strip_prefix(keys::CALENDARS).and_then(|name| CalendarName::parse(name).ok());
+        // One that cannot be read is none that jobs run by.
+        if let (Some(name), Ok(calendar)) = (name, Calendar::decode(&pair.value)) {
+            calendars.insert(name, calendar.days);
+        }
+    }
+    let fleet = FleetSettings { calendars, ..fleet };
+    let pairs = read_all(kv, keys::JOBS).await.context("the jobs")?;
     Ok(report(&pairs, &fleet, zone, now))
 }
 
-async fn read_jobs(kv: &dyn Kv) -> Result<Vec<Pair>, common::kv::Error> {
+async fn read_all(kv: &dyn Kv, prefix: &str) -> Result<Vec<Pair>, common::kv::Error> {
     let mut pairs: Vec<Pair> = Vec::new();
-    let mut span = common::kv::Span::prefix(keys::JOBS);
+    let mut span = common::kv::Span::prefix(prefix);
     loop {
         let page = kv.range(Range::all(span.clone()).limit(PAGE)).await?.pairs;
         let whole = page.len() < PAGE;

@@ -97,6 +97,8 @@ pub struct Claim {
     pub open: OpenRun,
     /// The definition it was decided from, compared.
     pub job_revision: Revision,
+    /// The fleet's settings by which it was decided, compared: the calendars are put with them, so that this one stands for both.
+    pub settings_revision: Revision,
     /// The mark it was decided from; 0 = absent. Compared, unless its value is.
     pub mark_revision: Revision,
     /// The value of the mark it was decided from, compared: it is never put again, while revisions repeat in a store that was put back.
@@ -122,6 +124,8 @@ pub struct Refusal {
     pub paused: bool,
     /// The job's mod revision; 0 = absent.
     pub job_revision: Revision,
+    /// The settings' mod revision; 0 = absent.
+    pub settings_revision: Revision,
     /// The mark.
     pub mark: Option<MarkSeen>,
     /// The lock.
@@ -265,7 +269,7 @@ pub enum Event {
     Paused(bool),
     /// `/cron/base` was read, or changed.
     Base(Base),
-    /// The fleet's settings, of this revision of their key; 0 = there are none. `None` = they cannot be read.
+    /// The fleet's settings and calendars, of this revision of the settings' key; 0 = there is none. `None` = they cannot be read.
     Settings(Option<FleetSettings>, Revision),
     /// A claim's answer.
     ClaimAnswered(RunId, Timestamp, JobName, ClaimAnswer),

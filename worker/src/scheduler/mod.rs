@@ -508,6 +508,10 @@ impl Scheduler {
                 }
             }
         }
+        if news {
+            // What was found stale need not wait any longer.
+            self.jobs.values_mut().filter_map(JobState::busy_mut).for_each(|busy| busy.stale_until = None);
+        }
         self.look_at_all_if(changed || news, now);
     }
 
@@ -1009,7 +1013,7 @@ impl Scheduler {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let Some(sid) = self.session else { return };
+        let (Some(sid), Some(settings_revision)) = (self.session, self.settings_revision) else { return };
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
         let definition = self.jobs.get(name).and_then(JobState::definition);
@@ -1027,6 +1031,7 @@ impl Scheduler {
             seq,
             open: OpenRun { unlocked, ..open },
             job_revision: definition.mod_revision,
+            settings_revision,
             mark_revision,
             mark_value,
             mark,
@@ -1049,7 +1054,7 @@ impl Scheduler {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        let Some(sid) = self.session else { return };
+        let (Some(sid), Some(settings_revision)) = (self.session, self.settings_revision) else { return };
         let same =
             |before: &Skipped| (before.reason, &before.selector) == (skipped.reason, &skipped.selector);
         // The mark is where this range has left it: no other worker has claimed a fire since, which would then lie within the range.
@@ -1086,6 +1091,7 @@ impl Scheduler {
             sid,
             seq,
             job_revision: definition.mod_revision,
+            settings_revision,
             mark_revision,
             mark_value: mark.stored_value(),
             mark: mark.claimed(skipped.to, open.run_id.clone(), sid),
@@ -1215,6 +1221,13 @@ impl Scheduler {
             state.stale_until = Some(now.plus_ms(STALE_RETRY_MS));
             return self.look_at(&name, now, out);
         }
+        if refusal.settings_revision != claim.settings_revision {
+            // The fleet's settings or calendars are others: the watch brings them, and the fire may be none by these. No sending of this claim can
+            // commit any more, unless other hands take the settings away again by which it was decided that there are none.
+            state.pending = Pending::None;
+            state.stale_until = Some(now.plus_ms(STALE_RETRY_MS));
+            return self.look_at(&name, now, out);
+        }
         // What is left can change back (pause, lock): a delayed sending could still commit, so T is either claimed by the same request
         // later, or given up by moving the mark past it (P2).
         if refusal.paused {
@@ -1283,8 +1296,9 @@ impl Scheduler {
         let due = claim.open.plan_time;
         let Some(state) = self.jobs.get_mut(&name) else { return };
         let is_of_claim = |definition: &Definition| definition.mod_revision == claim.job_revision;
-        if !state.definition().is_some_and(is_of_claim) {
-            // Edited or deleted since: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
+        let same_settings = self.settings_revision == Some(claim.settings_revision);
+        if !state.definition().is_some_and(is_of_claim) || !same_settings {
+            // Edited or deleted since, or to be read by other settings: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
             // skip under the new definition would pass over fires that only that one has.
             if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
                 (*ambiguous, *resend_at) = (true, Some(now.plus_ms(RETRY_MS)));

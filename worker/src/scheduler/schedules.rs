@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use common::domain::calendars::JobCalendars;
 use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::schedule::{Dialect, Dst, Error, Schedule, ScheduleSettings, Window, Zone};
@@ -19,6 +20,7 @@ pub(super) struct Source {
     timezone: Option<Zone>,
     dialect: Option<Dialect>,
     dst: Option<Dst>,
+    calendars: Option<Arc<JobCalendars>>,
     /// Of a job whose times depend on it.
     name: Option<JobName>,
     /// Last, so that those of one expression stand beside each other.
@@ -33,6 +35,7 @@ impl Source {
             timezone: job.options.timezone.clone(),
             dialect: job.options.dialect,
             dst: job.options.dst,
+            calendars: job.options.calendars.clone(),
             name: named.then(|| job.name.clone()),
             window: job.options.window(),
         }
@@ -42,7 +45,7 @@ impl Source {
     pub(super) fn settings(&self, fleet: &FleetSettings) -> ScheduleSettings<'_> {
         ScheduleSettings {
             name: self.name.as_ref().map(JobName::as_str),
-            ..fleet.under(self.timezone.as_ref(), self.dialect, self.dst)
+            ..fleet.under(self.timezone.as_ref(), self.dialect, self.dst, self.calendars.as_deref())
         }
     }
 

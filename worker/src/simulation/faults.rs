@@ -364,6 +364,7 @@ impl World {
             job["concurrency"] = (*self.dice.one_of(&["forbid", "allow", "replace"])).into();
         }
         self.with_switches(&mut job);
+        self.with_calendar(&mut job);
         // Always the same one: an edit is nothing to a run that goes.
         if name.as_str() == "c" {
             job["fence"] = true.into();

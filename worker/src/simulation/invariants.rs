@@ -387,6 +387,13 @@ impl Invariants {
         if schedule.next_after(to.plus_ms(-1)) != Some(to) {
             return self.violated(format!("{to} was claimed and is no fire of {job}"));
         }
+        // Whoever knows the job and the settings as they are claims nothing before the mark says so.
+        let stored =
+            store.get(keys::job(job)).map(|pair| Job::from_stored(job.as_str(), &pair.value).unwrap());
+        if noticed && stored.is_some_and(|stored| stored.schedule_hash(&settings::fleet(store)) != mark.hash)
+        {
+            self.violated(format!("{job} at {to} was claimed by settings that are over"));
+        }
         let of_this_claim = |open: &OpenRun| open.run_id == run_id;
         let open = together.iter().find_map(|change| {
             keys::parse_runs(&change.pair.key).filter(|_| !change.is_delete())?;

@@ -24,6 +24,7 @@ pub(super) enum Mutant {
     NoLockCompare,
     NoSessionCompare,
     NoPausedCompare,
+    NoSettingsCompare,
     /// A claim whose answer was lost is decided by reading the mark.
     ReadThenDecide,
     /// A lock is deleted whoever holds it.
@@ -88,7 +89,7 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 35] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 36] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
@@ -101,6 +102,7 @@ impl Mutant {
         (Self::NoLockCompare, &["takes the lock of another"]),
         (Self::NoSessionCompare, &["session that is over"]),
         (Self::NoPausedCompare, &["while paused"]),
+        (Self::NoSettingsCompare, &["by settings that are over"]),
         (Self::ReadThenDecide, &["left behind by a worker"]),
         (Self::UnlockAnybodys, &["overlaps"]),
         (Self::MarkGoesWithJob, &["claimed again", "started twice"]),
@@ -192,6 +194,7 @@ impl Mutant {
             Self::NoMarkCompare => !of(keys::FIRED),
             Self::NoSessionCompare => !of(keys::SESSIONS),
             Self::NoPausedCompare => !of(keys::PAUSED),
+            Self::NoSettingsCompare => !of(keys::SETTINGS),
             Self::NoRequestCompare => !of(keys::REQUESTS),
             Self::RetryUnconditional => !(of(keys::RUNS) && matches!(compare, Compare::ModRevision(..))),
             Self::NoLockCompare => !(of(keys::LOCK) && matches!(compare, Compare::CreateRevision(..))),
@@ -290,6 +293,7 @@ pub(super) async fn read_then_decide(kv: &dyn Kv, claims: &[Claim]) -> Vec<Claim
                 paused: false,
                 // As if the job had been edited: decided anew in a moment.
                 job_revision: claim.job_revision + 1,
+                settings_revision: claim.settings_revision,
                 mark: seen,
                 lock: LockSeen::Free,
                 holders: Vec::new(),

@@ -1,7 +1,8 @@
 //! The fleet's settings, changed while fires are claimed: in some worlds, by a dice of its own, so that the others stay what they were. Only the zone
-//! changes: to schedules of seconds it is all the same, so that every promise holds as before, and to the scheduler each change is an edit of
-//! every job.
+//! changes, and the days of a calendar that job `b` leaves out, all of them far away: to schedules of seconds it is all the same, so that every promise
+//! holds as before, and to the scheduler each change is an edit of every job.
 
+use common::domain::calendars::{Calendar, CalendarName, Calendars};
 use common::domain::settings::FleetSettings;
 use common::keys;
 use common::kv::Op;
@@ -19,15 +20,25 @@ pub(super) fn dice(seed: u64) -> Option<Dice> {
     (seed % 7 == 1).then(|| Dice::new(seed ^ DICE))
 }
 
-/// The settings that are stored.
+/// The name of the calendar.
+const CLOSED: &str = "closed";
+
+/// The settings and the calendar that are stored.
 pub(super) fn fleet(store: &Store) -> FleetSettings {
     let stored = store.get(keys::SETTINGS).map(|pair| FleetSettings::decode(&pair.value).unwrap());
-    stored.unwrap_or_default()
+    let mut calendars = Calendars::default();
+    let name = CalendarName::parse(CLOSED).unwrap();
+    if let Some(pair) = store.get(keys::calendar(&name)) {
+        calendars.insert(name, Calendar::decode(&pair.value).unwrap().days);
+    }
+    FleetSettings { calendars, ..stored.unwrap_or_default() }
 }
 
 impl World {
     pub(super) fn draw_settings(&mut self) {
         let Some(mut dice) = self.setting.take() else { return };
+        let calendar = self.put_calendar(0);
+        self.write(calendar);
         for _ in 0..dice.between(1, 6) {
             let at = dice.between(800, HEALED_MS - 500);
             self.push(at, Item::Fault(Fault::Settings, 0));
@@ -38,6 +49,12 @@ impl World {
     /// As the function does it; other hands may take the key away.
     pub(super) fn set_settings(&mut self) {
         let Some(dice) = &mut self.setting else { return };
+        if dice.percent(40) {
+            let day = dice.between(1, 3);
+            self.note(|| format!("the calendar has day {day}"));
+            let calendar = self.put_calendar(day);
+            return self.write(calendar);
+        }
         let zone = *dice.one_of(&["UTC", "Europe/Berlin", "Asia/Kolkata", "America/St_Johns", ""]);
         let op = match zone {
             "" => Op::delete(keys::SETTINGS),
@@ -48,5 +65,23 @@ impl World {
         };
         self.note(|| format!("the fleet's zone is {zone:?}"));
         self.write(vec![op]);
+    }
+
+    /// As the function does it: the settings are put with it.
+    fn put_calendar(&self, day: i64) -> Vec<Op> {
+        let mut calendar = Calendar::default();
+        calendar.days.add(day, day);
+        let settings = self.store.get(keys::SETTINGS).map(|pair| pair.value.clone());
+        vec![
+            Op::put(keys::calendar(&CalendarName::parse(CLOSED).unwrap()), calendar.encode()),
+            Op::put(keys::SETTINGS, settings.unwrap_or_else(|| FleetSettings::default().encode())),
+        ]
+    }
+
+    /// Job `b` leaves out the days of the calendar.
+    pub(super) fn with_calendar(&self, job: &mut serde_json::Value) {
+        if self.setting.is_some() && job["name"] == "b" {
+            job["calendars"] = serde_json::json!({ "exclude": [CLOSED] });
+        }
     }
 }

@@ -153,6 +153,7 @@ pub(super) enum Job {
     },
     List(Watched),
     Pause(Arc<News>),
+    Settings,
     Deregister,
     /// Ends a session that may have come back with a backup.
     Revoke(Sid),
@@ -553,6 +554,12 @@ impl World {
                 let news = Arc::clone(news);
                 async move { Done::Events(watches::pause_events(kv.as_ref(), &news).await) }.boxed()
             }
+            Job::Settings => async move {
+                watches::read_settings(kv.as_ref())
+                    .await
+                    .map_or(Done::Again, |event| Done::Events(vec![event]))
+            }
+            .boxed(),
             Job::Deregister => {
                 let session = self.hosts[worker].shell.session.as_ref().map(|own| own.session.clone());
                 async move {
@@ -638,12 +645,13 @@ impl World {
                 }
             }
             (_, Done::Event(event)) => self.tell(worker, era, event),
-            (Job::Pause(_), Done::Events(events)) if is_present => {
+            (job @ (Job::Pause(_) | Job::Settings), Done::Events(events)) if is_present => {
                 for event in events {
                     self.feed(worker, event);
                 }
-                self.hosts[worker].shell.watch(Watched::Pause).busy = false;
-                self.announce(worker, Watched::Pause);
+                let watched = if matches!(job, Job::Settings) { Watched::Settings } else { Watched::Pause };
+                self.hosts[worker].shell.watch(watched).busy = false;
+                self.announce(worker, watched);
             }
             (job, Done::Again) => {
                 let again = self.now + self.dice.between(50, 1000);
@@ -896,7 +904,13 @@ impl World {
             Watched::Jobs => watches::job_events(news).collect(),
             Watched::Kills => watches::kill_events(&news),
             Watched::Base => vec![watches::base_event(&news)],
-            Watched::Settings => vec![watches::settings_event(&news)],
+            Watched::Settings => {
+                let shell = &mut self.hosts[worker].shell;
+                shell.watch(watched).busy = true;
+                let era = shell.era;
+                self.spawn(worker, era, Job::Settings);
+                Vec::new()
+            }
             Watched::Requests => watches::request_events(&mut BTreeSet::new(), &news), // its list is one page
             Watched::Workers => {
                 let registered = &mut self.hosts[worker].shell.registered;

@@ -1,5 +1,8 @@
 //! The fleet's settings: unknown, changed, unreadable.
 
+use common::domain::calendars::CalendarName;
+use common::schedule::DaySet;
+
 use super::*;
 
 const MINUTE: i64 = 60_000;
@@ -117,4 +120,69 @@ fn missed_fires_follow_the_fleets_policy() {
         world.run_to(71 * MINUTE);
         assert_eq!(world.starts().len(), starts, "{settings:?}");
     }
+}
+
+/// A fleet whose calendar has the days from `first` to `last`, counted from the world's first.
+fn closed(first: i64, last: i64) -> FleetSettings {
+    let mut days = DaySet::default();
+    let today = at(0).ms().div_euclid(24 * 60 * MINUTE);
+    days.add(today + first, today + last);
+    let mut fleet = FleetSettings::default();
+    fleet.calendars.insert(CalendarName::parse("closed").unwrap(), days);
+    fleet
+}
+
+const NOT_CLOSED: &str =
+    r#"{"calendars":{"exclude":["closed"]},"misfire":"all","startDeadlineSeconds":86400}"#;
+
+#[test]
+fn another_calendar_is_an_edit_of_the_jobs_that_name_it() {
+    let mut world = World::new();
+    world.saved_with("a", HOURLY, NOT_CLOSED);
+    world.saved_with("other", HOURLY, "{}");
+    world.run_to(61 * MINUTE);
+    let jobs = |world: &World| -> Vec<String> {
+        world.starts().iter().map(|open| open.job.as_str().to_owned()).collect()
+    };
+    assert_eq!(jobs(&world), ["other"], "there is no such calendar: its days are not known");
+    let first = world.starts()[0].clone();
+    world.end(&first, Status::Succeeded);
+    world.take_actions();
+    // Of the hours that passed before the calendar was there none is caught up on.
+    world.set(&closed(5, 5));
+    let is_adopted = |action: &Action| matches!(action, Action::Adopt(adoption) if adoption.job == name("a"));
+    let adopted = world.take_actions().iter().filter(|action| is_adopted(action)).count();
+    assert_eq!(adopted, 1);
+    world.run_to(121 * MINUTE);
+    assert_eq!(jobs(&world).iter().filter(|job| *job == "a").count(), 1);
+    for run in world.starts() {
+        world.end(&run, Status::Succeeded);
+    }
+    world.take_actions();
+    // Today as well: the job has no fires any more, and nothing says that any were skipped.
+    world.set(&closed(0, 5));
+    world.run_to(181 * MINUTE);
+    assert!(!jobs(&world).contains(&"a".to_owned()), "{:?}", jobs(&world));
+    assert_eq!(world.skips().len(), 0);
+}
+
+#[test]
+fn a_claim_that_was_decided_by_settings_that_are_over_is_decided_anew() {
+    let (mut world, claim) = World::claiming();
+    let (heard, revision) = (world.revision + 1, claim.settings_revision);
+    let refused = world.refusal(&claim, |refusal| refusal.settings_revision = heard);
+    world.take_actions();
+    world.feed(refused);
+    assert_eq!(world.take_actions(), [], "it waits for what the watch brings");
+    world.set(&FleetSettings::default());
+    let again: Vec<_> = world
+        .take_actions()
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Claim(claim) => Some(claim.settings_revision),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(again, [heard]);
+    assert_ne!(heard, revision);
 }
