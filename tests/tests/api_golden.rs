@@ -569,6 +569,54 @@ async fn a_kill_names_the_open_run_and_goes_with_its_lease() {
     assert_eq!(left, Duration::from_secs(KILL_TTL_SECONDS));
 }
 
+#[tokio::test]
+async fn a_run_that_waits_is_shown_and_can_be_cancelled_once() {
+    let stage = Stage::new();
+    stage.post("/job/save", job("a")).await;
+    let asked = async || stage.post("/job/run", json!({"name": "a"})).await.1["data"]["runId"].clone();
+    let (mut ids, now) = ([asked().await, asked().await], NOW.ms());
+    ids.sort_by_key(ToString::to_string);
+    let [first, second] = ids;
+    let shown = |run_id: &Value| {
+        json!({
+            "runId": run_id, "status": "waiting", "job": "a", "planTime": now, "attempt": 1, "trigger": "manual", "asked": run_id, "by": "api", "at": now
+        })
+    };
+    let (_, reply) = stage.get("/job/running?name=a").await;
+    assert_eq!(reply["data"], json!([shown(&first), shown(&second)]), "{reply}");
+    assert_eq!(stage.get("/job/running?name=b").await.1["data"], json!([]));
+    // In pages, behind a run that goes.
+    stage.put("/cron/runs/7/1", open_runs("7-1")).await;
+    let (mut after, mut seen) = (String::new(), Vec::new());
+    for _ in 0..3 {
+        let (_, reply) = stage.get(&format!("/job/running?limit=1&after={after}")).await;
+        seen.push(reply["data"][0]["runId"].clone());
+        after = reply["next"].as_str().unwrap_or_default().to_owned();
+    }
+    assert_eq!((seen[1..].to_vec(), after.as_str()), (vec![first.clone(), second], ""));
+
+    let kill = json!({"name": "a", "runId": first});
+    for _ in 0..2 {
+        let (status, reply) = stage.post("/job/kill", kill.clone()).await;
+        assert_eq!((status, &reply["data"]), (200, &json!({"runIds": [first]})), "{reply}");
+    }
+    assert_eq!(stage.pair("/cron/killer/a").await, None, "no worker runs it");
+    let killed = json!({"by": "an unknown address", "at": now});
+    assert_eq!(stage.get("/job/running").await.1["data"][1]["killed"], killed);
+    let of_other = json!({"name": "b", "runId": first});
+    assert_eq!(stage.post("/job/kill", of_other).await.0, 400);
+    stage
+        .kv
+        .inner
+        .txn(Txn {
+            then: vec![Op::delete(keys::request(&RunId::from_text(first.as_str().unwrap())))],
+            ..Txn::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(stage.post("/job/kill", kill).await.0, 400, "it was claimed, and is over");
+}
+
 // ---- run ----
 
 async fn requests(stage: &Stage) -> Vec<(RunId, RunRequest)> {
@@ -878,7 +926,7 @@ async fn wherever_a_store_hangs_there_is_an_answer() {
     let rows = [
         ("GET", "/job/list", json!(null), false, 1),
         ("GET", "/worker/list", json!(null), false, 1),
-        ("GET", "/job/running", json!(null), false, 1),
+        ("GET", "/job/running", json!(null), false, 2),
         ("POST", "/job/save", job("a"), false, 2),
         ("POST", "/job/save", job("a"), true, 3),
         ("POST", "/job/delete", json!({"name": "a"}), false, 1),

@@ -279,9 +279,10 @@ fn mark_seen(pair: &Pair) -> MarkSeen {
     MarkSeen { mark: Mark::decode(&pair.value), revision: pair.mod_revision, retired: pair.lease.is_some() }
 }
 
-/// The transaction that takes a request (design P13): its key goes, and the open run comes, with the lock if it is to run. Two that take the
-/// same one compare the same revision of its key. The mark is not touched: fires go on as if nothing were.
-fn request_txn(claim: &RequestClaim) -> Txn {
+/// The transaction that takes a request (design P13): its key goes, and the open run comes, if it is to run with the lock, or with what stands in
+/// its place and the word in the mark (`marked`). Two that take the same one compare the same revision of its key. Nothing else of the mark is
+/// touched: fires go on as if nothing were.
+fn request_txn(claim: &RequestClaim, marked: Option<(Compare, Option<Op>)>) -> Txn {
     let (name, request) = (&claim.open.job, keys::request(&claim.open.run_id));
     let mut when = vec![
         Compare::exists(keys::session(claim.sid)),
@@ -290,8 +291,17 @@ fn request_txn(claim: &RequestClaim) -> Txn {
     ];
     let mut then = vec![Op::delete(request.as_str()), put_open(&claim.open, (claim.sid, claim.seq))];
     if claim.open.skipped.is_none() {
-        when.extend([Compare::absent(keys::PAUSED), Compare::absent(keys::lock(name))]);
-        when.extend(claim.exclusive.then(|| Compare::NoneIn(Span::prefix(keys::shared_of(name)))));
+        when.push(Compare::absent(keys::PAUSED));
+        match marked {
+            Some((same_mark, put)) => {
+                when.push(same_mark);
+                then.extend(put);
+            }
+            None => when.extend([
+                Compare::absent(keys::lock(name)),
+                Compare::NoneIn(Span::prefix(keys::shared_of(name))),
+            ]),
+        }
         then.push(put_lock(&claim.open, claim.sid));
     }
     let otherwise = vec![
@@ -310,14 +320,24 @@ fn request_txn(claim: &RequestClaim) -> Txn {
 pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestAnswer {
     // Reads of the refused branch: all but this one are where those of a fire's claim are.
     const REQUEST: usize = MARK;
-    match kv.txn(request_txn(claim)).await {
+    // Sent again it may compare another mark. It is the same claim all the same: whichever sending commits first deletes the request, and with
+    // that refuses every other.
+    let unlocked = claim.open.unlocked;
+    let marked = match unlocked {
+        false => None,
+        true => match say_unlocked(kv, &claim.open.job).await {
+            Ok(marked) => Some(marked),
+            Err(_unread) => return RequestAnswer::NotApplied,
+        },
+    };
+    match kv.txn(request_txn(claim, marked)).await {
         Ok(reply) if reply.succeeded => RequestAnswer::Won(reply.revision),
         Ok(reply) => RequestAnswer::Refused(RequestRefusal {
             session_alive: reply.pair(SESSION).is_some(),
             paused: reply.pair(PAUSED).is_some(),
             job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
             request_revision: reply.pair(REQUEST).map_or(0, |pair| pair.mod_revision),
-            lock: lock_seen(reply.pair(LOCK), shared_seen(&reply, claim.exclusive)),
+            lock: lock_seen(reply.pair(LOCK).filter(|_| !unlocked), shared_seen(&reply, !unlocked)),
             // Whatever is under the number of this claim, this claim has put there.
             open: reply.pair(OPEN).map(|pair| pair.mod_revision),
         }),

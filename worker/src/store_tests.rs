@@ -14,7 +14,7 @@ use common::domain::output::Chunk;
 use common::domain::pause::Base;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
 use common::domain::retry::Retry;
-use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
 use common::domain::worker::{Identity, Registration, Sid};
 use common::keys;
 use common::kv::embedded::EmbeddedKv;
@@ -38,7 +38,7 @@ use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Holder, LockSeen, MarkSeen, MoveAnswer, Refusal,
-    Slots,
+    RequestAnswer, RequestClaim, Slots,
 };
 use crate::sink::{Sink, SinkSettings};
 use crate::waiting::Entry;
@@ -545,6 +545,34 @@ async fn a_run_without_the_lock_that_comes_into_a_session_is_known_to_the_mark()
             assert_eq!(moved().await, Ok(done), "sent again");
         }
     }
+}
+
+#[tokio::test]
+async fn a_run_that_is_asked_for_beside_others_is_known_to_the_mark() {
+    let kv = store();
+    let (sid, fire) = claimable(&kv).await;
+    let before = get(&kv, keys::fired(&job())).await.unwrap();
+    put(&kv, keys::lock(&job()), "").await;
+    let claim = async |seq: u64| {
+        let open = OpenRun { unlocked: true, trigger: Trigger::Manual, ..open_run(sid, seq, T) };
+        let request_revision = put(&kv, keys::request(&open.run_id), "asked").await;
+        RequestClaim { sid, seq, open, request_revision, job_revision: fire.job_revision }
+    };
+    let (first, second) = (claim(2).await, claim(3).await);
+    assert!(
+        matches!(claims::claim_request(&kv, &first).await, RequestAnswer::Won(_)),
+        "whoever has the lock"
+    );
+    let known = get(&kv, keys::fired(&job())).await.unwrap();
+    let mark = Mark::decode(&known.value).unwrap();
+    assert!(mark.unlocked && mark.plan_time == Mark::decode(&before.value).unwrap().plan_time);
+    assert!(matches!(claims::claim_request(&kv, &second).await, RequestAnswer::Won(_)));
+    assert_eq!(get(&kv, keys::fired(&job())).await, Some(known), "it is said once");
+    assert_eq!(kv.range(Range::prefix(keys::shared_of(&job()))).await.unwrap().pairs.len(), 2);
+    let RequestAnswer::Refused(refusal) = claims::claim_request(&kv, &second).await else {
+        panic!("claimed")
+    };
+    assert!(refusal.open.is_some() && refusal.lock == LockSeen::Free, "{refusal:?}");
 }
 
 #[tokio::test]

@@ -124,6 +124,8 @@ pub enum SkipReason {
     Replaced,
     /// The store was put back to an earlier state since it was asked for, so that it may have run before.
     StoreWentBack,
+    /// Somebody asked that it be killed before anybody had claimed it.
+    Cancelled,
 }
 
 impl SkipReason {
@@ -138,6 +140,7 @@ impl SkipReason {
             Self::Superseded => "skipped: the job was edited before its start",
             Self::NoWorker => "skipped: no worker has the labels that the job wants",
             Self::Replaced => "skipped: a newer fire came before it could start",
+            Self::Cancelled => "skipped: it was cancelled before its start",
             Self::StoreWentBack => {
                 "skipped: the store was put back to an earlier state, and it may have run before"
             }
@@ -163,20 +166,23 @@ pub struct Skipped {
     /// For [`SkipReason::NoWorker`]: the labels wanted, as in `CRON_WORKER_LABELS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
+    /// For [`SkipReason::Cancelled`]: who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<Killed>,
 }
 
 impl Skipped {
     /// Just the fire at `at`.
     #[must_use]
     pub fn one(at: Timestamp, reason: SkipReason) -> Self {
-        Self { from: at, to: at, count: 1, more: false, reason, selector: None }
+        Self { from: at, to: at, count: 1, more: false, reason, selector: None, cancelled: None }
     }
 
     /// The fires of a stretch of time.
     #[must_use]
     pub fn all(fires: Fires, reason: SkipReason) -> Self {
         let (from, to) = (fires.first, fires.last);
-        Self { from, to, count: fires.count, more: fires.more, reason, selector: None }
+        Self { from, to, count: fires.count, more: fires.more, reason, selector: None, cancelled: None }
     }
 }
 
@@ -306,7 +312,7 @@ impl Record {
         }
     }
 
-    /// The same, of a run that somebody had killed.
+    /// The same, of a run that somebody had killed, or cancelled before its start.
     #[must_use]
     pub fn killed(self, killed: Killed) -> Self {
         Self { killed_by: Some(killed.by), killed_at: Some(killed.at), ..self }
@@ -324,13 +330,12 @@ impl Record {
             err = format!("{err} ({more}{} fires, the last at {})", skipped.count, skipped.to);
         }
         let (from, to) = (skipped.from, skipped.to);
-        Self {
-            err,
-            start_time: from,
-            end_time: to,
-            skipped: Some(skipped),
-            ..Self::of(open, Status::Skipped, from)
-        }
+        let record = Self { err, start_time: from, end_time: to, ..Self::of(open, Status::Skipped, from) };
+        let record = match skipped.cancelled.clone() {
+            Some(cancelled) => record.killed(cancelled),
+            None => record,
+        };
+        Self { skipped: Some(skipped), ..record }
     }
 
     /// The record that a survivor writes for an open run whose session is gone: `lost`, or the skip that the run stands for.

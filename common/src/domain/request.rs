@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::execution::Environment;
 use super::job::JobName;
+use super::kill::Killed;
 use super::retry::Retry;
 use super::run::{OpenRun, RunId, Trigger};
 use super::stored;
@@ -46,10 +47,13 @@ pub struct Request {
     /// The run that it tries again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<RunId>,
-    /// Who put it: `api`, or a worker's id.
+    /// Who put it: whoever asked (`api` where that is not known), or a worker's id.
     pub by: String,
     /// When.
     pub at: Timestamp,
+    /// Somebody has had it killed before it was claimed: it is not to run, and whoever claims it writes a record that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed: Option<Killed>,
 }
 
 impl Request {
@@ -69,6 +73,7 @@ impl Request {
             retries: None,
             by: "api".to_owned(),
             at,
+            killed: None,
         }
     }
 
@@ -89,6 +94,7 @@ impl Request {
             retries: Some(open.run_id.clone()),
             by: by.to_owned(),
             at: ended,
+            killed: None,
         };
         (open.run_id.of_attempt(attempt), request)
     }
@@ -110,6 +116,7 @@ impl Request {
             retries: None,
             by: by.to_owned(),
             at: ended,
+            killed: None,
         };
         (run_id, request)
     }

@@ -304,6 +304,12 @@ impl Scheduler {
         self.runs.len()
     }
 
+    /// Runs that are asked for, by somebody or as retries, and not claimed yet, in the whole fleet.
+    #[must_use]
+    pub fn requests_waiting(&self) -> usize {
+        self.requests.waiting()
+    }
+
     /// Whether this worker is the first in the slot's order.
     #[must_use]
     pub fn owns_slot(&self, slot: u16) -> bool {

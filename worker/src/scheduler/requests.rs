@@ -38,8 +38,8 @@ pub struct RequestSeen {
     pub revision: Revision,
 }
 
-/// The transaction that takes a request, complete: sending it again sends the identical one (design P2). The open run says what it does: with
-/// `skipped` the request is let go, else it takes the job's lock and runs.
+/// The transaction that takes a request: sending it again takes the same request for the same run (design P2). The open run says what it does:
+/// with `skipped` the request is let go, else it takes the job's lock and runs, or (`unlocked`) runs beside whatever goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequestClaim {
     /// The session it is made under, and compared.
@@ -52,9 +52,6 @@ pub struct RequestClaim {
     pub request_revision: Revision,
     /// The definition it was decided from, compared; 0 = there is no such job.
     pub job_revision: Revision,
-    /// It compares that no run of the job goes without the lock. Where runs may overlap it takes the lock all the same, so that what is asked
-    /// for goes one at a time, and looks at no others.
-    pub exclusive: bool,
 }
 
 /// What a refused claim of a request saw.
@@ -133,6 +130,9 @@ struct Closing {
     again_at: Option<Timestamp>,
 }
 
+/// Where a request stands among those of its job: those that are to be let go at once, then by the time at which they are ready.
+type Place = (bool, Timestamp, RunId);
+
 /// A request that waits.
 #[derive(Debug)]
 struct Known {
@@ -140,6 +140,12 @@ struct Known {
     revision: Revision,
     /// From when on it may be claimed.
     ready_at: Timestamp,
+}
+
+impl Known {
+    fn place(&self, run_id: &RunId) -> Place {
+        (self.request.killed.is_none(), self.ready_at, run_id.clone())
+    }
 }
 
 /// A claim that was sent.
@@ -159,8 +165,7 @@ struct Trying {
 /// The requests of one job.
 #[derive(Debug, Default)]
 struct Queue {
-    /// By the time at which they are ready.
-    waiting: BTreeSet<(Timestamp, RunId)>,
+    waiting: BTreeSet<Place>,
     trying: Option<Trying>,
     /// Nothing is tried before: what stood in the way is looked at again then.
     held_until: Option<Timestamp>,
@@ -190,6 +195,11 @@ impl Requests {
         timer.into_iter().chain(self.again.first().map(|(at, _)| *at)).min()
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.known.len()
+    }
+
     /// Claims that will need room.
     pub(super) fn claiming(&self) -> usize {
         self.claiming.len()
@@ -214,6 +224,12 @@ impl Requests {
             || self.closing.get(&open.run_id).is_some_and(|closing| closing.key == (sid, seq))
     }
 
+    /// A claim of this run is sent.
+    pub(super) fn claims_run(&self, job: &JobName, run_id: &RunId) -> bool {
+        let tried = self.queues.get(job).and_then(|queue| queue.trying.as_ref());
+        tried.is_some_and(|trying| trying.claim.open.run_id == *run_id)
+    }
+
     /// A claim is sent that may take this job's lock.
     pub(super) fn may_lock(&self, job: &JobName) -> bool {
         self.queues.get(job).is_some_and(|queue| queue.trying.is_some())
@@ -222,7 +238,8 @@ impl Requests {
     /// A claim is sent that may take this job's lock, and its answer is awaited.
     pub(super) fn is_claiming(&self, job: &JobName) -> bool {
         let tried = self.queues.get(job).and_then(|queue| queue.trying.as_ref());
-        tried.is_some_and(|trying| trying.resend_at.is_none() && trying.claim.open.skipped.is_none())
+        let takes_lock = |open: &OpenRun| open.skipped.is_none() && !open.unlocked;
+        tried.is_some_and(|trying| trying.resend_at.is_none() && takes_lock(&trying.claim.open))
     }
 
     /// Has the requests of every job looked at.
@@ -269,24 +286,29 @@ impl Requests {
             if let Some(Trying { resend_at: Some(at), .. }) = &mut queue.trying {
                 *at = (*at).min(now.plus_ms(RETRY_MS));
             }
-            for (ready_at, run_id) in std::mem::take(&mut queue.waiting) {
+            for (live, ready_at, run_id) in std::mem::take(&mut queue.waiting) {
                 let known = self.known.get_mut(&run_id).filter(|known| known.request.not_before.is_none());
                 let ready_at = known.map_or(ready_at, |known| {
                     known.ready_at = known.ready_at.min(now);
                     known.ready_at
                 });
-                queue.waiting.insert((ready_at, run_id));
+                queue.waiting.insert((live, ready_at, run_id));
             }
         }
     }
 
     fn put(&mut self, seen: RequestSeen, now: Timestamp) {
         self.forget(&seen.run_id);
-        let ready_at = seen.request.not_before.unwrap_or(now);
+        let is_killed = seen.request.killed.is_some();
+        let ready_at = seen.request.not_before.filter(|_| !is_killed).unwrap_or(now);
         let name = seen.request.job.clone();
+        let known = Known { request: seen.request, revision: seen.revision, ready_at };
         let queue = self.queues.entry(name.clone()).or_default();
-        queue.waiting.insert((ready_at, seen.run_id.clone()));
-        self.known.insert(seen.run_id, Known { request: seen.request, revision: seen.revision, ready_at });
+        queue.waiting.insert(known.place(&seen.run_id));
+        if is_killed {
+            queue.held_until = None; // whatever stands in the way of the others
+        }
+        self.known.insert(seen.run_id, known);
         self.set_timer(&name, Some(now));
     }
 
@@ -294,7 +316,7 @@ impl Requests {
     fn forget(&mut self, run_id: &RunId) {
         let Some(known) = self.known.remove(run_id) else { return };
         if let Some(queue) = self.queues.get_mut(&known.request.job) {
-            queue.waiting.remove(&(known.ready_at, run_id.clone()));
+            queue.waiting.remove(&known.place(run_id));
         }
         self.drop_if_empty(&known.request.job);
     }
@@ -420,13 +442,13 @@ impl Scheduler {
             }
             queue.trying = None; // never applied: decided anew
         }
-        if self.paused || self.draining || self.sink_full || !self.clock_trusted {
+        let (live, ready_at, run_id) = queue.waiting.first()?.clone();
+        if (self.paused && live) || self.draining || self.sink_full || !self.clock_trusted {
             return None;
         }
         if let Some(until) = queue.held_until.filter(|until| *until > now) {
             return Some(until);
         }
-        let (ready_at, run_id) = queue.waiting.first()?.clone();
         let known = self.requests.known.get(&run_id)?;
         let (request, revision) = (Arc::clone(&known.request), known.revision);
         let state = self.jobs.get(name);
@@ -439,11 +461,15 @@ impl Scheduler {
         if now < act_at {
             return Some(act_at);
         }
+        let cancelled = (!live).then_some(SkipReason::Cancelled);
         let Some(definition) = definition else {
-            return self.claim_request(run_id, &request, revision, None, Some(SkipReason::Deleted), now, out);
+            let let_go = cancelled.or(Some(SkipReason::Deleted));
+            return self.claim_request(run_id, &request, revision, None, let_go, now, out);
         };
         let too_late = waits_until(&request, ready_at, &definition).plus_ms(1);
-        let let_go = if request.at <= self.floor() {
+        let let_go = if cancelled.is_some() {
+            cancelled
+        } else if request.at <= self.floor() {
             Some(SkipReason::StoreWentBack) // it may have run in what the store was before
         } else if matches!(request.trigger, Trigger::Retry | Trigger::After) && !definition.enabled {
             Some(SkipReason::Disabled) // somebody may run it all the same; by itself it does not
@@ -455,7 +481,9 @@ impl Scheduler {
             Some(SkipReason::Misfire)
         };
         if let_go.is_none() {
-            if nobody || definition.runnable.is_err() || state.is_some_and(|state| state.run.is_some()) {
+            let takes_lock = self.takes_lock(&definition);
+            let waits_for_run = state.is_some_and(|state| takes_lock && state.run.is_some());
+            if nobody || definition.runnable.is_err() || waits_for_run {
                 return Some(too_late); // looked at when there is a worker, an edit, an end of that run
             }
             if state.is_some_and(|state| matches!(state.pending, Pending::Claiming { .. })) {
@@ -486,7 +514,8 @@ impl Scheduler {
         let skipped = let_go.map(|reason| {
             let selector = definition.and_then(|definition| definition.selector.as_ref());
             let selector = selector.filter(|_| reason == SkipReason::NoWorker).map(ToString::to_string);
-            Skipped { selector, ..Skipped::one(request.plan_time, reason) }
+            let cancelled = request.killed.clone().filter(|_| reason == SkipReason::Cancelled);
+            Skipped { selector, cancelled, ..Skipped::one(request.plan_time, reason) }
         });
         let runs = definition.filter(|_| skipped.is_none());
         let open = OpenRun {
@@ -501,15 +530,14 @@ impl Scheduler {
                 .unwrap_or_default(),
             trigger: request.trigger,
             skipped,
-            unlocked: false,
+            unlocked: runs.is_some_and(|definition| !self.takes_lock(definition)),
             asked: request.asked.clone(),
             after: request.after.clone(),
             env: request.env.clone(),
             on_lost: runs.and_then(|definition| definition.on_lost(attempt)),
         };
         let job_revision = definition.map_or(0, |definition| definition.mod_revision);
-        let exclusive = definition.is_some_and(|definition| self.takes_lock(definition));
-        let claim = Box::new(RequestClaim { sid, seq, open, request_revision, job_revision, exclusive });
+        let claim = Box::new(RequestClaim { sid, seq, open, request_revision, job_revision });
         out.push(Action::ClaimRequest(claim.clone()));
         let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0, refused: false };
         if let Some(queue) = self.requests.queues.get_mut(&request.job) {
@@ -621,7 +649,7 @@ impl Scheduler {
         }
         let key = (claim.sid, claim.seq);
         let run = Run::claimed(open.clone(), key, claim.job_revision, revision, now);
-        self.take_run(now, Run { beside: !claim.exclusive, ..run }, out);
+        self.take_run(now, run, out);
     }
 
     // --- ends that ask for more -----------------------------------------------------------------------------------

@@ -49,8 +49,6 @@ pub(super) struct Run {
     pub(super) job_revision: Revision,
     /// Of its claim.
     pub(super) claim_revision: Revision,
-    /// It has the lock, and nobody has looked whether runs without it go: its job let runs overlap when it was claimed.
-    pub(super) beside: bool,
     /// At which its open key was put last.
     pub(super) open_revision: Revision,
     /// Of its lock, or of what it holds in its place; `None` when it holds neither any more.
@@ -87,7 +85,6 @@ impl Run {
             seq,
             job_revision,
             claim_revision: revision,
-            beside: false,
             open_revision: revision,
             lock_revision: Some(revision),
             kept_lock: None,
@@ -145,15 +142,13 @@ impl Scheduler {
         match definition {
             None => Err(SkipReason::Deleted),
             Some(new) if new.mod_revision == run.job_revision => Ok(Arc::clone(new)),
-            // Claimed where runs may overlap, and now no two may: nobody has looked whether another goes.
-            Some(new) if run.beside && new.concurrency != Concurrency::Allow => Err(SkipReason::Superseded),
-            // It was asked for, whatever the schedule says.
-            Some(new) if run.open.trigger != Trigger::Schedule && new.runnable.is_ok() => Ok(Arc::clone(new)),
-            Some(new) if !new.enabled => Err(SkipReason::Disabled),
             // Claimed without the lock, and now no two runs may overlap: nobody has looked whether another goes.
             Some(new) if run.open.unlocked && new.concurrency != Concurrency::Allow => {
                 Err(SkipReason::Superseded)
             }
+            // It was asked for, whatever the schedule says.
+            Some(new) if run.open.trigger != Trigger::Schedule && new.runnable.is_ok() => Ok(Arc::clone(new)),
+            Some(new) if !new.enabled => Err(SkipReason::Disabled),
             Some(new) => match &new.runnable {
                 Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
                     Ok(Arc::clone(new))

@@ -258,8 +258,25 @@ impl World {
         }
     }
 
+    /// As the `kill` function does it with the id of a run that nobody has claimed yet.
+    fn cancel(&mut self, run_id: &RunId) {
+        let Some(pair) = self.store.get(keys::request(run_id)) else { return };
+        let mut request = Request::decode(&pair.value).unwrap();
+        let asked = Killed { by: "an operator".to_owned(), at: self.time() };
+        request.killed.get_or_insert(asked);
+        self.checks.cancelled.insert(run_id.clone());
+        self.write(vec![Op::put(keys::request(run_id), request.encode())]);
+    }
+
     /// As the `kill` function does it: the runs that are open now, by their ids.
     fn kill_by_id(&mut self, name: &JobName) {
+        let first = self.store.prefix(keys::REQUESTS).find_map(|pair| {
+            let request = Request::decode(&pair.value).unwrap();
+            keys::parse_request(&pair.key).filter(|_| request.job == *name)
+        });
+        if let Some(run_id) = first {
+            return self.cancel(&run_id);
+        }
         let lock = self.store.get(keys::lock(name));
         let locked =
             lock.and_then(|pair| LockHolder::decode(&pair.value).unwrap()).map(|holder| holder.run_id);

@@ -58,6 +58,8 @@ pub(super) enum Mutant {
     ForgetsUnlocked,
     /// Nor does a run that comes into another session without the lock see to it that the mark says so.
     MovesUnseen,
+    /// Nor one that was asked for.
+    AsksUnseen,
     /// A job that is edited loses its lock.
     EditFreesLock,
     /// The claim of a request leaves it there.
@@ -88,12 +90,13 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 35] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 36] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
         (Self::ForgetsUnlocked, &["does not say so"]),
         (Self::MovesUnseen, &["does not say so"]),
+        (Self::AsksUnseen, &["does not say so"]),
         (Self::EditFreesLock, &["overlaps"]),
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
@@ -129,10 +132,10 @@ impl Mutant {
     /// The transaction as a broken worker sends it.
     pub(super) fn send(self, mut txn: Txn) -> Txn {
         txn.when.retain(|compare| self.keeps(compare));
+        let takes_request =
+            |op: &Op| matches!(op, Op::Delete(span) if keys::parse_request(&span.from).is_some());
         if self == Self::RequestStays {
-            let of_request =
-                |op: &Op| matches!(op, Op::Delete(span) if keys::parse_request(&span.from).is_some());
-            txn.then.retain(|op| !of_request(op));
+            txn.then.retain(|op| !takes_request(op));
         }
         let is_told = |op: &Op| matches!(op, Op::Txn(Txn { otherwise, .. }) if otherwise.iter().any(|op| is_put(op, keys::AFTER)));
         if self == Self::TellsAnybody && txn.then.iter().any(is_told) {
@@ -159,7 +162,9 @@ impl Mutant {
             txn.then.iter_mut().for_each(forget_unlocked);
         }
         let moves = |op: &Op| matches!(op, Op::Delete(span) if keys::parse_runs(&span.from).is_some());
-        if self == Self::MovesUnseen && txn.then.iter().any(moves) {
+        if self == Self::MovesUnseen && txn.then.iter().any(moves)
+            || self == Self::AsksUnseen && txn.then.iter().any(takes_request)
+        {
             txn.then.retain(|op| !matches!(op, Op::Put { key, .. } if keys::parse_fired(key).is_some()));
         }
         // Not where the end of a run is written, which is what `EndsUntold` breaks.
