@@ -617,6 +617,38 @@ async fn a_run_that_waits_is_shown_and_can_be_cancelled_once() {
     assert_eq!(stage.post("/job/kill", kill).await.0, 400, "it was claimed, and is over");
 }
 
+// ---- broadcast ----
+
+#[tokio::test]
+async fn nobody_waits_for_a_job_that_runs_on_every_worker() {
+    let stage = Stage::new();
+    let save = async |name: &str, options: Value| {
+        let mut job = job(name);
+        job.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        if options.get("after").is_some() {
+            job.as_object_mut().unwrap().remove("cronExpr");
+        }
+        let (status, reply) = stage.post("/job/save", job).await;
+        (status, reply["msg"].as_str().unwrap().to_owned(), reply["warnings"].to_string())
+    };
+    assert_eq!(save("all", json!({"mode": "broadcast"})).await.0, 200);
+    let (status, why, _) = save("later", json!({"after": ["all"]})).await;
+    assert!(status == 400 && why.contains("\"all\" runs on every worker"), "{why}");
+    assert_eq!(save("one", json!({"mode": "single"})).await.0, 200);
+    assert_eq!(save("later", json!({"after": ["one"]})).await.0, 200);
+    let (status, why, _) = save("one", json!({"mode": "broadcast"})).await;
+    assert!(status == 400 && why.contains("jobs wait for this one (after: \"later\")"), "{why}");
+    // One that waits for others may itself run everywhere.
+    assert_eq!(save("later", json!({"after": ["one"], "mode": "broadcast"})).await.0, 200);
+
+    stage.put("/cron/workers/seed", "").await;
+    let (_, _, warnings) = save("all", json!({"mode": "broadcast"})).await;
+    assert!(warnings.contains("worker of the older kind"), "{warnings}");
+    let (_, reply) = stage.post("/job/run", json!({"name": "all"})).await;
+    let said = format!("begins with {}~", reply["data"]["runId"].as_str().unwrap());
+    assert!(reply["warnings"][0].as_str().unwrap().ends_with(&said), "{reply}");
+}
+
 // ---- run ----
 
 async fn requests(stage: &Stage) -> Vec<(RunId, RunRequest)> {

@@ -9,6 +9,7 @@ use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
+use common::domain::request::Request;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
@@ -88,7 +89,7 @@ fn claim_txn(claim: &Claim) -> Txn {
 fn batch_txn(claims: &[Claim]) -> Txn {
     let mut when: Vec<Compare> =
         claims.first().map(|claim| Compare::exists(keys::session(claim.sid))).into_iter().collect();
-    if claims.iter().any(|claim| claim.kind == ClaimKind::Run) {
+    if claims.iter().any(|claim| matches!(claim.kind, ClaimKind::Run | ClaimKind::Broadcast)) {
         when.push(Compare::absent(keys::PAUSED));
     }
     let mut then = Vec::new();
@@ -96,9 +97,10 @@ fn batch_txn(claims: &[Claim]) -> Txn {
         let name = &claim.open.job;
         when.extend(unchanged(name, claim.job_revision, (claim.mark_revision, claim.mark_value.as_ref())));
         then.push(Op::put(keys::fired(name), claim.mark.encode()));
-        if claim.kind != ClaimKind::SeedRan {
+        if matches!(claim.kind, ClaimKind::Run | ClaimKind::Skip) {
             then.push(put_open(&claim.open, (claim.sid, claim.seq)));
         }
+        then.extend(put_requests(&claim.spread));
         if claim.kind == ClaimKind::Run {
             if !claim.open.unlocked {
                 when.push(match claim.over_lock {
@@ -113,6 +115,11 @@ fn batch_txn(claims: &[Claim]) -> Txn {
         }
     }
     Txn { when, then, otherwise: Vec::new() }
+}
+
+/// The requests that a fire, or a request, becomes where its job runs on every worker.
+fn put_requests(spread: &[(RunId, Request)]) -> impl Iterator<Item = Op> {
+    spread.iter().map(|(run_id, request)| Op::put(keys::request(run_id), request.encode()))
 }
 
 /// The open run of a claim, under its own key.
@@ -282,6 +289,8 @@ fn mark_seen(pair: &Pair) -> MarkSeen {
 /// The transaction that takes a request (design P13): its key goes, and the open run comes, if it is to run with the lock, or with what stands in
 /// its place and the word in the mark (`marked`). Two that take the same one compare the same revision of its key. Nothing else of the mark is
 /// touched: fires go on as if nothing were.
+///
+/// One that is for every worker (`spread`) becomes a request for each in its place, of which its own may be the last: what is left of it.
 fn request_txn(claim: &RequestClaim, marked: Option<(Compare, Option<Op>)>) -> Txn {
     let (name, request) = (&claim.open.job, keys::request(&claim.open.run_id));
     let mut when = vec![
@@ -289,8 +298,18 @@ fn request_txn(claim: &RequestClaim, marked: Option<(Compare, Option<Op>)>) -> T
         Compare::unchanged(request.as_str(), claim.request_revision),
         Compare::unchanged(keys::job(name), claim.job_revision),
     ];
-    let mut then = vec![Op::delete(request.as_str()), put_open(&claim.open, (claim.sid, claim.seq))];
-    if claim.open.skipped.is_none() {
+    let mut then = Vec::new();
+    // A transaction may put a key or delete it, not both.
+    if claim.spread.iter().all(|(run_id, _)| *run_id != claim.open.run_id) {
+        then.push(Op::delete(request.as_str()));
+    }
+    if claim.spread.is_empty() {
+        then.push(put_open(&claim.open, (claim.sid, claim.seq)));
+    } else {
+        when.push(Compare::absent(keys::PAUSED));
+        then.extend(put_requests(&claim.spread));
+    }
+    if claim.open.skipped.is_none() && claim.spread.is_empty() {
         when.push(Compare::absent(keys::PAUSED));
         match marked {
             Some((same_mark, put)) => {
@@ -323,7 +342,7 @@ pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestA
     // Sent again it may compare another mark. It is the same claim all the same: whichever sending commits first deletes the request, and with
     // that refuses every other.
     let unlocked = claim.open.unlocked;
-    let marked = match unlocked {
+    let marked = match unlocked && claim.spread.is_empty() {
         false => None,
         true => match say_unlocked(kv, &claim.open.job).await {
             Ok(marked) => Some(marked),

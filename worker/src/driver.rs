@@ -1108,7 +1108,7 @@ impl Driver {
                     }
                 };
                 for (claim, answer) in batch.members.iter().zip(&answers) {
-                    if claim.kind == ClaimKind::Run {
+                    if matches!(claim.kind, ClaimKind::Run | ClaimKind::Broadcast) {
                         status.count_claim(answer);
                     }
                 }

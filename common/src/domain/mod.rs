@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod after;
+pub mod broadcast;
 pub mod enabling;
 pub mod execution;
 pub mod http;

@@ -15,6 +15,7 @@ const VERSION: u32 = 1;
 
 /// A record's `_id`: `{job}/{plan time in ms}/{attempt}`. Job names have no `/`, so it is unique to the run. Of a run that somebody asked for
 /// it is `{job}/{plan time in ms}/{its id}/{attempt}`: two may be asked for in one millisecond, which may be that of a fire.
+/// Of a job that runs on every worker, `/{the worker's id}` comes behind.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordId(String);
@@ -30,6 +31,12 @@ impl RecordId {
     #[must_use]
     pub fn asked_for(job: &JobName, plan_time: Timestamp, asked: &RunId, attempt: u32) -> Self {
         Self(format!("{job}/{}/{asked}/{attempt}", plan_time.ms()))
+    }
+
+    /// Of the records that a fire has on every worker, that of this one.
+    #[must_use]
+    pub fn of_worker(self, worker: &str) -> Self {
+        Self(format!("{}/{worker}", self.0))
     }
 
     /// From the store's text; of a seed record the hex form of its object id.
@@ -126,6 +133,8 @@ pub enum SkipReason {
     StoreWentBack,
     /// Somebody asked that it be killed before anybody had claimed it.
     Cancelled,
+    /// The worker that it was for left before it had claimed it (`mode: broadcast`).
+    WorkerGone,
 }
 
 impl SkipReason {
@@ -141,6 +150,7 @@ impl SkipReason {
             Self::NoWorker => "skipped: no worker has the labels that the job wants",
             Self::Replaced => "skipped: a newer fire came before it could start",
             Self::Cancelled => "skipped: it was cancelled before its start",
+            Self::WorkerGone => "skipped: the worker that was to run it is not there any more",
             Self::StoreWentBack => {
                 "skipped: the store was put back to an earlier state, and it may have run before"
             }
@@ -282,7 +292,8 @@ impl Record {
             exit_code: None,
             signal: None,
             http_status: None,
-            worker: Some(open.worker.clone()),
+            // Who writes it may be another, where the worker that was to run it is gone.
+            worker: Some(open.target.as_ref().unwrap_or(&open.worker).clone()),
             attempt: Some(open.attempt),
             trigger: Some(open.trigger),
             after: open.after.clone(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::broadcast::Target;
 use super::execution::Environment;
 use super::job::JobName;
 use super::kill::Killed;
@@ -54,6 +55,12 @@ pub struct Request {
     /// Somebody has had it killed before it was claimed: it is not to run, and whoever claims it writes a record that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed: Option<Killed>,
+    /// The one worker that it is for: of a job that runs on every worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The workers that are still to get a request each of it: it is not run itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
 }
 
 impl Request {
@@ -74,6 +81,37 @@ impl Request {
             by: "api".to_owned(),
             at,
             killed: None,
+            target: None,
+            targets: Vec::new(),
+        }
+    }
+
+    /// A fire of a job that runs on every worker, of these workers: see [`super::broadcast::spread`].
+    #[must_use]
+    pub fn broadcast(
+        job: JobName,
+        plan_time: Timestamp,
+        start_at: Timestamp,
+        targets: Vec<Target>,
+        by: &str,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            v: VERSION,
+            job,
+            plan_time,
+            attempt: 1,
+            not_before: Some(start_at),
+            trigger: Trigger::Broadcast,
+            env: None,
+            asked: None,
+            after: None,
+            retries: None,
+            by: by.to_owned(),
+            at,
+            killed: None,
+            target: None,
+            targets,
         }
     }
 
@@ -95,6 +133,8 @@ impl Request {
             by: by.to_owned(),
             at: ended,
             killed: None,
+            target: None,
+            targets: Vec::new(),
         };
         (open.run_id.of_attempt(attempt), request)
     }
@@ -117,6 +157,8 @@ impl Request {
             by: by.to_owned(),
             at: ended,
             killed: None,
+            target: None,
+            targets: Vec::new(),
         };
         (run_id, request)
     }

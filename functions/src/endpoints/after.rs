@@ -6,7 +6,7 @@ use common::domain::job::{Job, JobName};
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Span, Txn};
 
-use super::Pages;
+use super::{Pages, broadcast};
 use crate::http::Refusal;
 use crate::store;
 
@@ -33,7 +33,7 @@ impl Before {
     /// Follows the jobs that `job` waits for, those that these wait for, and so on.
     ///
     /// # Errors
-    /// It would wait for itself; or the store does not answer.
+    /// It would wait for itself, or for one that runs on every worker, or others wait for it and it is such a one; or the store does not answer.
     pub(super) async fn of(kv: &dyn Kv, job: &Job) -> Result<Self, Refusal> {
         let mut before = Self::default();
         // Each with the job that waits for it.
@@ -63,6 +63,10 @@ impl Before {
                 let found = store::read(kv, Txn { then: reads, ..Txn::default() }).await?;
                 for (index, name) in some.iter().enumerate() {
                     let stored = found.pair(index);
+                    let predecessor = stored.and_then(job_of);
+                    if is_first && predecessor.as_ref().is_some_and(|job| job.options.is_broadcast()) {
+                        return Err(broadcast::no_predecessor(name));
+                    }
                     if stored.is_none() && is_first {
                         before.warnings.push(format!(
                             "after: there is no job {:?} yet: this one runs once it is there and has succeeded",
@@ -74,10 +78,11 @@ impl Before {
                         before.unchanged.push(Compare::unchanged(keys::job(name), revision));
                     }
                     // What is no job waits for nobody.
-                    waiting.extend(stored.and_then(job_of));
+                    waiting.extend(predecessor);
                 }
             }
         }
+        before.warnings.extend(broadcast::look(kv, job).await?);
         Ok(before)
     }
 }
@@ -111,6 +116,12 @@ pub(super) fn begin_anew(name: &JobName) -> Op {
 
 /// The warning that other jobs wait for this one, which is about to be deleted.
 pub(super) async fn waited_for(kv: &dyn Kv, name: &JobName) -> Result<Option<String>, Refusal> {
+    let named = who_waits(kv, name).await?;
+    Ok(named.map(|named| format!("jobs wait for this one (after) and do not run without it: {named}")))
+}
+
+/// Names the jobs that wait for this one, if there are any.
+pub(super) async fn who_waits(kv: &dyn Kv, name: &JobName) -> Result<Option<String>, Refusal> {
     let mut waiting: Vec<String> = Vec::new();
     let (mut pages, mut looked_at) = (Pages::new(kv, Span::prefix(keys::JOBS)), 0);
     while looked_at < LOOKED_AT_MAX
@@ -125,9 +136,6 @@ pub(super) async fn waited_for(kv: &dyn Kv, name: &JobName) -> Result<Option<Str
     let (named, more) = (waiting.len().min(NAMED_MAX), waiting.len().saturating_sub(NAMED_MAX));
     Ok((named > 0).then(|| {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!(
-            "jobs wait for this one (after) and do not run without it: {}{more}",
-            waiting[..named].join(", ")
-        )
+        format!("{}{more}", waiting[..named].join(", "))
     }))
 }

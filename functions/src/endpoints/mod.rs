@@ -1,6 +1,7 @@
 //! One handler for each endpoint; each takes only the ports that it uses.
 
 mod after;
+mod broadcast;
 pub mod console;
 pub mod delete;
 pub mod export;

@@ -39,15 +39,18 @@ async fn run(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refus
         return Ok(answered);
     }
     let definition = can_run(&name, found.pair(0), &env)?;
+    let run_id = RunId::from_text(&random_id());
     let mut warnings = call.query_warnings();
     if found.pair(1).is_some() {
         warnings
             .push("the fleet is paused: the run begins when that ends, if it does within a day".to_owned());
     }
-    if found.pair(2).is_some() && definition.options.concurrency() != Concurrency::Allow {
+    let options = &definition.options;
+    if options.is_broadcast() {
+        warnings.push(format!("the job runs on every worker: the id of each run begins with {run_id}~"));
+    } else if found.pair(2).is_some() && options.concurrency() != Concurrency::Allow {
         warnings.push("a run of the job is going: this one begins when that has ended".to_owned());
     }
-    let run_id = RunId::from_text(&random_id());
     let reply = Reply::new(json!({ "runId": run_id }), warnings);
     let mut request = RunRequest::manual(run_id.clone(), name.clone(), env, clock.now());
     if let Some(caller) = call.caller() {

@@ -432,9 +432,10 @@ fn what_of(record: &Record, retry: Option<Retry>) -> Option<What> {
             SkipReason::Deleted | SkipReason::Disabled | SkipReason::Cancelled => None,
             // The attempt before was not told, since this one was to follow.
             _ if record.trigger == Some(Trigger::Retry) => trouble(Occasion::Failure),
-            SkipReason::Misfire | SkipReason::NoWorker | SkipReason::StoreWentBack => {
-                trouble(Occasion::Misfire)
-            }
+            SkipReason::Misfire
+            | SkipReason::NoWorker
+            | SkipReason::StoreWentBack
+            | SkipReason::WorkerGone => trouble(Occasion::Misfire),
             SkipReason::Overlap | SkipReason::Superseded | SkipReason::Replaced => None,
         },
     }

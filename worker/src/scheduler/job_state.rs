@@ -15,7 +15,7 @@ use common::schedule::Schedule;
 
 use crate::exec::work::Work;
 
-use super::event::{Action, Claim, JobSeen, MarkSeen};
+use super::event::{Action, Claim, ClaimKind, JobSeen, MarkSeen};
 use super::misfire::Rule;
 use super::ownership::Place;
 use super::schedules::{Schedules, Source};
@@ -36,6 +36,8 @@ pub(super) struct Definition {
     pub(super) rule: Rule,
     /// Its fires start so much later than their times, in ms.
     pub(super) jitter_ms: i64,
+    /// Its fires run on every worker.
+    pub(super) is_broadcast: bool,
     /// What becomes of a fire while a run goes.
     pub(super) concurrency: Concurrency,
     /// The labels that a worker must have.
@@ -70,6 +72,7 @@ impl Definition {
             hash,
             rule: Rule::of(options, misfire),
             jitter_ms: options.jitter_ms(&name),
+            is_broadcast: options.is_broadcast(),
             concurrency: options.concurrency(),
             selector: options.selector.clone(),
             enabled: options.is_enabled(),
@@ -153,6 +156,7 @@ impl Definition {
             after: None,
             env: None,
             on_lost: self.on_lost(1),
+            target: None,
         }
     }
 }
@@ -323,7 +327,8 @@ impl JobState {
     /// Sends a claim. A sending of `earlier`, which it replaces, may still commit just before it: then that fire is taken after all.
     pub(super) fn send(&mut self, mut claim: Claim, earlier: Option<Claim>, out: &mut Vec<Action>) {
         claim.replaces = earlier.as_ref().map(|earlier| earlier.seq);
-        claim.alone = earlier.is_some() || claim.over_lock.is_some() || claim.exclusive;
+        let is_large = claim.kind == ClaimKind::Broadcast;
+        claim.alone = earlier.is_some() || claim.over_lock.is_some() || claim.exclusive || is_large;
         let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
         self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };

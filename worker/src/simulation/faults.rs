@@ -67,6 +67,8 @@ pub(super) enum Fault {
     Settings,
     /// A job that runs after others is edited, switched, deleted, or deleted and put again.
     Dependent,
+    /// The job that runs on every worker is edited, deleted and put again, killed, or asked for.
+    Broadcast,
 }
 
 /// Those that are drawn, the worse the rarer.
@@ -133,6 +135,7 @@ impl World {
         self.draw_switching();
         self.draw_settings();
         self.draw_succession();
+        self.draw_broadcasts();
     }
 
     fn any_worker(&mut self) -> usize {
@@ -255,6 +258,7 @@ impl World {
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
             Fault::Settings => self.set_settings(),
             Fault::Dependent => self.change_dependent(),
+            Fault::Broadcast => self.change_broadcast(),
         }
     }
 
@@ -269,7 +273,7 @@ impl World {
     }
 
     /// As the `kill` function does it: the runs that are open now, by their ids.
-    fn kill_by_id(&mut self, name: &JobName) {
+    pub(super) fn kill_by_id(&mut self, name: &JobName) {
         let first = self.store.prefix(keys::REQUESTS).find_map(|pair| {
             let request = Request::decode(&pair.value).unwrap();
             keys::parse_request(&pair.key).filter(|_| request.job == *name)
@@ -354,6 +358,7 @@ impl World {
         }
         self.switch_all_on();
         self.put_dependents();
+        self.put_broadcast();
     }
 
     fn mend_clock(&mut self, worker: usize) {
@@ -424,7 +429,7 @@ impl World {
         &self.happened
     }
 
-    fn delete_job_ops(&self, name: &JobName) -> Vec<Op> {
+    pub(super) fn delete_job_ops(&self, name: &JobName) -> Vec<Op> {
         let mut ops = vec![Op::delete(keys::job(name))];
         if self.mutant == Mutant::MarkGoesWithJob {
             ops.push(Op::delete(keys::fired(name)));

@@ -15,6 +15,7 @@ use common::keys;
 use common::kv::{Change, Pair, Revision};
 use common::schedule::{Schedule, ScheduleSettings};
 
+use super::broadcast::Broadcasts;
 use super::log::Stored;
 use super::settings;
 use super::store::Store;
@@ -98,6 +99,7 @@ pub(super) struct Invariants {
     pub(super) closed: BTreeSet<RunId>,
     /// Since when a job waits for others, as all workers must know a while later.
     pub(super) waits_since: BTreeMap<JobName, i64>,
+    pub(super) broadcasts: Broadcasts,
 }
 
 impl Invariants {
@@ -150,6 +152,7 @@ impl Invariants {
             if let (Some(sid), Some(worker), false) = (keys::parse_session(key), by, change.is_delete()) {
                 self.worker_of.insert(sid, worker);
             }
+            self.worker_written(change);
             if let Some(job) = key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok()) {
                 self.job_written(store, &job, change);
                 self.dependent_written(&job, change);
@@ -271,7 +274,7 @@ impl Invariants {
     ) {
         let cancelled = change.previous.is_some()
             && Request::decode(&change.pair.value).is_ok_and(|new| new.killed.is_some());
-        if !change.is_delete() && cancelled {
+        if (!change.is_delete() && cancelled) || self.is_handed_out(&run_id, change, together) {
             return;
         }
         if !change.is_delete() {
@@ -296,6 +299,7 @@ impl Invariants {
         } else if self.claimed.insert(run_id.clone(), 1).is_some() {
             self.violated(format!("{run_id} claimed again"));
         }
+        self.check_target(store, change, &open, sid);
         match &open.skipped {
             Some(_) => {}
             None if store.get(keys::job(&open.job)).is_none() => {
@@ -346,7 +350,12 @@ impl Invariants {
             if request.trigger == Trigger::After && late > OFFSET_MS_MAX + WELL_MS {
                 continue;
             }
-            if late > REQUEST_WAITS_MAX_MS {
+            // Of a job that runs on every worker each worker waits for room of its own, as for a fire.
+            let deadline =
+                store.get(keys::job(&request.job)).filter(|_| request.target.is_some()).map(|pair| {
+                    Job::from_stored(request.job.as_str(), &pair.value).unwrap().options.start_deadline_ms()
+                });
+            if late > REQUEST_WAITS_MAX_MS + deadline.unwrap_or_default() {
                 self.violated(format!("a run of {} is asked for since {late} ms", request.job));
             }
         }
@@ -404,7 +413,9 @@ impl Invariants {
             keys::parse_runs(&change.pair.key).filter(|_| !change.is_delete())?;
             OpenRuns::decode(&change.pair.value).unwrap().runs.into_iter().find(of_this_claim)
         });
+        let is_spread = open.is_none() && self.is_spread(store, job, (&run_id, to), together);
         let count = match &open {
+            None if is_spread => 1,
             None if self.had_seed => 1, // left to the seed worker
             // An adoption by what it knows of the store as it was; it notices by the answer.
             None if !noticed => return,
@@ -523,6 +534,7 @@ impl Invariants {
         if holds && !open.unlocked && self.seed_runs.contains(job) {
             self.violated(format!("{job} at {at} overlaps a seed worker's run"));
         }
+        self.check_alone(by, open);
         self.started_by.insert(run_id.clone(), by);
         let (worker, job, unlocked) = (by.0, job.clone(), open.unlocked);
         self.processes.insert(run_id.clone(), Process { worker, job, fence, claim, unlocked });
@@ -567,6 +579,7 @@ impl Invariants {
         self.enabled_at.clear();
         self.waits_since.values_mut().for_each(|since| *since = self.now);
         self.cancelled.clear();
+        self.broadcasts.store_went_back();
         self.asked_before.extend(std::mem::take(&mut self.asked));
         self.without_lock.extend(self.processes.keys().cloned());
         for run_id in std::mem::take(&mut self.claimed).into_keys() {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use common::domain::broadcast::Target;
 use common::domain::mark::Mark;
 use common::domain::record::Record;
+use common::domain::request::Request;
 use common::domain::retry::Retry;
 use common::domain::run::OpenRuns;
 use common::domain::worker::Sid;
@@ -60,6 +62,12 @@ pub(super) enum Mutant {
     MovesUnseen,
     /// Nor one that was asked for.
     AsksUnseen,
+    /// What is left of a fire that is for more workers than one transaction has room for is forgotten.
+    ForgetsRest,
+    /// A worker takes what is for another.
+    TakesAnothers,
+    /// A fire is for every worker, and one is told for all.
+    TellsOne,
     /// A job that is edited loses its lock.
     EditFreesLock,
     /// The claim of a request leaves it there.
@@ -90,13 +98,16 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 36] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 39] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
         (Self::ForgetsUnlocked, &["does not say so"]),
         (Self::MovesUnseen, &["does not say so"]),
         (Self::AsksUnseen, &["does not say so"]),
+        (Self::ForgetsRest, &["is not told of", "and is handed to"]),
+        (Self::TakesAnothers, &["and claimed under"]),
+        (Self::TellsOne, &["told twice", "and is handed to"]),
         (Self::EditFreesLock, &["overlaps"]),
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
@@ -158,6 +169,13 @@ impl Mutant {
             let locks: Vec<Op> = txn.then.iter().filter_map(lock_beside).collect();
             txn.then.extend(locks);
         }
+        if self == Self::ForgetsRest {
+            txn.then.retain(|op| request_put(op).is_none_or(|request| request.targets.is_empty()));
+        }
+        if self == Self::TellsOne {
+            let first = txn.then.iter().find_map(|op| request_put(op)?.target);
+            txn.then.iter_mut().for_each(|op| tell(op, first.as_ref()));
+        }
         if self == Self::ForgetsUnlocked {
             txn.then.iter_mut().for_each(forget_unlocked);
         }
@@ -212,6 +230,21 @@ impl Mutant {
 
 fn is_put(op: &Op, prefix: &str) -> bool {
     matches!(op, Op::Put { key, .. } if key.strip_prefix(prefix).is_some())
+}
+
+fn request_put(op: &Op) -> Option<Request> {
+    let Op::Put { key, value, .. } = op else { return None };
+    keys::parse_request(key)?;
+    Request::decode(value).ok()
+}
+
+/// Has what is for one worker be for this one.
+fn tell(op: &mut Op, target: Option<&Target>) {
+    let Some(mut request) = request_put(op).filter(|request| request.target.is_some()) else { return };
+    request.target = target.cloned();
+    if let Op::Put { value, .. } = op {
+        *value = request.encode();
+    }
 }
 
 /// The lock that is put beside what a run holds in its place.
