@@ -48,7 +48,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 27] = [
+const VARIABLES: [Variable; 37] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -263,6 +263,37 @@ const VARIABLES: [Variable; 27] = [
         secret: None,
     },
     Variable {
+        name: "CRON_TLS_CERT",
+        help: "PEM file of local-dev's certificate and those that lead to its CA; it then serves HTTPS alone, and follows the file",
+        set: |s, v| {
+            s.tls_cert = Some(PathBuf::from(v));
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_TLS_KEY",
+        help: "PEM file of that certificate's key",
+        set: |s, v| {
+            s.tls_key = Some(PathBuf::from(v));
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_BEHIND_PROXY",
+        help: "1: whoever reaches local-dev comes through a proxy, which does TLS and ends X-Forwarded-For with its caller's address (default 0)",
+        set: |s, v| {
+            s.behind_proxy = match v {
+                "0" => false,
+                "1" => true,
+                _ => return Err(format!("{v:?} is neither 1 nor 0")),
+            };
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
         name: "CRON_WORKERS",
         help: "workers in local-dev's process, 0 to 64 (default 1; 0 = the API alone)",
         set: |s, v| {
@@ -280,7 +311,107 @@ const VARIABLES: [Variable; 27] = [
         },
         secret: None,
     },
+    Variable {
+        name: "CRON_AUTH",
+        help: "required: every call of the API needs a token; open: none does (default required; local-dev on loopback: open). Lambda takes no open",
+        set: |s, v| {
+            s.auth = Some(match v {
+                "required" => Auth::Required,
+                "open" => Auth::Open,
+                _ => return Err(format!("{v:?} is neither required nor open")),
+            });
+            Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_BOOTSTRAP_TOKEN",
+        help: "a secret of at least 32 characters that makes the first admin token, and nothing else (default: none)",
+        set: bootstrap_token,
+        secret: Some(Secret { set: bootstrap_token, like: "a random secret of at least 32 characters" }),
+    },
+    Variable {
+        name: "CRON_OIDC_ISSUER",
+        help: "an OpenID provider whose tokens are taken, as its tokens name it, like https://login.example.com/tenant (default: none)",
+        set: |s, v| https(&mut s.oidc.issuer, v),
+        secret: None,
+    },
+    Variable {
+        name: "CRON_OIDC_AUDIENCE",
+        help: "for whom the provider's tokens must be made out: what this API is called there",
+        set: |s, v| text(&mut s.oidc.audience, v),
+        secret: None,
+    },
+    Variable {
+        name: "CRON_OIDC_JWKS_URL",
+        help: "where the provider's keys are (default: where its /.well-known/openid-configuration says)",
+        set: |s, v| https(&mut s.oidc.jwks_url, v),
+        secret: None,
+    },
+    Variable {
+        name: "CRON_OIDC_ROLE_CLAIM",
+        help: "the claim with viewer, operator, editor or admin, or a list in which one of them is; dots lead into objects (default fleetcron_role)",
+        set: |s, v| text(&mut s.oidc.role_claim, v),
+        secret: None,
+    },
+    Variable {
+        name: "CRON_OIDC_PREFIX_CLAIM",
+        help: "the claim with what the names of a caller's jobs begin with; a token without it is refused (default: none is looked at, all jobs)",
+        set: |s, v| text(&mut s.oidc.prefix_claim, v),
+        secret: None,
+    },
 ];
+
+/// Shortest bootstrap token, in characters.
+const BOOTSTRAP_CHARACTERS_MIN: usize = 32;
+/// As many characters of it must be different ones: 16 random bytes in hex have 10 nearly always.
+const BOOTSTRAP_DIFFERENT_MIN: usize = 8;
+/// What stands in samples, documents and defaults, and so is known to everybody.
+const KNOWN_WORDS: [&str; 14] = [
+    "changeme",
+    "change-me",
+    "change_me",
+    "default",
+    "example",
+    "password",
+    "bootstrap",
+    "fleetcron",
+    "your-",
+    "your_",
+    "sample",
+    "abcdefgh",
+    "12345678",
+    "deadbeef",
+];
+
+fn bootstrap_token(settings: &mut Settings, value: &str) -> Result<(), String> {
+    let like = "make one with: openssl rand -hex 32";
+    let different: BTreeSet<char> = value.chars().collect();
+    if value.chars().count() < BOOTSTRAP_CHARACTERS_MIN {
+        return Err(format!("it is shorter than {BOOTSTRAP_CHARACTERS_MIN} characters: {like}"));
+    }
+    if !value.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(format!("it has characters that no header takes: {like}"));
+    }
+    let small = value.to_ascii_lowercase();
+    if different.len() < BOOTSTRAP_DIFFERENT_MIN || KNOWN_WORDS.iter().any(|word| small.contains(word)) {
+        return Err(format!("it is no random secret but one that others know as well: {like}"));
+    }
+    text(&mut settings.bootstrap_token, value)
+}
+
+fn https(field: &mut Option<String>, value: &str) -> Result<(), String> {
+    let parsed = url::Url::parse(value).ok().filter(|url| {
+        url.scheme() == "https"
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.fragment().is_none()
+    });
+    if parsed.is_none() {
+        return Err(format!("{value:?} is not like https://login.example.com"));
+    }
+    text(field, value)
+}
 
 fn endpoints(settings: &mut Settings, value: &str) -> Result<(), String> {
     let endpoints: Vec<String> = value.split(',').map(|e| e.trim().to_owned()).collect();
@@ -351,6 +482,30 @@ pub struct EtcdSettings {
     pub cert: Option<Pem>,
     /// Its key.
     pub key: Option<Pem>,
+}
+
+/// Whether a call needs a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Auth {
+    /// Every call does, but for the console's files.
+    Required,
+    /// None does: whoever reaches the API may do everything.
+    Open,
+}
+
+/// The OpenID provider whose tokens are taken.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct OidcSettings {
+    /// See `CRON_OIDC_ISSUER`; `None` = no provider.
+    pub issuer: Option<String>,
+    /// See `CRON_OIDC_AUDIENCE`; given with the issuer.
+    pub audience: Option<String>,
+    /// See `CRON_OIDC_JWKS_URL`; `None` = the provider says it.
+    pub jwks_url: Option<String>,
+    /// See `CRON_OIDC_ROLE_CLAIM`; `None` = its default.
+    pub role_claim: Option<String>,
+    /// See `CRON_OIDC_PREFIX_CLAIM`; `None` = no claim is looked at.
+    pub prefix_claim: Option<String>,
 }
 
 /// Certificates or a key.
@@ -424,10 +579,22 @@ pub struct Settings {
     pub channels: Option<Arc<Channels>>,
     /// See `CRON_LISTEN`.
     pub listen: SocketAddr,
+    /// See `CRON_TLS_CERT`; set when and only when the key is.
+    pub tls_cert: Option<PathBuf>,
+    /// See `CRON_TLS_KEY`.
+    pub tls_key: Option<PathBuf>,
+    /// See `CRON_BEHIND_PROXY`.
+    pub behind_proxy: bool,
     /// See `CRON_WORKERS`.
     pub workers: usize,
     /// See `CRON_CRONTAB`.
     pub crontabs: Vec<PathBuf>,
+    /// See `CRON_AUTH`; `None` = not set.
+    pub auth: Option<Auth>,
+    /// As it is given; see [`Settings::bootstrap_token`].
+    bootstrap_token: Option<String>,
+    /// See `CRON_OIDC_ISSUER` and the others.
+    pub oidc: OidcSettings,
     /// Words on the command line that are no flags.
     pub words: Vec<String>,
 }
@@ -456,8 +623,14 @@ impl Default for Settings {
             spool_bytes_max: None,
             channels: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
+            tls_cert: None,
+            tls_key: None,
+            behind_proxy: false,
             workers: 1,
             crontabs: Vec::new(),
+            auth: None,
+            bootstrap_token: None,
+            oidc: OidcSettings::default(),
             words: Vec::new(),
         }
     }
@@ -501,6 +674,26 @@ impl Settings {
     #[must_use]
     pub fn mongodb_references(&self) -> Vec<Referring> {
         self.references_of("CRON_MONGODB_")
+    }
+
+    /// The secret that makes the first admin token, with the values of [`Self::bootstrap_references`]; `None` = there is none.
+    ///
+    /// # Errors
+    /// As [`Self::etcd`].
+    pub fn bootstrap_token(&self, values: &Values) -> Result<Option<String>, Unusable> {
+        Ok(self.with(&self.bootstrap_references(), values)?.bootstrap_token)
+    }
+
+    /// What must be read before that secret is known.
+    #[must_use]
+    pub fn bootstrap_references(&self) -> Vec<Referring> {
+        self.references_of("CRON_BOOTSTRAP_TOKEN")
+    }
+
+    /// Whether there is such a secret.
+    #[must_use]
+    pub fn has_bootstrap_token(&self) -> bool {
+        self.is_given(self.bootstrap_token.is_some(), "CRON_BOOTSTRAP_TOKEN")
     }
 
     /// Whether somebody said where etcd is.
@@ -623,6 +816,13 @@ pub fn lambda_log() -> LambdaLog {
     LambdaLog { json: asked || set("AWS_LAMBDA_FUNCTION_NAME").is_some(), level: set("AWS_LAMBDA_LOG_LEVEL") }
 }
 
+/// Whether this is a function that AWS runs. `cargo lambda watch`, which takes Lambda's place on a developer's machine, sets neither variable; and in
+/// Lambda nobody can leave them out: they are reserved.
+#[must_use]
+pub fn is_on_lambda() -> bool {
+    ["AWS_LAMBDA_INITIALIZATION_TYPE", "LAMBDA_TASK_ROOT"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
 /// The environment variables of this process that a job must not inherit: our settings, among them passwords, and what AWS knows this
 /// process by.
 pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
@@ -727,6 +927,21 @@ pub fn parse(
         != settings.is_given(etcd.password.is_some(), "CRON_ETCD_PASSWORD")
     {
         faults.push("CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD go together: set both or none".to_owned());
+    }
+    if settings.tls_cert.is_some() != settings.tls_key.is_some() {
+        faults.push("CRON_TLS_CERT and CRON_TLS_KEY go together: set both or none".to_owned());
+    }
+    let oidc = &settings.oidc;
+    if oidc.issuer.is_some() != oidc.audience.is_some() {
+        faults.push("CRON_OIDC_ISSUER and CRON_OIDC_AUDIENCE go together: set both or none".to_owned());
+    }
+    if oidc.issuer.is_none()
+        && (oidc.jwks_url.is_some() || oidc.role_claim.is_some() || oidc.prefix_claim.is_some())
+    {
+        faults.push(
+            "CRON_OIDC_JWKS_URL, _ROLE_CLAIM and _PREFIX_CLAIM mean nothing without CRON_OIDC_ISSUER"
+                .to_owned(),
+        );
     }
     match faults.is_empty() {
         true if check_only => Ok(Invocation::CheckConfig),
@@ -891,11 +1106,56 @@ mod tests {
     }
 
     #[test]
+    fn a_bootstrap_token_that_others_know_is_refused_and_never_said() {
+        let good = "6f1d0c9be27a4583a1f0e4b6d2c8975e";
+        assert_eq!(
+            settings(&[("CRON_BOOTSTRAP_TOKEN", good)], &[])
+                .bootstrap_token(&Values::default())
+                .unwrap()
+                .unwrap(),
+            good
+        );
+        for bad in [
+            "default_token",
+            &good[1..],
+            "ChangeMe-6f1d0c9be27a4583a1f0e4b6d2c8975e",
+            "00000000000000000000000000000000000",
+            "6f1d0c9be27a4583 a1f0e4b6d2c8975e",
+        ] {
+            let said = faults(&[("CRON_BOOTSTRAP_TOKEN", bad)], &[]);
+            assert!(said.contains("openssl rand") && !said.contains(bad), "{said}");
+        }
+        let s = settings(&[("CRON_BOOTSTRAP_TOKEN", "secretsmanager:first")], &[]);
+        assert!(s.has_bootstrap_token() && s.bootstrap_token(&Values::default()).is_err());
+        assert!(!settings(&[], &[]).has_bootstrap_token());
+    }
+
+    #[test]
+    fn a_provider_is_named_whole_and_over_https() {
+        let issuer = ("CRON_OIDC_ISSUER", "https://login.example.com/t");
+        assert!(settings(&[issuer, ("CRON_OIDC_AUDIENCE", "cron")], &[]).oidc.issuer.is_some());
+        assert!(faults(&[issuer], &[]).contains("CRON_OIDC_AUDIENCE"));
+        assert!(faults(&[("CRON_OIDC_ROLE_CLAIM", "r")], &[]).contains("CRON_OIDC_ISSUER"));
+        for bad in
+            ["http://login.example.com", "login.example.com", "https://u:p@login.example.com", "https://a/#b"]
+        {
+            assert!(
+                faults(&[("CRON_OIDC_ISSUER", bad), ("CRON_OIDC_AUDIENCE", "c")], &[])
+                    .contains("is not like"),
+                "{bad}"
+            );
+        }
+        assert!(faults(&[("CRON_AUTH", "off")], &[]).contains("neither required nor open"));
+    }
+
+    #[test]
     fn every_bad_value_is_named_at_once() {
         let said = faults(
             &[
                 ("CRON_SESSION_TTL_SECONDS", "1"),
                 ("CRON_LISTEN", "here"),
+                ("CRON_TLS_CERT", "c.pem"),
+                ("CRON_BEHIND_PROXY", "yes"),
                 ("CRON_ETCD_CERT", "c.pem"),
                 ("CRON_SHELL", "sh"),
                 ("CRON_USERS", "deploy, a:b"),
@@ -907,6 +1167,8 @@ mod tests {
             "CRON_SESSION_TTL_SECONDS",
             "from 2 to 600",
             "CRON_LISTEN",
+            "CRON_TLS_CERT and CRON_TLS_KEY go together",
+            "CRON_BEHIND_PROXY: \"yes\" is neither 1 nor 0",
             "CRON_ETCD_KEY",
             "CRON_SHELL: \"sh\" is not an absolute path",
             "CRON_USERS: \"a:b\"",

@@ -8,6 +8,17 @@ pub fn random_id() -> String {
     id.simple().to_string()
 }
 
+/// 256 random bits of the operating system, for secrets.
+///
+/// # Errors
+/// The operating system gives none.
+pub fn random_secret() -> Result<[u8; 32], String> {
+    let mut bytes = [0; 32];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_says_nothing| "the operating system gave no random bits".to_owned())?;
+    Ok(bytes)
+}
+
 /// A number from 0 up to, not including, `bound` (0 for a bound of 0): for spreading retries.
 #[must_use]
 pub fn random_below(bound: u64) -> u64 {

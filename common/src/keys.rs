@@ -4,6 +4,7 @@
 use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::job::JobName;
 use crate::domain::run::RunId;
+use crate::domain::token::TokenId;
 use crate::domain::worker::Sid;
 
 /// `/cron/jobs/{name}`: written by the functions (and by other hands); the job's JSON; lives until deleted. The seed's
@@ -51,6 +52,15 @@ pub const SETTINGS: &str = "/cron/settings";
 /// `/cron/idempotency/{digest}`: written by whatever function changes something, in the transaction of the change itself, when the client named it by an
 /// `Idempotency-Key`; the first answer; goes with its lease of an hour; absent = no request with that key was served, or it was too long ago.
 pub const IDEMPOTENCY: &str = "/cron/idempotency/";
+/// `/cron/tokens/{id}`: written by the function `token_create` and by `local-dev token`; who the token stands for, and its hash; lives until
+/// revoked; absent = there is no such token, or not any more.
+pub const TOKENS: &str = "/cron/tokens/";
+/// `/cron/tokens_used/{id}`: written by the functions, rarely and only while the token is there; when the token was last used; deleted with the token;
+/// absent = it was not used.
+pub const TOKENS_USED: &str = "/cron/tokens_used/";
+/// `/cron/tokens_changed`: written by whatever adds or revokes a token that may do everything, which compares that it is as it was: so two such
+/// changes come one after the other. Absent = there was none yet.
+pub const TOKENS_CHANGED: &str = "/cron/tokens_changed";
 
 /// Number of slots: many more than workers, so that they spread evenly; few enough to list.
 pub const SLOTS: u16 = 4096;
@@ -132,6 +142,18 @@ pub fn runs(sid: Sid, seq: u64) -> String {
 #[must_use]
 pub fn request(run_id: &RunId) -> String {
     format!("{REQUESTS}{run_id}")
+}
+
+/// Who the token of this id stands for.
+#[must_use]
+pub fn token(id: &TokenId) -> String {
+    format!("{TOKENS}{id}")
+}
+
+/// When the token of this id was last used.
+#[must_use]
+pub fn token_used(id: &TokenId) -> String {
+    format!("{TOKENS_USED}{id}")
 }
 
 /// What was told of the job.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use common::domain::access::{Means, Principal};
 use common::shortened::shortened;
 use lambda_http::http::header::USER_AGENT;
 use lambda_http::request::RequestContext;
@@ -14,7 +15,26 @@ const AGENT_BYTES_MAX: usize = 200;
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// The caller in words: the identity that the gateway has checked, the address that it saw, and what the program calls itself:
+/// The address that a request comes from, as the gateway or the server has seen it.
+pub(crate) fn address(request: &Request) -> Option<IpAddr> {
+    match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.as_deref()?.parse().ok(),
+        _ => request.extensions().get::<Peer>().map(|peer| peer.0),
+    }
+}
+
+/// By what the gate knows the caller.
+fn known(request: &Request) -> Option<String> {
+    let Principal { name, means, .. } = request.extensions().get()?;
+    match means {
+        Means::Open => None,
+        Means::Token(id) => Some(format!("{name} (token {id})")),
+        Means::Jwt(subject) => Some(format!("{name} (subject {subject})")),
+        Means::Bootstrap => Some("the bootstrap token".to_owned()),
+    }
+}
+
+/// The caller in words: the token or subject that the gate has let in, the identity that the gateway has checked, the address that it saw, and what the program calls itself:
 /// `arn:aws:iam::123456789012:user/x from 203.0.113.7 (curl/8.5.0)`. No header tells the address: anybody could write it. `None` when
 /// nothing of this is known.
 pub(crate) fn of(request: &Request) -> Option<String> {
@@ -26,7 +46,11 @@ pub(crate) fn of(request: &Request) -> Option<String> {
         address = context.http.source_ip.clone();
     }
     let address = address.filter(|address| !address.is_empty());
-    let from = match (identity.filter(|identity| !identity.is_empty()), address) {
+    let identity = match (known(request), identity.filter(|identity| !identity.is_empty())) {
+        (Some(known), Some(identity)) => Some(format!("{known}, {identity}")),
+        (known, identity) => known.or(identity),
+    };
+    let from = match (identity, address) {
         (Some(identity), Some(address)) => Some(format!("{identity} from {address}")),
         (identity, address) => identity.or(address),
     };
@@ -77,6 +101,13 @@ mod tests {
         ] {
             assert_eq!(of(&request), Some(expected));
         }
+        let mut known = with_peer(request(Some("curl/8")));
+        known.extensions_mut().insert(Principal {
+            name: "deploy".to_owned(),
+            means: Means::Token("0123456789ab".to_owned()),
+            ..Principal::anybody()
+        });
+        assert_eq!(of(&known).as_deref(), Some("deploy (token 0123456789ab) from 127.0.0.1 (curl/8)"));
         let mut forged = with_peer(request(None));
         forged.headers_mut().insert("x-forwarded-for", "10.9.8.7".parse().unwrap());
         assert_eq!(of(&forged).as_deref(), Some("127.0.0.1"));

@@ -6,13 +6,15 @@ use std::time::Duration;
 use common::api::envelope::{Envelope, Next};
 use common::api::errno::Kind;
 use common::clock;
+use common::domain::access::Principal;
+use common::domain::job::JobName;
 use common::shortened::shortened;
-use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use lambda_http::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::{caller, idempotency};
+use crate::{access, caller, idempotency, other_site};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -71,12 +73,17 @@ impl Refusal {
     }
 }
 
-/// Serves a request to a route that answers in the envelope: checks the method and where it comes from, bounds the time, renders what `work` answers.
+/// Serves a request to a route that answers in the envelope: checks that the gate has let its caller in, the method and where it comes from, bounds the time, renders what `work` answers.
 pub(crate) async fn answer<F, Work>(methods: &[&str], request: Request, work: Work) -> Response
 where
     F: Future<Output = Result<Reply, Refusal>>,
     Work: FnOnce(Call) -> F,
 {
+    if request.extensions().get::<Principal>().is_none() {
+        // The gate was not asked.
+        let Refusal { kind, message } = access::nobody();
+        return refuse(kind, message);
+    }
     if let Some(refused) = wrong_method(methods, request.method()) {
         return refused;
     }
@@ -146,17 +153,14 @@ pub(crate) fn wrong_method(methods: &[&str], method: &Method) -> Option<Response
     Some(response)
 }
 
-/// 403 for what a page of another site sends. A form may be posted from any page to any address, also to one that only this browser reaches;
-/// without this, opening a web page could save a job, which is to run a command on the fleet. Only browsers send the header, and no page can
-/// change it; what has none (curl, the seed's page behind an old proxy) is not such a page.
+/// 403 for what a page of another site sends.
 fn other_site(headers: &HeaderMap) -> Option<Response> {
-    let site = headers.get_all("sec-fetch-site").iter();
-    let foreign = site.map(HeaderValue::as_bytes).any(|site| site.eq_ignore_ascii_case(b"cross-site"));
-    foreign.then(|| {
-        let message = "this request comes from a page of another site (Sec-Fetch-Site: cross-site), and such a page may change \
-                       nothing here: send it from a page that is served from this address, or without a browser";
-        refuse(Kind::Forbidden, message)
-    })
+    let evidence = other_site::evidence(headers)?;
+    let message = format!(
+        "this request comes from a page of another site ({evidence}), and such a page may change nothing here: send it from a page \
+         that is served from this address, or without a browser"
+    );
+    Some(refuse(Kind::Forbidden, message))
 }
 
 /// A failure in the envelope, with the status of its kind.
@@ -169,13 +173,7 @@ pub fn refuse(kind: Kind, message: impl Into<String>) -> Response {
 }
 
 fn render(status: StatusCode, errno: i32, body: String) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "application/json"),
-        // What is asked for changes every second; a cached answer is a wrong one.
-        (CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
-    ];
-    let mut response = with_headers(status, &headers, body);
+    let mut response = with_headers(status, &[(CONTENT_TYPE, "application/json")], body);
     response.extensions_mut().insert(Errno(errno));
     response
 }
@@ -221,6 +219,7 @@ pub(crate) struct Call {
     query: String,
     headers: HeaderMap,
     caller: Option<String>,
+    principal: Principal,
     body: Vec<u8>,
 }
 
@@ -239,6 +238,7 @@ impl Call {
             query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
             caller: caller::of(&request),
+            principal: access::principal(&request),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -335,6 +335,16 @@ impl Call {
     /// Who sends it, in words; `None` = nothing is known.
     pub(crate) fn caller(&self) -> Option<&str> {
         self.caller.as_deref()
+    }
+
+    /// Who sends it, as the gate knows it.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Refuses a job that the caller may not touch, or see: before the store is asked, so that the answer does not tell whether it is there.
+    pub(crate) fn reach(&self, job: &JobName) -> Result<(), Refusal> {
+        access::reach(&self.principal, job)
     }
 
     /// The headers.

@@ -41,6 +41,7 @@ impl Once {
     pub(crate) fn of(call: &Call, route: &str, asked: &Value) -> Result<Self, Refusal> {
         let Some(key) = key(call)? else { return Ok(Self(None)) };
         let fingerprint = fingerprint(route, asked);
+        let key = key.of_caller(&call.principal().means);
         let (key, kept_for) = (keys::idempotency(&key), Duration::from_secs(KEPT_SECONDS));
         Ok(Self(Some(Named { key, by_client: true, kept_for, fingerprint, lease: None })))
     }

@@ -13,7 +13,7 @@ use lambda_http::{Request, RequestExt as _};
 use tracing::Instrument as _;
 
 use crate::http::{Errno, Response, again, refuse};
-use crate::idempotency;
+use crate::{answer_headers, idempotency};
 
 /// By which a user can name a request to whoever reads the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -83,6 +83,7 @@ impl Invocation {
             if let Ok(id) = HeaderValue::from_str(&self.request_id) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
+            answer_headers::complete(response.headers_mut());
             self.log(&response, &since);
             response
         }

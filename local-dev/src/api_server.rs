@@ -1,4 +1,4 @@
-//! Serves the API's handlers over plain HTTP, in this process: what API Gateway and Lambda do elsewhere.
+//! Serves the API's handlers over HTTP or HTTPS, in this process: what API Gateway and Lambda do elsewhere.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,24 +9,31 @@ use std::time::Duration;
 use common::api::errno::Kind;
 use common::clock;
 use functions::Ports;
-use functions::caller::Peer;
+use functions::access::Gate;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
 use functions::invocation::Invocation;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::HOST;
+use hyper::header::{HOST, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lambda_http::{Body, RequestExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+
+use crate::guests::{Guest, Guests};
+use crate::listening::Rules;
+use crate::tls::Tls;
 
 /// Most connections at a time; further ones wait in the listener's queue. A browser opens six.
 const CONNECTIONS_MAX: usize = 512;
+/// Most connections of one address, where addresses tell callers apart: an office behind one address has room, and nobody takes them all.
+const CONNECTIONS_EACH_MAX: usize = CONNECTIONS_MAX / 4;
 /// A request's head must be there so long after the connection is open, or free for the next request.
 const HEAD_MAX: Duration = Duration::from_secs(15);
 /// Longest head of a request, in bytes.
@@ -46,7 +53,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The answer to a request that was sent to some other host.
 const NOT_OURS: &str = "this server is for its own machine, and the request names another host: open it as http://localhost or \
-                        http://127.0.0.1, with its port; a proxy in front of it has to send that as Host, too";
+                        http://127.0.0.1, with its port; a proxy in front of it has to send that as Host, too, or, where callers \
+                        show tokens (CRON_AUTH=required), be named by CRON_BEHIND_PROXY=1";
+
+/// For so long, in seconds, browsers come by HTTPS alone: a year, renewed with every answer. Other hosts of the domain are none of our business.
+const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// By what rules, behind which gate, and with which certificate, the API is served.
+pub struct Door {
+    /// How callers are treated.
+    pub rules: Rules,
+    /// Says who they are, as the rules have it.
+    pub gate: Gate,
+    /// `None` = plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// What a connection needs.
+#[derive(Clone)]
+struct Shared {
+    ports: Ports,
+    door: Arc<Door>,
+    stopping: watch::Receiver<bool>,
+}
 
 /// Serves all routes on `listener` until `shutdown` is done; then lets the requests that are being served end.
 ///
@@ -55,25 +84,37 @@ const NOT_OURS: &str = "this server is for its own machine, and the request name
 pub async fn serve(
     listener: TcpListener,
     ports: Ports,
+    door: Door,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::new(if door.rules.callers_apart { CONNECTIONS_EACH_MAX } else { CONNECTIONS_MAX });
     let mut connections = JoinSet::new();
-    tokio::pin!(shutdown);
+    let shared = Shared { ports, door: Arc::new(door), stopping };
+    let door = Arc::clone(&shared.door);
+    let clock = Arc::clone(&shared.ports.clock);
+    let following = async {
+        match &door.tls {
+            Some(tls) => tls.follow(&*clock).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(shutdown, following);
     loop {
         // The ended ones are reaped here, so that the set stays as small as the semaphore.
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &free) => accepted,
+            never = &mut following => match never {},
+            accepted = accept(&listener, &free, &guests) => accepted,
         };
-        let Some((stream, permit)) = accepted else { continue };
-        let (ports, stopping) = (ports.clone(), stopping.clone());
+        let Some(Accepted { stream, peer, permit, guest }) = accepted else { continue };
+        let shared = shared.clone();
         connections.spawn(async move {
-            connection(stream, ports, stopping).await;
-            drop(permit);
+            connection(stream, peer, shared).await;
+            drop((permit, guest));
         });
     }
     drop(listener);
@@ -86,13 +127,25 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    free: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+/// A connection, and the room that it takes.
+struct Accepted {
+    stream: TcpStream,
+    peer: IpAddr,
+    permit: OwnedSemaphorePermit,
+    guest: Guest,
+}
+
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>, guests: &Arc<Guests>) -> Option<Accepted> {
     let permit = Arc::clone(free).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _peer)) => Some((stream, permit)),
+        Ok((stream, peer)) => {
+            let peer = peer.ip();
+            let guest = guests.enter(peer);
+            if guest.is_none() {
+                tracing::debug!(%peer, "too many connections of one address: this one is closed");
+            }
+            Some(Accepted { stream, peer, permit, guest: guest? })
+        }
         Err(error) => {
             tracing::warn!(%error, "no connection could be accepted");
             clock::sleep(ACCEPT_PAUSE).await;
@@ -101,13 +154,26 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, ports: Ports, stopping: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, peer: IpAddr, shared: Shared) {
     // An answer is one small write; waiting for more to send with it only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection without TCP_NODELAY");
     }
-    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
-    let service = service_fn(|request| respond(&ports, peer, request));
+    let Some(tls) = &shared.door.tls else { return requests(stream, peer, &shared).await };
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream) => accepted,
+        () = stopped(shared.stopping.clone()) => return,
+    };
+    match accepted {
+        Ok(stream) => requests(stream, peer, &shared).await,
+        // A scanner, a client that does not trust the certificate, plain HTTP: nothing to do about it.
+        Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+    }
+}
+
+/// Serves the requests of one connection, one after another.
+async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin, peer: IpAddr, shared: &Shared) {
+    let service = service_fn(|request| respond(shared, peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
@@ -117,7 +183,7 @@ async fn connection(stream: TcpStream, ports: Ports, stopping: watch::Receiver<b
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = stopped(stopping) => goodbye(connection).await,
+        () = stopped(shared.stopping.clone()) => goodbye(connection).await,
         () = clock::sleep(CONNECTION_MAX) => goodbye(connection).await,
     };
     if let Err(error) = ended {
@@ -132,10 +198,11 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 }
 
 /// Lets the current request end, and then the connection.
-async fn goodbye<S>(
-    mut connection: std::pin::Pin<&mut http1::Connection<TokioIo<TcpStream>, S>>,
+async fn goodbye<I, S>(
+    mut connection: std::pin::Pin<&mut http1::Connection<TokioIo<I>, S>>,
 ) -> hyper::Result<()>
 where
+    I: AsyncRead + AsyncWrite + Unpin,
     S: hyper::service::HttpService<Incoming, ResBody = Full<Bytes>>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -144,33 +211,36 @@ where
 }
 
 async fn respond(
-    ports: &Ports,
-    peer: Option<Peer>,
+    shared: &Shared,
+    peer: IpAddr,
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
     let (mut parts, incoming) = request.into_parts();
-    if let Some(peer) = peer {
-        parts.extensions.insert(peer);
-    }
+    let Door { rules, gate, .. } = &*shared.door;
+    parts.extensions.insert(rules.caller(peer, &parts.headers));
     let path = parts.uri.path().to_owned();
     let request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
     let invocation = Invocation::of_local(&request);
-    Ok(sendable(invocation.observe(answer(ports, request, incoming)).await))
-}
-
-async fn answer(ports: &Ports, request: lambda_http::Request, incoming: Incoming) -> Response {
-    let (parts, _) = request.into_parts();
-    match clock::timeout(BODY_MAX, collect(incoming)).await {
-        Ok(Ok(Some(_))) if !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
-        Ok(Ok(Some(bytes))) => {
-            functions::handle(ports, lambda_http::Request::from_parts(parts, body(bytes))).await
+    let answered = async {
+        let (parts, _) = request.into_parts();
+        match clock::timeout(BODY_MAX, collect(incoming)).await {
+            Ok(Ok(Some(_))) if rules.own_names_only && !is_ours(&parts) => refuse(Kind::Forbidden, NOT_OURS),
+            Ok(Ok(Some(bytes))) => {
+                let request = lambda_http::Request::from_parts(parts, body(bytes));
+                functions::handle_through(gate, &shared.ports, request).await
+            }
+            Ok(Ok(None)) => {
+                refuse(Kind::TooLarge, format!("the body is too large: shorten it to {BODY_BYTES_MAX} bytes"))
+            }
+            Ok(Err(error)) => refuse(Kind::BadRequest, format!("the body did not arrive whole: {error}")),
+            Err(elapsed) => refuse(Kind::BadRequest, format!("the body did not arrive in time: {elapsed}")),
         }
-        Ok(Ok(None)) => {
-            refuse(Kind::TooLarge, format!("the body is too large: shorten it to {BODY_BYTES_MAX} bytes"))
-        }
-        Ok(Err(error)) => refuse(Kind::BadRequest, format!("the body did not arrive whole: {error}")),
-        Err(elapsed) => refuse(Kind::BadRequest, format!("the body did not arrive in time: {elapsed}")),
+    };
+    let mut response = sendable(invocation.observe(answered).await);
+    if rules.https_only {
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, HTTPS_ONLY);
     }
+    Ok(response)
 }
 
 /// Whether a request was sent to an address or name that only this machine can have. Any other name is somebody's own: whoever owns a domain
@@ -240,6 +310,10 @@ mod tests {
 
     impl Server {
         async fn start() -> Self {
+            Self::behind(Door { rules: rules(None, false, false), gate: Gate::open(), tls: None }).await
+        }
+
+        async fn behind(door: Door) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let ports = Ports {
                 kv: Arc::new(EmbeddedKv::in_memory().unwrap()),
@@ -248,7 +322,7 @@ mod tests {
             };
             let (stop, stopped) = oneshot::channel();
             let address = listener.local_addr().unwrap();
-            let served = tokio::spawn(serve(listener, ports, async {
+            let served = tokio::spawn(serve(listener, ports, door, async {
                 let _told_or_dropped = stopped.await;
             }));
             Self { address, stop, served }
@@ -274,7 +348,11 @@ mod tests {
         }
     }
 
-    async fn read_all(mut stream: TcpStream) -> String {
+    fn rules(credentials: Option<bool>, tls: bool, behind_proxy: bool) -> Rules {
+        Rules::at(([127, 0, 0, 1], 0).into(), credentials, tls, behind_proxy).unwrap()
+    }
+
+    async fn read_all(mut stream: impl AsyncRead + Unpin) -> String {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
@@ -325,6 +403,11 @@ mod tests {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} at {host:?}: {answer}");
             assert!(status == 200 || answer.contains("names another host"), "{answer}");
         }
+        let proxied =
+            Server::behind(Door { rules: rules(Some(true), false, true), gate: Gate::open(), tls: None })
+                .await;
+        let answer = proxied.talk("GET / HTTP/1.1\r\nHost: cron.example\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let hostless = server.talk("GET /job/list HTTP/1.0\r\n\r\n").await;
         assert!(hostless.starts_with("HTTP/1.0 200 "), "{hostless}");
     }
@@ -370,5 +453,49 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         server.served.await.unwrap().unwrap();
         assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn over_tls_nobody_is_answered_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tls, client) = crate::tls::tests::pair(dir.path());
+        let mut rules = rules(None, true, false);
+        rules.https_only = true;
+        let server = Server::behind(Door { rules, gate: Gate::open(), tls: Some(tls) }).await;
+        let request = "GET /job/list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let mut stream = client.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_all(stream).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("strict-transport-security: max-age="),
+            "{answer}"
+        );
+
+        let mut plain = TcpStream::connect(server.address).await.unwrap();
+        plain.write_all(request.as_bytes()).await.unwrap();
+        let mut told = Vec::new();
+        let _closed_or_reset = plain.read_to_end(&mut told).await;
+        // A fatal alert, which the image's health check counts on, and nothing else: 21, the version, two bytes of length, two of content.
+        assert!(told.len() == 7 && told[0] == 21, "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn one_address_does_not_take_all_connections() {
+        let mut rules = rules(None, false, false);
+        rules.callers_apart = true;
+        let server = Server::behind(Door { rules, gate: Gate::open(), tls: None }).await;
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_EACH_MAX {
+            held.push(TcpStream::connect(server.address).await.unwrap());
+        }
+        // Those before it are accepted in their order.
+        let mut more = TcpStream::connect(server.address).await.unwrap();
+        assert!(more.read(&mut [0]).await.is_ok_and(|read| read == 0), "it is closed");
+        drop(held);
+        let mut answer = String::new();
+        while !answer.starts_with("HTTP/1.1 200 ") {
+            answer = server.get("/").await;
+        }
     }
 }

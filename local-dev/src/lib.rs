@@ -3,6 +3,9 @@
 pub mod api_server;
 pub mod check_seed;
 pub mod crontabs;
+mod guests;
+pub mod listening;
 pub mod native;
 pub mod samples;
 pub mod stop;
+pub mod tls;

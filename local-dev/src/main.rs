@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use common::clock::{self, Clock as _, SystemClock};
-use common::config::{self, Settings};
+use common::config::{self, Auth, Settings};
 use common::kv::Kv;
 use common::kv::embedded::EmbeddedKv;
 use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::schedule::Zone;
-use functions::ports;
+use common::stores;
+use functions::access::Gate;
+use functions::ports::{self, STORE_CALL_MAX};
+use local_dev::api_server::Door;
+use local_dev::listening::Rules;
 use local_dev::native::{guard, stack};
 use local_dev::stop::Stop;
+use local_dev::tls::Tls;
 use local_dev::{api_server, check_seed, crontabs, samples};
 use tokio::net::TcpListener;
 use worker::data_dir::{self, DataDir};
@@ -73,19 +78,14 @@ async fn run(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 async fn check_seed(settings: &Settings, zone: &str) -> anyhow::Result<()> {
     let zone = Zone::parse(zone).map_err(|why| anyhow::anyhow!("{zone:?} {why}"))?;
-    let kv = ports::kv(settings).map_err(anyhow::Error::msg)?;
+    let kv = stores::kv(settings, STORE_CALL_MAX).map_err(anyhow::Error::msg)?;
     print!("{}", check_seed::run(kv.as_ref(), &zone, SystemClock.now()).await?);
     Ok(())
 }
 
 /// API, console and workers in this process, on the embedded store or on the real ones that the settings name.
 async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow::Result<()> {
-    if !settings.listen.ip().is_loopback() {
-        bail!(
-            "{}: this version has no authentication, and whoever reaches the API runs commands here: listen on 127.0.0.1",
-            settings.listen
-        );
-    }
+    let (rules, tls) = rules(settings)?;
     let mut stop = Stop::listen()?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
@@ -122,9 +122,13 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         let options = Options::new(settings, identity, &dir, guard);
         workers.push((Worker::start(ports, options), dir));
     }
-    say_where(address, settings, &own.path);
+    let gate = match rules.credentials {
+        true => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
+        false => Gate::open(),
+    };
+    say_where(address, settings, rules, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut serving = tokio::spawn(api_server::serve(listener, stores, async {
+    let mut serving = tokio::spawn(api_server::serve(listener, stores, Door { rules, gate, tls }, async {
         let _asked_or_gone = stopped.await;
     }));
     tokio::select! {
@@ -135,6 +139,17 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
     let _already_gone = stop_serving.send(());
     end_workers(&mut workers, &mut stop).await?;
     serving.await.context("the API broke")?
+}
+
+/// By what rules the API is served, and with which certificate.
+fn rules(settings: &Settings) -> anyhow::Result<(Rules, Option<Tls>)> {
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key, SystemClock.now())?),
+        _ => None,
+    };
+    let credentials = settings.auth.map(|auth| auth == Auth::Required);
+    let rules = Rules::at(settings.listen, credentials, tls.is_some(), settings.behind_proxy);
+    Ok((rules.map_err(anyhow::Error::msg)?, tls))
 }
 
 async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyhow::Result<()> {
@@ -161,7 +176,7 @@ async fn end_workers(workers: &mut [(Worker, DataDir)], stop: &mut Stop) -> anyh
 
 fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Ports> {
     let kv: Arc<dyn Kv> = match settings.has_etcd() {
-        true => ports::kv(settings).map_err(anyhow::Error::msg)?,
+        true => stores::kv(settings, STORE_CALL_MAX).map_err(anyhow::Error::msg)?,
         false => Arc::new(EmbeddedKv::open(dir).with_context(|| format!("the store in {}", dir.display()))?),
     };
     let run_log: Arc<dyn RunLog> = match settings.has_mongodb() {
@@ -174,13 +189,20 @@ fn open_stores(settings: &Settings, dir: &Path) -> anyhow::Result<functions::Por
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command says to whoever typed it")]
-fn say_where(address: std::net::SocketAddr, settings: &Settings, dir: &Path) {
+fn say_where(address: std::net::SocketAddr, settings: &Settings, rules: Rules, dir: &Path) {
     let store = |set: bool, real: &str| {
         if set { real.to_owned() } else { format!("the embedded store in {}", dir.display()) }
     };
-    println!("\nFleetcron is running: open http://{address}/ in a browser");
+    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
+    println!("\nFleetcron is running: open {scheme}://{address}/ in a browser");
     println!("jobs:    {}", store(settings.has_etcd(), "etcd (CRON_ETCD_ENDPOINTS)"));
     println!("records: {}", store(settings.has_mongodb(), "MongoDB (CRON_MONGODB_URI)"));
-    println!("workers: {} in this process. The API is open to every user of this machine.", settings.workers);
+    println!("workers: {} in this process", settings.workers);
+    if rules.credentials {
+        println!("callers: those with a token; `local-dev token create NAME ROLE` makes one");
+    } else {
+        println!("callers: EVERYBODY on this machine, without a token, and they may run any command as you");
+        tracing::warn!(%address, "the API is open to every user and program of this machine: CRON_AUTH=required asks them for tokens");
+    }
     println!("Ctrl-C ends it; everything is kept.\n");
 }

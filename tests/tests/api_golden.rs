@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
+use common::domain::access::Principal;
 use common::domain::execution::Environment;
 use common::domain::job::{Job, JobName};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest};
@@ -127,7 +128,8 @@ impl Stage {
 }
 
 fn request(method: &str, path: &str, content_type: Option<&str>, body: &str) -> Request {
-    let mut builder = lambda_http::http::Request::builder().method(method).uri(path);
+    let mut builder =
+        lambda_http::http::Request::builder().method(method).uri(path).extension(Principal::anybody());
     if let Some(content_type) = content_type {
         builder = builder.header("content-type", content_type);
     }

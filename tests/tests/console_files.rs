@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 /// Keys that the code puts together, by how they begin.
 const MADE: &[&str] = &[
     "theme.", "fresh.", "status.", "state.", "trigger.", "reason.", "example.", "group.", "option.",
-    "choice.", "help.",
+    "choice.", "help.", "role.", "roleMay.", "days.",
 ];
 /// The questions before something is done: each has its texts.
-const QUESTIONS: &[&str] = &["run", "kill", "delete", "fleetPause", "fleetResume"];
+const QUESTIONS: &[&str] = &["run", "kill", "delete", "fleetPause", "fleetResume", "revoke"];
 
 fn sources() -> PathBuf {
     workspace().join("functions/src/console")

@@ -151,7 +151,7 @@ pub(crate) fn start(kv: &Arc<dyn Kv>, inputs: &Inputs) -> Vec<JoinHandle<()>> {
     ]
 }
 
-async fn tell(to: &Inputs, events: Vec<Event>) -> bool {
+async fn tell(to: &Inputs, events: impl IntoIterator<Item = Event>) -> bool {
     for event in events {
         if !to.send(Input::Event(event)).await {
             return false;
@@ -162,34 +162,26 @@ async fn tell(to: &Inputs, events: Vec<Event>) -> bool {
 
 /// Jobs: the seed's save and delete events.
 async fn follow_jobs(kv: Arc<dyn Kv>, to: Inputs) {
-    let mut listed = BTreeSet::new();
     follow(kv, Span::prefix(keys::JOBS), |news| {
-        let (to, events) = (to.clone(), job_events(&mut listed, &news));
-        async move { tell(&to, events).await }
+        let to = to.clone();
+        async move { tell(&to, job_events(news)).await }
     })
     .await;
 }
 
-/// `listed`: the jobs of the pages so far.
-pub(crate) fn job_events(listed: &mut BTreeSet<JobName>, news: &News) -> Vec<Event> {
-    match news {
-        News::Page { pairs, first, last } => {
-            if *first {
-                listed.clear();
-            }
-            let jobs: Vec<JobSeen> = pairs.iter().filter_map(job_seen).collect();
-            listed.extend(jobs.iter().map(|job| job.name.clone()));
-            let whole = last.then(|| Event::JobsListed(std::mem::take(listed)));
-            jobs.into_iter().map(Event::JobPut).chain(whole).collect()
-        }
-        News::Changed(changes) => changes
-            .iter()
-            .filter_map(|change| match job_name(&change.pair) {
-                Some(name) if change.is_delete() => Some(Event::JobDeleted(name)),
-                _ => job_seen(&change.pair).map(Event::JobPut),
-            })
-            .collect(),
-    }
+/// Read one by one, as they are told: as jobs, a page takes many times the memory that it does as it came.
+pub(crate) fn job_events(news: News) -> impl Iterator<Item = Event> + Send {
+    let (pairs, first, last, changes) = match news {
+        News::Page { pairs, first, last } => (pairs, first, last, Vec::new()),
+        News::Changed(changes) => (Vec::new(), false, false, changes),
+    };
+    let begins = first.then_some(Event::JobsListBegins);
+    let listed = pairs.into_iter().filter_map(|pair| job_seen(&pair)).map(Event::JobPut);
+    let changed = changes.into_iter().filter_map(|change| match job_name(&change.pair) {
+        Some(name) if change.is_delete() => Some(Event::JobDeleted(name)),
+        _ => job_seen(&change.pair).map(Event::JobPut),
+    });
+    begins.into_iter().chain(listed).chain(last.then_some(Event::JobsListed)).chain(changed)
 }
 
 fn job_name(pair: &Pair) -> Option<JobName> {

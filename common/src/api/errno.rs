@@ -7,6 +7,12 @@ pub enum Kind {
     BadRequest,
     /// It was sent from where nobody may send it: a page of another site, or under a name that is not this server's.
     Forbidden,
+    /// Nobody has said who it is, or what was said is not true (any more).
+    Unauthorized,
+    /// It is known who it is, and that may not do this.
+    NotAllowed,
+    /// Too many wrong tokens came from there.
+    TooMany,
     /// No such route, or no such job.
     NotFound,
     /// The route does not take this method.
@@ -26,12 +32,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// HTTP status and `errno`. -1 is what the seed answers for every failure; clients of the seed test for "not 0".
+    /// HTTP status and `errno`. -1 is what the seed answers for every failure; clients of the seed test for "not 0". What a client mends by
+    /// another token, or by waiting, has an `errno` of its own.
     #[must_use]
     pub const fn code(self) -> (u16, i32) {
         match self {
             Self::BadRequest => (400, -1),
             Self::Forbidden => (403, -1),
+            Self::Unauthorized => (401, -2),
+            Self::NotAllowed => (403, -3),
+            Self::TooMany => (429, -4),
             Self::NotFound => (404, -1),
             Self::MethodNotAllowed => (405, -1),
             Self::Conflict => (409, -1),

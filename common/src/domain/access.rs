@@ -32,6 +32,12 @@ impl Role {
             Self::Admin => "admin",
         }
     }
+
+    /// The role of that name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.word() == word)
+    }
 }
 
 /// By what a caller is known.
@@ -78,6 +84,58 @@ impl Principal {
     /// Whether the caller may see and, by the role, touch the job.
     #[must_use]
     pub fn reaches(&self, job: &JobName) -> bool {
-        job.as_str().starts_with(&self.prefix)
+        self.reaches_name(job.as_str())
+    }
+
+    /// As [`Self::reaches`], for what may be no name of a job.
+    #[must_use]
+    pub fn reaches_name(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix)
+    }
+
+    /// What is common to the names that are asked for by their beginning and those that the caller reaches: the beginning of all of them;
+    /// `None` = no name is both.
+    #[must_use]
+    pub fn narrowed<'a>(&'a self, prefix: &'a str) -> Option<&'a str> {
+        if prefix.starts_with(&self.prefix) {
+            Some(prefix)
+        } else {
+            Some(self.prefix.as_str()).filter(|own| own.starts_with(prefix))
+        }
+    }
+
+    /// Whether the caller has all jobs, and with them the fleet.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.prefix.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_by_prefix_is_narrowed_to_what_the_caller_reaches() {
+        let with = |prefix: &str| Principal { prefix: prefix.to_owned(), ..Principal::anybody() };
+        for (own, asked, both) in [
+            ("", "", Some("")),
+            ("", "a", Some("a")),
+            ("team-", "", Some("team-")),
+            ("team-", "t", Some("team-")),
+            ("team-", "team-a", Some("team-a")),
+            ("team-", "teams", None),
+            ("team-", "b", None),
+        ] {
+            assert_eq!(with(own).narrowed(asked), both, "{own:?} {asked:?}");
+        }
+        assert!(with("team-").reaches_name("team-a") && !with("team-").reaches_name("team"));
+    }
+
+    #[test]
+    fn roles_are_known_by_their_words() {
+        assert!(Role::ALL.into_iter().all(|role| Role::parse(role.word()) == Some(role)));
+        assert_eq!((Role::parse("Admin"), Role::parse("")), (None, None));
+        assert!(Role::ALL.windows(2).all(|pair| pair[0] < pair[1]));
     }
 }

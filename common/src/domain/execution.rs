@@ -26,7 +26,7 @@ const PATH_BYTES_MAX: usize = 4096;
 const USER_BYTES_MAX: usize = 32;
 
 /// Environment variables that a job or a request gives to the command.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Environment(BTreeMap<String, String>);
 
@@ -94,7 +94,7 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// What a run may use of its machine (see setrlimit(2)); `None` = what the worker may.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Limits {
     /// Seconds of a processor, of each process.
     pub cpu_seconds: Option<u64>,
@@ -150,7 +150,7 @@ impl Limits {
 }
 
 /// The options that only who runs the command looks at; `None` = left out.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Execution {
     /// Variables for the command.
     pub env: Option<Environment>,

@@ -61,7 +61,7 @@ pub const ATTEMPT: &str = "fleetcron-attempt";
 pub const RUN_ID: &str = "fleetcron-run-id";
 
 /// What a job sends. Of what may be left out only that is kept which was given.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Http {
     method: Option<&'static str>,
     url: String,
@@ -72,14 +72,14 @@ pub struct Http {
 }
 
 /// What the answer must be.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Expect {
     status: Option<Vec<Codes>>,
     body: Option<String>,
 }
 
 /// One status of HTTP, or all that begin with one digit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Codes {
     One(u16),
     Class(u16),

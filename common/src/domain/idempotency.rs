@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::api::envelope::Envelope;
+use crate::domain::access::Means;
 use crate::domain::stored;
 use crate::ids::random_id;
 
@@ -50,6 +51,19 @@ impl IdempotencyKey {
     #[must_use]
     pub fn random() -> Self {
         Self(random_id())
+    }
+
+    /// The key as one of this caller's own: what another caller names so is something else, and each gets the answers to their own requests alone. Where
+    /// nobody is asked who they are, all are one.
+    #[must_use]
+    pub fn of_caller(self, means: &Means) -> Self {
+        match means {
+            Means::Open => self,
+            // No header has the line break in it.
+            Means::Token(id) => Self(format!("{}\ntoken {id}", self.0)),
+            Means::Jwt(subject) => Self(format!("{}\nsubject {subject}", self.0)),
+            Means::Bootstrap => Self(format!("{}\nbootstrap", self.0)),
+        }
     }
 
     /// SHA-256 of the key as hex digits: of one length whatever the client chose, and nobody can find a second key for it.

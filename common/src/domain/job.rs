@@ -111,7 +111,7 @@ impl fmt::Display for Fault {
 }
 
 /// See [`Job::schedule_hash`]. XXH3, stored as 16 hex digits; a number, since every worker holds two for each job.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ScheduleHash(u64);
 
 impl ScheduleHash {

@@ -21,4 +21,5 @@ pub mod retry;
 pub mod run;
 pub mod settings;
 pub mod stored;
+pub mod token;
 pub mod worker;

@@ -39,7 +39,7 @@ const LABEL_BYTES_MAX: usize = 200;
 const JITTER_SEED: u64 = 0x6a69_7474_6572_0001;
 
 /// What becomes of fires whose time passed while nobody could claim them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Misfire {
     /// They are let go.
     Skip,
@@ -56,7 +56,7 @@ impl Misfire {
 }
 
 /// What becomes of a fire whose job is still running.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Concurrency {
     /// It is let go: two runs of the job do not overlap.
     #[default]
@@ -84,7 +84,7 @@ pub(super) fn word_of<T: PartialEq>(words: &[(T, &'static str)], meant: &T) -> &
 }
 
 /// The labels that a worker must have to run a job: all of them, each with this value.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Selector(Labels);
 
 impl Selector {

@@ -13,7 +13,7 @@ pub const PAUSE_SECONDS_MAX: u32 = 3600;
 const BACKOFF_SECONDS_DEFAULT: u32 = 10;
 
 /// The option `retry`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
     /// All attempts, the first among them: 1 = no retries.

@@ -1,7 +1,7 @@
 // The page: head, the view of the address, the dialogs over it, and what is wrong now.
 import { render } from "./preact.js";
 import {
-  THEMES, answeredAt, chooseLanguage, chooseTheme, go, html, language, link, local, paused, refresh, route, t, theme, troubles, useCell, utc,
+  THEMES, answeredAt, caller, chooseLanguage, chooseTheme, go, html, language, link, local, may, paused, refresh, route, t, theme, troubles, useCell, usePoll, utc, whoAmI,
 } from "./core.js";
 import { Confirmation } from "./dialogs.js";
 import { FleetPaused, useFleet } from "./fleet.js";
@@ -12,7 +12,9 @@ import { Title, Toasts } from "./parts.js";
 import { useEffect, useRef } from "./preact-hooks.js";
 import { Run } from "./run.js";
 import { Running } from "./running.js";
+import { SignIn, Who } from "./signin.js";
 import { languages } from "./texts.js";
+import { Tokens } from "./tokens.js";
 import { Workers, useWorkers } from "./workers.js";
 
 /** The form that an address opens, or null: it lies over the view that was there before. */
@@ -22,7 +24,20 @@ function formOf({ parts }) {
   return null;
 }
 
+/** A role may be changed, or end, while the page is open. */
+const WHO_EVERY_MS = 60_000;
+
+/** Nothing is asked for before it is known who asks; from then on the views stay, also while somebody has to sign in again. */
 function App() {
+  useCell(language);
+  const who = useCell(caller);
+  const begun = useRef(false);
+  begun.current ||= Boolean(who);
+  usePoll("who", whoAmI, WHO_EVERY_MS);
+  return html`${begun.current ? html`<${Page} />` : html`<${Banner} />`}${who === null ? html`<${SignIn} />` : null}`;
+}
+
+function Page() {
   const address = useCell(route);
   useCell(language);
   const form = formOf(address);
@@ -59,7 +74,7 @@ function toMain(event) {
 
 function View({ view: { parts, query }, workers, fleet }) {
   const [first, second, third, fourth] = parts;
-  const title = parts.length >= 2 && first === "jobs" ? second : ["workers", "running"].includes(first) ? t(first) : t("jobs");
+  const title = parts.length >= 2 && first === "jobs" ? second : ["workers", "running", "tokens"].includes(first) ? t(first) : t("jobs");
   useEffect(() => {
     document.title = `${title} · Fleetcron`;
   }, [title]);
@@ -68,6 +83,7 @@ function View({ view: { parts, query }, workers, fleet }) {
   if (parts.length === 4 && first === "jobs" && third === "runs") return html`<${Run} key=${fourth} name=${second} id=${fourth} />`;
   if (parts.length === 1 && first === "running") return html`<${Running} query=${query} />`;
   if (parts.length === 1 && first === "workers") return html`<${Workers} query=${query} workers=${workers} fleet=${fleet} />`;
+  if (parts.length === 1 && first === "tokens") return html`<${Tokens} />`;
   return html`<${Title} id="none">${t("noSuchView")}<//><p><a href="#/jobs">${t("allJobs")}</a></p>`;
 }
 
@@ -78,9 +94,10 @@ function Head({ parts, workers }) {
   return html`<header>
     <a class="brand" href="#/jobs">Fleetcron</a>
     <nav aria-label=${t("views")}>
-      <a href="#/jobs" aria-current=${current(view !== "workers" && view !== "running")}>${t("jobs")}</a>
+      <a href="#/jobs" aria-current=${current(!["workers", "running", "tokens"].includes(view))}>${t("jobs")}</a>
       <a href="#/running" aria-current=${current(view === "running")}>${t("running")}</a>
       <a href="#/workers" aria-current=${current(view === "workers")}>${t("workers")}${count === undefined ? null : html` <span class=${`count ${count === 0 ? "none" : ""}`}>${count}</span>`}</a>
+      ${may("admin") ? html`<a href="#/tokens" aria-current=${current(view === "tokens")}>${t("tokens")}</a>` : null}
     </nav>
     <${Freshness} />
     <div class="choices">
@@ -90,6 +107,7 @@ function Head({ parts, workers }) {
         </select></label>
       <${ThemeChoice} />
     </div>
+    <${Who} />
   </header>`;
 }
 

@@ -1,4 +1,4 @@
-// What all views stand on: observable values, the API, polling, the address, language, theme, and how times are written.
+// What all views stand on: observable values, the caller and the API, polling, the address, language, theme, and how times are written.
 import { h } from "./preact.js";
 import { useEffect, useLayoutEffect, useReducer, useRef, useState } from "./preact-hooks.js";
 import htm from "./htm.js";
@@ -181,6 +181,75 @@ export function size(characters) {
   return t("characters", { number: formatter("compact", make).format(characters) });
 }
 
+// ---- the caller ----
+
+const TOKEN = "fleetcron.token";
+const stored = (storage) => {
+  try {
+    return window[storage].getItem(TOKEN);
+  } catch {
+    return null;
+  }
+};
+// Kept for this tab alone, or for this browser when the reader asks for that. Never in an address: those are logged, remembered and sent on.
+let token = stored("sessionStorage") ?? stored("localStorage") ?? "";
+
+/** Who is signed in, as the API tells it; null: nobody, and the API asks for it; undefined: not known yet. */
+export const caller = cell(undefined);
+// Many views follow the caller: they are drawn again when something is new.
+const learn = (who) => JSON.stringify(who) === JSON.stringify(caller.value) || caller.set(who);
+
+/** What callers may do: each role may do what those before it may. */
+export const ROLES = ["viewer", "operator", "editor", "admin"];
+
+/** Whether the caller may do what takes `role`; what concerns the whole fleet is for those who have all jobs. The API asks the same, and means it. */
+export const may = (role, fleet = false) => ROLES.indexOf(caller.value?.role) >= ROLES.indexOf(role) && !(fleet && caller.value.prefix);
+
+/** Asks who the caller is. */
+export async function whoAmI(signal) {
+  const shown = token;
+  const answer = await ask("token/self", { signal });
+  if (shown === token) learn(answer.data);
+  return answer;
+}
+
+/** Signs in by a token; `stay`: until somebody signs out, and not only in this tab. */
+export async function signIn(typed, stay) {
+  const { data } = await ask("token/self", { as: typed });
+  forget();
+  token = typed;
+  try {
+    window[stay ? "localStorage" : "sessionStorage"].setItem(TOKEN, token);
+  } catch {
+    // It is good until the page is left.
+  }
+  learn(data);
+}
+
+function forget() {
+  token = "";
+  for (const storage of ["sessionStorage", "localStorage"]) {
+    try {
+      window[storage].removeItem(TOKEN);
+    } catch {
+      // What could not be stored is not there.
+    }
+  }
+}
+
+/** Signs out: nothing that this reader has seen or typed stays in the page. */
+export function signOut() {
+  forget();
+  try {
+    sessionStorage.clear();
+  } catch {
+    // Nothing was stored.
+  }
+  location.reload();
+}
+// Signed out in another tab.
+window.addEventListener("storage", ({ key, newValue }) => key === TOKEN && newValue === null && token !== "" && stored("sessionStorage") === null && signOut());
+
 // ---- the API ----
 
 /** Longer than the API itself waits for its stores. */
@@ -197,14 +266,18 @@ class Refused extends Error {
 
 /**
  * Calls the API; addresses are relative, so that a stage before the path (`/prod/`) does not matter. Gives the envelope. With a `body` it
- * changes something: a `key` makes it safe to send again. `longer`: for how long the API may wait before it answers, in milliseconds.
+ * changes something: a `key` makes it safe to send again. `longer`: for how long the API may wait before it answers, in milliseconds. `as`: a token to
+ * try in place of the caller's.
  */
-export async function ask(path, { body, key, signal, longer = 0 } = {}) {
+export async function ask(path, { body, key, signal, longer = 0, as } = {}) {
+  const shown = as ?? token;
   const end = AbortSignal.timeout(ANSWER_MS + longer);
-  const options = { signal: signal ? AbortSignal.any([signal, end]) : end, cache: "no-store", credentials: "same-origin" };
+  const options = { signal: signal ? AbortSignal.any([signal, end]) : end, cache: "no-store", credentials: "same-origin", headers: {} };
+  if (shown) options.headers.authorization = `Bearer ${shown}`;
   if (body !== undefined) {
     options.method = "POST";
-    options.headers = { "content-type": "application/json", ...(key && { "idempotency-key": key }) };
+    options.headers["content-type"] = "application/json";
+    if (key) options.headers["idempotency-key"] = key;
     options.body = JSON.stringify(body);
   }
   let response, text;
@@ -222,6 +295,11 @@ export async function ask(path, { body, key, signal, longer = 0 } = {}) {
     answer = null;
   }
   if (response.ok && answer?.errno === 0) return { ...answer, length: text.length };
+  // The token has expired or was revoked. What is shown and typed stays where it is, below the view that asks for another.
+  if (response.status === 401 && as === undefined && shown === token) {
+    forget();
+    learn(null);
+  }
   // A gateway that refuses by itself has its own words, or none.
   const said = answer?.msg || answer?.message || t("noEnvelope", { path, status: response.status });
   throw new Refused(String(said), response.status, response.status >= 500 || answer?.errno === undefined);
@@ -249,7 +327,7 @@ export const answeredAt = cell(0);
 export const paused = cell(false);
 
 const polls = new Set();
-const idle = () => document.hidden || paused.value;
+const idle = () => document.hidden || paused.value || caller.value === null;
 
 /** Asks everything that is shown anew, now. */
 export function refresh() {
@@ -257,6 +335,7 @@ export function refresh() {
 }
 document.addEventListener("visibilitychange", () => !document.hidden && !paused.value && refresh());
 paused.follow(() => !paused.value && refresh());
+caller.follow(() => caller.value && refresh());
 
 function setTrouble(id, message) {
   if (troubles.value.get(id) === message) return;
@@ -293,6 +372,8 @@ export function usePoll(key, load, every = REFRESH_MS) {
       } catch (error) {
         if (mine.signal.aborted) return;
         if (!(error instanceof Refused)) console.error(error);
+        // Once somebody has signed in, everything is asked anew.
+        if (error.status === 401) return setTrouble(poll, undefined);
         setTrouble(poll, error.trouble ? error.message : undefined);
         setResult((old) => ({ key, data: old.key === key ? old.data : undefined, error }));
         wait = Math.max(every, REFRESH_MS);

@@ -1,21 +1,21 @@
 // What is done with a job, a run or the fleet: buttons, and the questions before what cannot be undone. Each question shows in itself what the
 // API says against it.
-import { html, ask, confirming, go, link, refresh, rich, route, say, t, useCell } from "./core.js";
+import { html, ask, confirming, go, link, may, refresh, rich, route, say, t, useCell } from "./core.js";
 import { environment, valueOf } from "./options.js";
 import { Dialog, Name } from "./parts.js";
 import { useState } from "./preact-hooks.js";
 
-/** What can be done with a job; on its own page (`whole`) more than in a list. */
+/** What the caller may do with a job; on its own page (`whole`) more than in a list. */
 export function Actions({ job, whole }) {
   const { name } = job;
   const resting = job.enabled === false;
   return html`
-    ${whole ? html`<button type="button" class="small" aria-label=${t("runJob", { name })} onClick=${() => confirming.set({ kind: "run", name })}>${t("run")}</button>
+    ${whole && may("operator") ? html`<button type="button" class="small" aria-label=${t("runJob", { name })} onClick=${() => confirming.set({ kind: "run", name })}>${t("run")}</button>
       <${Turn} name=${name} to=${resting ? "resume" : "pause"} />` : null}
-    <a class="button small" href=${link(["jobs", name, "edit"])} aria-label=${t("editJob", { name })}>${t("edit")}</a>
-    ${whole ? html`<a class="button small" href=${link(["jobs", name, "copy"])} aria-label=${t("duplicateJob", { name })}>${t("duplicate")}</a>` : null}
-    <button type="button" class="small" aria-label=${t("killJob", { name })} onClick=${() => confirming.set({ kind: "kill", name })}>${t("kill")}</button>
-    <button type="button" class="small danger" aria-label=${t("deleteJob", { name })} onClick=${() => confirming.set({ kind: "delete", name })}>${t("delete")}</button>
+    ${may("editor") ? html`<a class="button small" href=${link(["jobs", name, "edit"])} aria-label=${t("editJob", { name })}>${t("edit")}</a>` : null}
+    ${whole && may("editor") ? html`<a class="button small" href=${link(["jobs", name, "copy"])} aria-label=${t("duplicateJob", { name })}>${t("duplicate")}</a>` : null}
+    ${may("operator") ? html`<button type="button" class="small" aria-label=${t("killJob", { name })} onClick=${() => confirming.set({ kind: "kill", name })}>${t("kill")}</button>` : null}
+    ${may("editor") ? html`<button type="button" class="small danger" aria-label=${t("deleteJob", { name })} onClick=${() => confirming.set({ kind: "delete", name })}>${t("delete")}</button>` : null}
   `;
 }
 
@@ -69,6 +69,11 @@ async function resumeFleet() {
   say(t("fleetResumeDone"), { warnings });
 }
 
+async function revoke({ name, id }) {
+  const { data, warnings } = await ask("token/revoke", { body: { id } });
+  say(t(data ? "revoked" : "revokedNone", { name }), { warnings });
+}
+
 /** By kind: what is done, and whether something may be typed before. */
 const QUESTIONS = {
   run: { act: run, typed: { label: "runEnvironment", help: "runEnvironmentHelp", rows: 4, placeholder: "NAME=value" } },
@@ -76,6 +81,7 @@ const QUESTIONS = {
   delete: { act: remove, danger: true },
   fleetPause: { act: pauseFleet, danger: true, typed: { label: "fleetPauseReason", help: "fleetPauseReasonHelp", rows: 2 } },
   fleetResume: { act: resumeFleet },
+  revoke: { act: revoke, danger: true },
 };
 
 /** The question that is open. */
@@ -86,7 +92,7 @@ export function Confirmation() {
 
 const randomKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-function Confirm({ kind, name, runId }) {
+function Confirm({ kind, name, runId, id }) {
   const { act, danger, typed: input } = QUESTIONS[kind];
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
@@ -103,7 +109,7 @@ function Confirm({ kind, name, runId }) {
     setBusy(true);
     setFault("");
     try {
-      await act({ name, runId, typed, key });
+      await act({ name, runId, id, typed, key });
       close();
       refresh();
     } catch (error) {

@@ -1,5 +1,5 @@
 // Whether the whole fleet is paused: said over every view, by whom, since when and why; and the buttons that change it.
-import { html, ask, confirming, rich, t, usePoll } from "./core.js";
+import { html, ask, confirming, may, rich, t, usePoll } from "./core.js";
 import { Time } from "./parts.js";
 
 /** The fleet's state, asked for in every view. */
@@ -11,7 +11,7 @@ export function FleetPaused({ fleet }) {
   return html`<div role="status" class="banner-place">${pause
     ? html`<div class="banner doubt">
         <div><strong>${t("fleetPaused")}</strong> ${t("fleetPausedMeans")} ${told(pause)}${pause.reason ? html` <q><bdi>${pause.reason}</bdi></q>` : null}</div>
-        <button type="button" class="small" aria-label=${t("fleetResumeDo")} onClick=${() => confirming.set({ kind: "fleetResume" })}>${t("resume")}</button>
+        ${may("admin", true) ? html`<button type="button" class="small" aria-label=${t("fleetResumeDo")} onClick=${() => confirming.set({ kind: "fleetResume" })}>${t("resume")}</button>` : null}
       </div>`
     : null}</div>`;
 }
@@ -25,6 +25,6 @@ function told({ by, since }) {
 
 /** Pauses the fleet, after a question. */
 export function PauseFleet({ fleet }) {
-  if (!fleet.data || fleet.data.data.paused) return null;
+  if (!fleet.data || fleet.data.data.paused || !may("admin", true)) return null;
   return html`<button type="button" class="small" onClick=${() => confirming.set({ kind: "fleetPause" })}>${t("fleetPause")}</button>`;
 }

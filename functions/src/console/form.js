@@ -1,6 +1,6 @@
 // The form of a job: a new one, an edit, or a copy under another name. What the API says against it stands at the fields.
 import { Preview } from "./preview.js";
-import { html, ask, bytes, currentJob, go, link, refresh, rich, say, t, usePoll } from "./core.js";
+import { html, ask, bytes, caller, currentJob, go, link, may, refresh, rich, say, t, usePoll } from "./core.js";
 import { faultsOf } from "./faults.js";
 import { GROUPS, NAMES, differing, fieldsOf, firstInput, isGiven, toSend } from "./options.js";
 import { Dialog, Name } from "./parts.js";
@@ -49,12 +49,16 @@ export function JobForm({ kind, name, close }) {
     );
     return () => control.abort();
   }, [key, again]);
-  if (base) return html`<${Filled} key=${key} draftKey=${key} kind=${kind} name=${name} base=${base} close=${close} />`;
+  // What was typed by somebody who may save stays, also while somebody has to sign in again.
+  const allowed = may("editor") || caller.value === null;
+  if (base && allowed) return html`<${Filled} key=${key} draftKey=${key} kind=${kind} name=${name} base=${base} close=${close} />`;
   return html`<${Dialog} label="form-title" className="confirm" onClose=${close}>
     <h2 id="form-title">${t(kind === "copy" ? "duplicate" : "edit")} <${Name} name=${name} /></h2>
     ${failed
       ? html`<p class="note bad" role="alert">${failed}</p>`
-      : base === null
+      : !allowed
+        ? html`<p class="note doubt" role="alert">${t("editorsOnly", { role: t(`role.${caller.value.role}`) })}</p>`
+        : base === null
         ? html`<p class="note doubt" role="alert">${t("jobGone")}</p>`
         : html`<p role="status">${t("loading")}</p>`}
     <div class="buttons">
@@ -178,7 +182,7 @@ function Filled({ draftKey, kind, name, base: first, close }) {
         <${FieldFaults} id="name" faults=${faults.fields.name} />
         <p class="help" id="name-help">${editing
           ? html`${t("nameFixed")} <a href=${link(["jobs", name, "copy"])} onClick=${instead}>${t("duplicateInstead")}</a>`
-          : t("nameHelp")}</p>
+          : t("nameHelp")} ${caller.value?.prefix ? t("namePrefix", { prefix: caller.value.prefix }) : ""}</p>
       </div>
       <div class="field">
         <label for="cronExpr">${t("schedule")}</label>

@@ -1,5 +1,5 @@
 // One job: what it is, and the history of its runs with their output.
-import { html, ask, currentJob, go, link, number, t, usePoll, utc } from "./core.js";
+import { html, ask, currentJob, go, link, may, number, t, usePoll, utc } from "./core.js";
 import { Actions } from "./dialogs.js";
 import { given, workOf } from "./options.js";
 import { Empty, Facts, JobState, Name, STATUSES, Search, Status, Time, Title, Warnings, dash, late, took, when } from "./parts.js";
@@ -31,7 +31,7 @@ export function Job({ name, query }) {
       ${found ? html`<div class="actions"><${Actions} job=${found} whole=${true} /></div>` : null}
     </div>
     ${job.data && !found
-      ? html`<div class="note doubt" role="status">${t("jobGone")} <a href="#/new">${t("newJob")}</a></div>`
+      ? html`<div class="note doubt" role="status">${t("jobGone")} ${may("editor") ? html`<a href="#/new">${t("newJob")}</a>` : null}</div>`
       : null}
     ${found
       ? html`<section class="definition" aria-label=${t("definition")}>

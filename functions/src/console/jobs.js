@@ -1,5 +1,5 @@
 // The list of jobs: search by the beginning of the name, pages, the newest record of each job on the page.
-import { html, ask, link, number, rich, route, t, usePoll } from "./core.js";
+import { html, ask, link, may, number, rich, route, t, usePoll } from "./core.js";
 import { Actions } from "./dialogs.js";
 import { workOf } from "./options.js";
 import { Empty, JobState, Name, Search, Status, Time, Title, Warnings, when } from "./parts.js";
@@ -34,7 +34,7 @@ export function Jobs({ query }) {
   return html`
     <div class="bar">
       <${Title} id="jobs">${t("jobs")}<//>
-      <a class="button primary" href="#/new">${t("newJob")}</a>
+      ${may("editor") ? html`<a class="button primary" href="#/new">${t("newJob")}</a>` : null}
       <${Search} label=${t("searchLabel")} text=${prefix} address=${(text) => link(["jobs"], { prefix: text })} replace=${() => route.value.query.has("prefix")} />
     </div>
     <${Warnings} warnings=${answer?.warnings} />
@@ -63,7 +63,7 @@ function None({ prefix, after }) {
   }
   return html`<${Empty} title=${t("noJobs")}>
     <p>${rich("noJobsHelp", { example: html`<code>*/5 * * * *</code>` })}</p>
-    <p><a class="button primary" href="#/new">${t("newJobFirst")}</a></p>
+    ${may("editor") ? html`<p><a class="button primary" href="#/new">${t("newJobFirst")}</a></p>` : null}
   <//>`;
 }
 

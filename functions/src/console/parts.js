@@ -110,16 +110,9 @@ export function Warnings({ warnings }) {
   return html`<div class="note doubt" role="status"><ul>${warnings.map((warning) => html`<li key=${warning}>${warning}</li>`)}</ul></div>`;
 }
 
-/** Of a long output so much is drawn at first: a browser takes seconds for a megabyte of lines. */
-const DRAWN_MAX = 100_000;
-
-/** What a run has written. Always text. */
-export function Output({ text, label }) {
-  const [wrap, setWrap] = useState(true);
-  const [whole, setWhole] = useState(false);
+/** What says that a text was copied, and what copies it; `box` shows the text. */
+export function useCopy(text, box) {
   const [copied, setCopied] = useState("");
-  const box = useRef(null);
-  const cut = !whole && text.length > DRAWN_MAX;
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(text);
@@ -131,6 +124,19 @@ export function Output({ text, label }) {
       setCopied(t("copySelected"));
     }
   };
+  return [copied, copy];
+}
+
+/** Of a long output so much is drawn at first: a browser takes seconds for a megabyte of lines. */
+const DRAWN_MAX = 100_000;
+
+/** What a run has written. Always text. */
+export function Output({ text, label }) {
+  const [wrap, setWrap] = useState(true);
+  const [whole, setWhole] = useState(false);
+  const box = useRef(null);
+  const [copied, copy] = useCopy(text, box);
+  const cut = !whole && text.length > DRAWN_MAX;
   return html`<div class="output">
     <div class="output-tools">
       <strong>${label}</strong> <span class="dim">${size(text.length)}</span>

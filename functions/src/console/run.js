@@ -1,5 +1,5 @@
 // The page of one run: while it is going what it prints as it prints it, and then what is kept of it.
-import { html, ask, bytes, confirming, link, size, t, usePoll } from "./core.js";
+import { html, ask, bytes, confirming, link, may, size, t, usePoll } from "./core.js";
 import { Name, Status, Title, Warnings, statusOf } from "./parts.js";
 import { Command, Detail, Origin, RunFacts } from "./record.js";
 import { useLayoutEffect, useRef, useState } from "./preact-hooks.js";
@@ -35,7 +35,7 @@ export function Run({ name, id }) {
     <div class="bar">
       <${Title} id=${id}>${t("runOf", { name })}<//>
       ${run ? html`<${Status} record=${run} running=${open} /> <${Origin} run=${run} />` : null}
-      ${open ? html`<div class="actions"><button type="button" class="small danger" aria-label=${t("killRun", { id })} onClick=${kill}>${t("kill")}</button></div>` : null}
+      ${open && may("operator") ? html`<div class="actions"><button type="button" class="small danger" aria-label=${t("killRun", { id })} onClick=${kill}>${t("kill")}</button></div>` : null}
     </div>
     <${Warnings} warnings=${answer?.warnings} />
     ${error && !error.trouble ? html`<p class="note doubt" role="status">${error.status === 404 ? t("runUnknown") : error.message}</p>` : null}

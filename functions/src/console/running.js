@@ -1,5 +1,5 @@
 // The runs that are going now: of one job on its page, of the whole fleet in a view of its own.
-import { html, ask, confirming, duration, link, t, usePoll } from "./core.js";
+import { html, ask, confirming, duration, link, may, t, usePoll } from "./core.js";
 import { Empty, Name, Time, Title, Warnings, dash } from "./parts.js";
 import { Origin } from "./record.js";
 
@@ -86,7 +86,7 @@ function Row({ run, named }) {
     <td role="cell" data-label=${t("runId")}><span><code>${runId}</code> <${Origin} run=${run} /></span></td>
     <td role="cell" class="actions">
       <a class="button small" href=${link(["jobs", job, "runs", runId])} aria-label=${t("watchRun", { id: runId })}>${t("watch")}</a>
-      <button type="button" class="small danger" aria-label=${t("killRun", { id: runId })} onClick=${() => confirming.set({ kind: "kill", name: job, runId })}>${t("kill")}</button>
+      ${may("operator") ? html`<button type="button" class="small danger" aria-label=${t("killRun", { id: runId })} onClick=${() => confirming.set({ kind: "kill", name: job, runId })}>${t("kill")}</button>` : null}
     </td>
   </tr>`;
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use common::domain::access::Principal;
 use common::domain::job::{Job, JobName};
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Span, Txn};
 
 use super::{Pages, broadcast};
+use crate::access::reach;
 use crate::http::Refusal;
 use crate::store;
 
@@ -34,7 +36,9 @@ impl Before {
     ///
     /// # Errors
     /// It would wait for itself, or for one that runs on every worker, or others wait for it and it is such a one; or the store does not answer.
-    pub(super) async fn of(kv: &dyn Kv, job: &Job) -> Result<Self, Refusal> {
+    pub(super) async fn of(kv: &dyn Kv, job: &Job, whose: &Principal) -> Result<Self, Refusal> {
+        // That another's job has succeeded is not the caller's to know, nor whether there is such a job.
+        job.options.after.iter().flat_map(|after| after.names()).try_for_each(|name| reach(whose, name))?;
         let mut before = Self::default();
         // Each with the job that waits for it.
         let mut waited_by: BTreeMap<JobName, JobName> = BTreeMap::new();
@@ -50,7 +54,7 @@ impl Before {
                 }
             }
             if waited_by.contains_key(&job.name) {
-                return Err(circle(&job.name, &waited_by));
+                return Err(circle(&job.name, &waited_by, whose));
             }
             if waited_by.len() > FOLLOWED_MAX {
                 let long = format!("after: more than {FOLLOWED_MAX} jobs come before this one: name fewer");
@@ -82,7 +86,7 @@ impl Before {
                 }
             }
         }
-        before.warnings.extend(broadcast::look(kv, job).await?);
+        before.warnings.extend(broadcast::look(kv, job, whose).await?);
         Ok(before)
     }
 }
@@ -92,11 +96,13 @@ fn job_of(pair: &Pair) -> Option<Job> {
 }
 
 /// Names the jobs of the circle, from the one that is saved back to it.
-fn circle(name: &JobName, waited_by: &BTreeMap<JobName, JobName>) -> Refusal {
-    let mut path = vec![name.as_str()];
+fn circle(name: &JobName, waited_by: &BTreeMap<JobName, JobName>, whose: &Principal) -> Refusal {
+    let shown =
+        |name: &'_ JobName| if whose.reaches(name) { name.to_string() } else { "a job of others".to_owned() };
+    let mut path = vec![shown(name)];
     let mut at = name;
     while let Some(by) = waited_by.get(at) {
-        path.push(by.as_str());
+        path.push(shown(by));
         if by == name {
             break;
         }
@@ -114,14 +120,23 @@ pub(super) fn begin_anew(name: &JobName) -> Op {
     Op::Delete(Span::prefix(keys::after_of(name)))
 }
 
-/// The warning that other jobs wait for this one, which is about to be deleted.
-pub(super) async fn waited_for(kv: &dyn Kv, name: &JobName) -> Result<Option<String>, Refusal> {
-    let named = who_waits(kv, name).await?;
+/// The warning that other jobs wait for this one, which is about to be deleted; those that the caller reaches.
+pub(super) async fn waited_for(
+    kv: &dyn Kv,
+    name: &JobName,
+    whose: &Principal,
+) -> Result<Option<String>, Refusal> {
+    let named = who_waits(kv, name, whose).await?.0;
     Ok(named.map(|named| format!("jobs wait for this one (after) and do not run without it: {named}")))
 }
 
-/// Names the jobs that wait for this one, if there are any.
-pub(super) async fn who_waits(kv: &dyn Kv, name: &JobName) -> Result<Option<String>, Refusal> {
+/// Names the jobs that wait for this one and that the caller reaches, and says whether there are any.
+pub(super) async fn who_waits(
+    kv: &dyn Kv,
+    name: &JobName,
+    whose: &Principal,
+) -> Result<(Option<String>, bool), Refusal> {
+    let mut any = false;
     let mut waiting: Vec<String> = Vec::new();
     let (mut pages, mut looked_at) = (Pages::new(kv, Span::prefix(keys::JOBS)), 0);
     while looked_at < LOOKED_AT_MAX
@@ -129,13 +144,17 @@ pub(super) async fn who_waits(kv: &dyn Kv, name: &JobName) -> Result<Option<Stri
     {
         looked_at += pairs.len();
         let waits = |job: &Job| job.options.after.iter().any(|after| after.names().any(|one| one == name));
-        waiting.extend(
-            pairs.iter().filter_map(job_of).filter(waits).map(|job| format!("{:?}", job.name.as_str())),
-        );
+        for job in pairs.iter().filter_map(job_of).filter(waits) {
+            any = true;
+            if whose.reaches(&job.name) {
+                waiting.push(format!("{:?}", job.name.as_str()));
+            }
+        }
     }
     let (named, more) = (waiting.len().min(NAMED_MAX), waiting.len().saturating_sub(NAMED_MAX));
-    Ok((named > 0).then(|| {
+    let named = (named > 0).then(|| {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("{}{more}", waiting[..named].join(", "))
-    }))
+    });
+    Ok((named, any))
 }

@@ -1,5 +1,6 @@
 //! Jobs that run on every worker (`mode: "broadcast"`): what a save must look at.
 
+use common::domain::access::Principal;
 use common::domain::job::{Job, JobName};
 use common::keys;
 use common::kv::{Kv, Range};
@@ -15,11 +16,13 @@ const WORKERS_MAX: usize = 1_000;
 ///
 /// # Errors
 /// Others wait for it; or the store does not answer.
-pub(super) async fn look(kv: &dyn Kv, job: &Job) -> Result<Option<String>, Refusal> {
+pub(super) async fn look(kv: &dyn Kv, job: &Job, whose: &Principal) -> Result<Option<String>, Refusal> {
     if !job.options.is_broadcast() {
         return Ok(None);
     }
-    if let Some(named) = after::who_waits(kv, &job.name).await? {
+    let (named, any) = after::who_waits(kv, &job.name, whose).await?;
+    if any {
+        let named = named.unwrap_or_else(|| "not among those of this token".to_owned());
         return Err(Refusal::bad(format!(
             "mode: jobs wait for this one (after: {named}), and one that runs on every worker has no one end to wait for: leave it out here or there"
         )));

@@ -2,7 +2,7 @@
 
 use common::api::errno::Kind;
 use lambda_http::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH,
 };
 use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt as _};
@@ -35,7 +35,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 21] = [
+static FILES: [File; 23] = [
     file!("", HTML, "index.html"),
     file!("app.js", SCRIPT, "app.js"),
     file!("core.js", SCRIPT, "core.js"),
@@ -54,8 +54,10 @@ static FILES: [File; 21] = [
     file!("record.js", SCRIPT, "record.js"),
     file!("run.js", SCRIPT, "run.js"),
     file!("running.js", SCRIPT, "running.js"),
+    file!("signin.js", SCRIPT, "signin.js"),
     file!("style.css", STYLE, "style.css"),
     file!("texts.js", SCRIPT, "texts.js"),
+    file!("tokens.js", SCRIPT, "tokens.js"),
     file!("workers.js", SCRIPT, "workers.js"),
 ];
 
@@ -91,10 +93,6 @@ impl File {
             (CONTENT_SECURITY_POLICY, POLICY),
             // Asked for again each time, so that files of two versions never meet; what has not changed costs 304 and no body.
             (CACHE_CONTROL, "no-cache"),
-            (HeaderName::from_static("x-content-type-options"), "nosniff"),
-            (HeaderName::from_static("referrer-policy"), "no-referrer"),
-            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-            (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         ];
         let etag = etag(self.text);
         let fresh = asked.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &etag));

@@ -24,7 +24,7 @@ pub async fn handle(kv: &dyn Kv, request: Request) -> Response {
 
 async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
-    let name = job_name(&call.fields(&["name"])?)?;
+    let name = job_name(call, &call.fields(&["name"])?)?;
     let key = keys::job(&name);
     let mut once = Once::of(call, "delete", &json!({ "name": name.as_str() }))?;
     let reads: Vec<Op> = [Op::get(key.as_str())].into_iter().chain(once.read()).collect();
@@ -41,7 +41,7 @@ async fn delete(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
         }
         let mut answer = reply(name.as_str(), stored.as_ref().map(|pair| pair.value.as_slice()), call);
         if stored.is_some() {
-            answer.warnings.extend(after::waited_for(kv, &name).await?);
+            answer.warnings.extend(after::waited_for(kv, &name, call.principal()).await?);
         }
         let mut txn = Txn {
             // The compare keeps a request that lingers in the network from deleting what is saved later.

@@ -39,7 +39,7 @@ async fn export(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut bytes = 0;
     let (mut last, mut next) = (String::new(), None);
-    let mut pages = Pages::new(kv, span(&query));
+    let mut pages = Pages::new(kv, span(&query, call.principal()));
     'pages: while let Some(pairs) = pages.next().await? {
         for pair in &pairs {
             let named = pair.key.strip_prefix(keys::JOBS).ok_or_else(|| "the key is not UTF-8".to_owned());

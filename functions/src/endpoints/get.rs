@@ -25,7 +25,7 @@ async fn get(kv: &dyn Kv, run_log: &dyn RunLog, call: &Call) -> Result<Reply, Re
     for warning in query.warnings(PARAMETERS) {
         warnings.push(warning);
     }
-    let data = match runs::find(kv, run_log, runs::id(&query)?).await? {
+    let data = match runs::find(kv, run_log, runs::id(&query)?, call.principal()).await? {
         Run::Open(open, _key) => json!({ "open": open, "record": null }),
         Run::Ended(record) => {
             let record = log::fitted(*record, &mut warnings).map(|(record, _bytes)| record);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use common::clock::Clock;
 use common::crontab::{self, Crontab, Entry, Format, Reading, Refused};
+use common::domain::access::Principal;
 use common::domain::job::{Fault, Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::kv::Kv;
@@ -49,7 +50,15 @@ async fn import(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         _ => return Err(Refusal::bad("format: is none of user, system and json: write one of them")),
     };
     let (apply, prune) = (switch(&fields, "apply")?, switch(&fields, "prune")?);
-    let wish = Wish { prefix, source, prune, apply, language: language(call, &fields)?, fleet };
+    let wish = Wish {
+        prefix,
+        source,
+        prune,
+        apply,
+        language: language(call, &fields)?,
+        fleet,
+        whose: call.principal(),
+    };
     let mut reply = importing::import(kv, clock, &wish, crontab).await?;
     if call.headers().contains_key(idempotency::HEADER) {
         let needless = "the Idempotency-Key is not kept: an import that is sent again changes only what is not yet as it says";
@@ -80,7 +89,15 @@ pub async fn file(
     for remark in &crontab.remarks {
         lines.push(format!("line {}: {}", remark.line, remark.what));
     }
-    let wish = Wish { prefix, source, prune: true, apply: true, language: Language::English, fleet };
+    let wish = Wish {
+        prefix,
+        source,
+        prune: true,
+        apply: true,
+        language: Language::English,
+        fleet,
+        whose: &Principal::anybody(),
+    };
     let reply = importing::import(kv, clock, &wish, crontab).await.map_err(|refusal| refusal.message)?;
     lines.extend(reply.warnings);
     lines.push(format!("{}", reply.data["counts"]));

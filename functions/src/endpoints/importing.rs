@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch, Timestamp};
 use common::crontab::{Crontab, Entry, LABEL, Refused};
+use common::domain::access::Principal;
 use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::keys;
@@ -17,6 +18,7 @@ use super::preview::fires;
 use super::save;
 use super::stored::{Stored, deletion};
 use super::{CONFLICTS_MAX, Pages, Warnings};
+use crate::access::reach;
 use crate::http::{Refusal, Reply};
 use crate::idempotency::Once;
 use crate::store;
@@ -46,6 +48,8 @@ pub(super) struct Wish<'a> {
     pub language: Language,
     /// With which the file was read.
     pub fleet: FleetSettings,
+    /// Who wishes it.
+    pub whose: &'a Principal,
 }
 
 /// Makes the plan, carries it out if that is wished, and tells of it.
@@ -123,6 +127,7 @@ struct Plan {
 impl Plan {
     async fn make(kv: &dyn Kv, now: Timestamp, wish: &Wish<'_>, crontab: Crontab) -> Result<Self, Refusal> {
         let Crontab { entries, mut refused, remarks } = crontab;
+        entries.iter().try_for_each(|entry| reach(wish.whose, &entry.submitted.job.name))?;
         let mut items = Vec::new();
         let names: BTreeSet<JobName> = entries.iter().map(|entry| entry.submitted.job.name.clone()).collect();
         let mut entries = entries.into_iter();
@@ -194,7 +199,7 @@ impl Plan {
             let batch: Vec<&mut Item> = waiting.drain(..many).collect();
             done += batch.len();
             let part = format!("the import of {done} of its {whole} jobs");
-            put(kv, clock, since, &wish.fleet, &part, batch, &mut self.warnings).await?;
+            put(kv, clock, since, wish, &part, batch, &mut self.warnings).await?;
         }
         remove(kv, since, &mut self.removals, &mut self.warnings).await
     }
@@ -255,7 +260,8 @@ fn told(item: &Item, wish: &Wish<'_>, now: Timestamp) -> Value {
 /// Jobs under the prefix that came from the same source and are not in the file any more.
 async fn vanished(kv: &dyn Kv, wish: &Wish<'_>, names: &BTreeSet<JobName>) -> Result<Vec<Pair>, Refusal> {
     let mut found = Vec::new();
-    let mut pages = Pages::new(kv, Span::prefix(format!("{}{}", keys::JOBS, wish.prefix)));
+    let Some(prefix) = wish.whose.narrowed(wish.prefix) else { return Ok(found) };
+    let mut pages = Pages::new(kv, Span::prefix(format!("{}{prefix}", keys::JOBS)));
     while let Some(pairs) = pages.next().await? {
         found.extend(pairs.into_iter().filter(|pair| {
             let job =
@@ -286,7 +292,7 @@ async fn put(
     kv: &dyn Kv,
     clock: &dyn Clock,
     since: &Stopwatch,
-    fleet: &FleetSettings,
+    wish: &Wish<'_>,
     part: &str,
     mut batch: Vec<&mut Item>,
     warnings: &mut Warnings,
@@ -295,15 +301,15 @@ async fn put(
         let mut txn = Txn::default();
         let mut said = Vec::new();
         for item in &batch {
-            if item.stored.fleet()? != *fleet {
+            if item.stored.fleet()? != wish.fleet {
                 let message = format!(
                     "the fleet's settings were changed meanwhile, {part} was not made: send it again"
                 );
                 return Err(Refusal::new(Kind::Conflict, message));
             }
             let submitted = &item.entry.submitted;
-            let before = Before::of(kv, &submitted.job).await?;
-            let plan = save::Plan::make(submitted, &item.stored, before, fleet, clock.now())?;
+            let before = Before::of(kv, &submitted.job, wish.whose).await?;
+            let plan = save::Plan::make(submitted, &item.stored, before, &wish.fleet, clock.now())?;
             txn.when.extend(item.stored.unchanged(item.name()));
             txn.when.extend(plan.unchanged.iter().cloned());
             txn.otherwise.extend(reads(item.name()));

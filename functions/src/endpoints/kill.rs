@@ -35,7 +35,7 @@ pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Respons
 async fn kill(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
     let fields = call.fields(&["name", "runId"])?;
-    let name = job_name(&fields)?;
+    let name = job_name(call, &fields)?;
     let wanted = fields.filled("runId");
     let asked = json!({ "name": name.as_str(), "runId": wanted });
     let mut once = Once::of(call, "kill", &asked)?;

@@ -1,5 +1,6 @@
 //! `GET /job/list`: the jobs in the order of their names, in pages that never cut silently.
 
+use common::domain::access::Principal;
 use common::domain::job::Job;
 use common::keys;
 use common::kv::{Key, Kv, Span};
@@ -24,7 +25,7 @@ async fn list(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     for warning in query.warnings(PARAMETERS) {
         page.warnings.push(warning);
     }
-    let mut pages = Pages::new(kv, span(&query));
+    let mut pages = Pages::new(kv, span(&query, call.principal()));
     'pages: while let Some(pairs) = pages.next().await? {
         for pair in &pairs {
             let why_not = |why| format!("{} is left out, it is not a job: {why}", pair.key);
@@ -56,9 +57,12 @@ pub(super) fn limit(query: &Fields) -> Result<usize, Refusal> {
     }
 }
 
-/// The jobs that are asked for.
-pub(super) fn span(query: &Fields) -> Span {
-    let span = Span::prefix(format!("{}{}", keys::JOBS, query.get("prefix").unwrap_or_default()));
+/// The jobs that are asked for and that the caller reaches.
+pub(super) fn span(query: &Fields, whose: &Principal) -> Span {
+    let span = match whose.narrowed(query.get("prefix").unwrap_or_default()) {
+        Some(prefix) => Span::prefix(format!("{}{prefix}", keys::JOBS)),
+        None => Span::between(keys::JOBS, keys::JOBS),
+    };
     match query.filled("after").map(|after| Key::from(format!("{}{after}", keys::JOBS))) {
         Some(after) if after >= span.from => span.after(&after),
         _ => span,

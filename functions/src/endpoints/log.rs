@@ -12,6 +12,7 @@ use lambda_http::Request;
 use serde_json::Value;
 
 use super::Warnings;
+use crate::access::out_of_reach;
 use crate::http::{
     Call, Fields, PAGE_BYTES_MAX, READ, Refusal, Reply, Response, answer, travelling_bytes,
     travelling_bytes_of,
@@ -54,6 +55,9 @@ async fn log(run_log: &dyn RunLog, call: &Call) -> Result<Reply, Refusal> {
         page.warnings.push(warning);
     }
     let (mut query, limit) = query(&fields, &mut page.warnings)?;
+    if !call.principal().reaches_name(&query.job_name) {
+        return Err(out_of_reach(call.principal()));
+    }
     // The way of the first clients, who count. Whoever gives `after`, also an empty one, gets a place for the next page.
     let counted = (fields.get("after").is_none() && query.text.is_none()).then_some(query.skip);
     // One more than asked for, to know whether there is a next page.

@@ -27,6 +27,10 @@ mod runs;
 pub mod save;
 mod stored;
 mod switch;
+pub mod token_create;
+pub mod token_list;
+pub mod token_revoke;
+pub mod token_self;
 pub mod workers;
 
 use std::fmt::Display;
@@ -37,7 +41,7 @@ use common::kv::{Kv, Pair, Range, Revision, Span};
 use common::shortened::shortened;
 use serde_json::Value;
 
-use crate::http::{Fields, PAGE_BYTES_MAX, Refusal, Reply, WARNING_BYTES_MAX, travelling_bytes};
+use crate::http::{Call, Fields, PAGE_BYTES_MAX, Refusal, Reply, WARNING_BYTES_MAX, travelling_bytes};
 use crate::store;
 
 /// How often a write that others keep getting in the way of is tried before 409. Each try takes a new look, so losing five times in a row
@@ -51,12 +55,14 @@ const FIRST_PAGE: usize = 32;
 /// Most pairs on one page.
 const PAGE_PAIRS_MAX: usize = 1000;
 
-/// The field `name` as a job name.
-fn job_name(fields: &Fields) -> Result<JobName, Refusal> {
-    match fields.get("name") {
-        Some(name) => JobName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}"))),
-        None => Err(Refusal::bad("name: is missing: give the job's name in the body, as name=…")),
-    }
+/// The field `name` as the name of a job that the caller reaches.
+fn job_name(call: &Call, fields: &Fields) -> Result<JobName, Refusal> {
+    let Some(name) = fields.get("name") else {
+        return Err(Refusal::bad("name: is missing: give the job's name in the body, as name=…"));
+    };
+    let name = JobName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}")))?;
+    call.reach(&name)?;
+    Ok(name)
 }
 
 /// Reads a span page by page, all pages as of one revision.

@@ -42,7 +42,7 @@ async fn output(kv: &dyn Kv, run_log: &dyn RunLog, call: &Call) -> Result<Reply,
     }
     let (id, after) = (runs::id(&query)?, number(&query, "after")?);
     let wait = Duration::from_secs(number(&query, "wait")?.min(WAIT_SECONDS_MAX));
-    let mut run = runs::find(kv, run_log, id).await?;
+    let mut run = runs::find(kv, run_log, id, call.principal()).await?;
     let (piece, ended) = loop {
         let (open, key) = match run {
             Run::Open(open, key) => (open, key),
@@ -55,7 +55,7 @@ async fn output(kv: &dyn Kv, run_log: &dyn RunLog, call: &Call) -> Result<Reply,
         clock::sleep(LOOK_EVERY).await;
         run = match runs::open_at(kv, key, id).await? {
             Some((open, key)) => Run::Open(open, key),
-            None => runs::find(kv, run_log, id).await?,
+            None => runs::find(kv, run_log, id, call.principal()).await?,
         };
     };
     let data = json!({ "output": piece.text, "from": piece.from, "next": piece.next, "ended": ended });

@@ -90,7 +90,7 @@ fn asked(call: &Call) -> Result<(JobName, Environment), Refusal> {
     let env = Some(env)
         .filter(|env| !env.is_null())
         .map_or(Ok(Environment::default()), |env| Environment::parse(&env));
-    Ok((job_name(&fields)?, env.map_err(|why| Refusal::bad(format!("env: {why}")))?))
+    Ok((job_name(call, &fields)?, env.map_err(|why| Refusal::bad(format!("env: {why}")))?))
 }
 
 fn can_run(name: &JobName, stored: Option<&Pair>, env: &Environment) -> Result<Job, Refusal> {

@@ -30,6 +30,9 @@ async fn running(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
         Some(name) => Some(JobName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}")))?),
         None => None,
     };
+    name.iter().try_for_each(|name| call.reach(name))?;
+    let wanted =
+        |job: &JobName| call.principal().reaches(job) && name.as_ref().is_none_or(|name| name == job);
     let limit = match query.filled("limit").map(str::parse::<usize>) {
         None => usize::MAX,
         Some(Ok(limit)) if limit > 0 => limit,
@@ -57,7 +60,7 @@ async fn running(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
                 Some(Cursor::Run { place: begun, runs }) if begun == place => *runs,
                 _ => 0,
             };
-            if is_enough(&mut page, &mut looked_at) || !take(&mut page, pair, place, passed, name.as_ref()) {
+            if is_enough(&mut page, &mut looked_at) || !take(&mut page, pair, place, passed, &wanted) {
                 return Ok(page.into_reply());
             }
         }
@@ -71,7 +74,7 @@ async fn running(kv: &dyn Kv, call: &Call) -> Result<Reply, Refusal> {
     let mut pages = Pages { revision: pages.revision, ..Pages::new(kv, span) };
     while let Some(pairs) = pages.next().await? {
         for pair in &pairs {
-            if is_enough(&mut page, &mut looked_at) || !take_waiting(&mut page, pair, name.as_ref()) {
+            if is_enough(&mut page, &mut looked_at) || !take_waiting(&mut page, pair, &wanted) {
                 return Ok(page.into_reply());
             }
         }
@@ -90,7 +93,7 @@ fn is_enough(page: &mut Page, looked_at: &mut usize) -> bool {
 }
 
 /// Adds a run that is asked for; false when the page is full.
-fn take_waiting(page: &mut Page, pair: &Pair, name: Option<&JobName>) -> bool {
+fn take_waiting(page: &mut Page, pair: &Pair, wanted: &dyn Fn(&JobName) -> bool) -> bool {
     let Some(run_id) = keys::parse_request(&pair.key) else { return true };
     let cursor = format!("{WAITING}{run_id}");
     let request = match RunRequest::decode(&pair.value) {
@@ -100,7 +103,7 @@ fn take_waiting(page: &mut Page, pair: &Pair, name: Option<&JobName>) -> bool {
             return true;
         }
     };
-    if name.is_some_and(|name| *name != request.job) {
+    if !wanted(&request.job) {
         page.last = cursor;
         return true;
     }
@@ -112,7 +115,7 @@ fn take_waiting(page: &mut Page, pair: &Pair, name: Option<&JobName>) -> bool {
 }
 
 /// Adds the runs under one key, but the first ones, which the page before had; false when the page is full.
-fn take(page: &mut Page, pair: &Pair, place: &str, passed: usize, name: Option<&JobName>) -> bool {
+fn take(page: &mut Page, pair: &Pair, place: &str, passed: usize, wanted: &dyn Fn(&JobName) -> bool) -> bool {
     let cursor = |runs: usize| format!("{place}/{runs}");
     let runs = match OpenRuns::decode(&pair.value) {
         Ok(open) => open.runs,
@@ -124,7 +127,7 @@ fn take(page: &mut Page, pair: &Pair, place: &str, passed: usize, name: Option<&
     for (number, run) in runs.iter().enumerate().skip(passed) {
         let cursor = cursor(number + 1);
         // Fires that are let go are not running.
-        if run.skipped.is_some() || name.is_some_and(|name| *name != run.job) {
+        if run.skipped.is_some() || !wanted(&run.job) {
             cursor.clone_into(&mut page.last);
             continue;
         }

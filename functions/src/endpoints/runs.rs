@@ -1,6 +1,7 @@
 //! Runs by their ids: open ones in the store of jobs, ended ones in the store of records.
 
 use common::api::errno::Kind;
+use common::domain::access::Principal;
 use common::domain::record::Record;
 use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::keys;
@@ -26,8 +27,23 @@ pub(super) fn id(fields: &Fields) -> Result<&str, Refusal> {
         .ok_or_else(|| Refusal::bad("id: is missing: give a run's id, or the _id of a record, as ?id=…"))
 }
 
-/// Finds a run by its id or by the `_id` of its record.
-pub(super) async fn find(kv: &dyn Kv, run_log: &dyn RunLog, id: &str) -> Result<Run, Refusal> {
+/// Finds a run of a job that `whose` reaches, by its id or by the `_id` of its record. Of another's job it says what it says when there is no such
+/// run: whether there is one is theirs to know.
+pub(super) async fn find(
+    kv: &dyn Kv,
+    run_log: &dyn RunLog,
+    id: &str,
+    whose: &Principal,
+) -> Result<Run, Refusal> {
+    let run = look(kv, run_log, id).await?;
+    let reached = match &run {
+        Run::Open(open, _key) => whose.reaches(&open.job),
+        Run::Ended(record) => whose.reaches_name(&record.job_name),
+    };
+    if reached { Ok(run) } else { Err(unknown(id)) }
+}
+
+async fn look(kv: &dyn Kv, run_log: &dyn RunLog, id: &str) -> Result<Run, Refusal> {
     if let Some((sid, seq)) = RunId::from_text(id).claim()
         && let Some((run, key)) = open_at(kv, keys::runs(sid, seq).into(), id).await?
     {

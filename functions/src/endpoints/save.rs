@@ -32,6 +32,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let since = Stopwatch::start();
     let value = submitted_value(call)?;
     let name = name_of(&value)?;
+    call.reach(&name)?;
     let mut once = Once::of(call, "save", &in_order(&name, &value))?;
     let mut stored = Stored::read(kv, &name, &once).await?;
     if let Some(answered) = once.answered(stored.kept.as_ref())? {
@@ -43,7 +44,7 @@ async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
         if submitted.job.options.after.is_none() && submitted.schedule.next_after(clock.now()).is_none() {
             return Err(refusal(&[never(&submitted.job, clock.now())]));
         }
-        let before = Before::of(kv, &submitted.job).await?;
+        let before = Before::of(kv, &submitted.job, call.principal()).await?;
         let plan = Plan::make(&submitted, &stored, before, &fleet, clock.now())?;
         let reply = plan.reply(&submitted, call, clock.now());
         let mut txn = plan.txn(&submitted.job, &stored, &once);

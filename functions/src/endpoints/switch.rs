@@ -21,7 +21,7 @@ use crate::store;
 /// Switches the job that the call names on or off.
 pub(super) async fn switch(kv: &dyn Kv, clock: &dyn Clock, call: &Call, on: bool) -> Result<Reply, Refusal> {
     let since = Stopwatch::start();
-    let name = job_name(&call.fields(&["name"])?)?;
+    let name = job_name(call, &call.fields(&["name"])?)?;
     let (route, what) = if on { ("resume", "resuming the job") } else { ("pause", "pausing the job") };
     let mut once = Once::of(call, route, &json!({ "name": name.as_str() }))?;
     let mut stored = Stored::read(kv, &name, &once).await?;

@@ -274,7 +274,8 @@ impl Notices {
             event,
             Event::JobPut(_)
                 | Event::JobDeleted(_)
-                | Event::JobsListed(_)
+                | Event::JobsListBegins
+                | Event::JobsListed
                 | Event::Paused(_)
                 | Event::Base(_)
         );

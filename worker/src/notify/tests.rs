@@ -112,11 +112,11 @@ async fn worker(kv: &Arc<EmbeddedKv>, channels: &Channels, dir: &Path, jobs: &[V
     let notices = Notices::new(all, Some(dir), Arc::clone(&kv), clock, Arc::clone(&counters));
     let mut tasks = notices.start();
     tasks.extend(notices.follow());
-    let mut listed = std::collections::BTreeSet::new();
+    notices.see(&Event::JobsListBegins);
     for job in jobs {
-        listed.insert(put(&notices, kv.as_ref(), job).await);
+        put(&notices, kv.as_ref(), job).await;
     }
-    notices.see(&Event::JobsListed(listed));
+    notices.see(&Event::JobsListed);
     wait_for("states", async || notices.watched().is_known().then_some(())).await;
     Worker { notices, tasks, counters }
 }
@@ -482,7 +482,7 @@ fn what_was_nobodys_news_by_an_old_state_is_told_by_the_new_one() {
     let seen = JobSeen { name: name.clone(), job: Ok(read), create_revision: 1, mod_revision: 1 };
     let now = record(Status::Failed, 0).end_time;
     watched.see(&Event::JobPut(seen), now);
-    watched.see(&Event::JobsListed([name.clone()].into()), now);
+    watched.see(&Event::JobsListed, now);
     watched.take_states(&News::Page { pairs: Vec::new(), first: true, last: true });
     let mut revision = 1;
     let mut news = |state: Notified| {

@@ -62,6 +62,8 @@ pub(super) struct Watched {
     all: Option<Rule>,
     jobs: BTreeMap<JobName, Known>,
     jobs_listed: bool,
+    /// While the jobs are listed: those of `jobs` and `unknown` that were on the list so far.
+    jobs_listing: Option<BTreeSet<JobName>>,
     states: BTreeMap<JobName, (Notified, Revision)>,
     states_listed: bool,
     /// The states of the list's pages so far.
@@ -91,6 +93,7 @@ impl Watched {
             all,
             jobs: BTreeMap::new(),
             jobs_listed: false,
+            jobs_listing: None,
             states: BTreeMap::new(),
             states_listed: false,
             listing: BTreeSet::new(),
@@ -124,14 +127,26 @@ impl Watched {
     pub(super) fn see(&mut self, event: &Event, now: Timestamp) -> Vec<Happened> {
         match event {
             Event::JobPut(seen) => match &seen.job {
-                Ok(job) => return self.see_job(job, now),
+                Ok(job) => {
+                    let happened = self.see_job(job, now);
+                    if let Some(listing) = &mut self.jobs_listing
+                        && (self.jobs.contains_key(&job.name) || self.unknown.contains(&job.name))
+                    {
+                        listing.insert(job.name.clone());
+                    }
+                    return happened;
+                }
                 Err(_no_job) => self.forget(&seen.name),
             },
             Event::JobDeleted(job) => self.forget(job),
-            Event::JobsListed(all) => {
-                let gone: Vec<JobName> = self.jobs.keys().filter(|job| !all.contains(job)).cloned().collect();
-                gone.iter().for_each(|job| self.forget(job));
-                self.unknown.retain(|job| all.contains(job));
+            Event::JobsListBegins => self.jobs_listing = Some(BTreeSet::new()),
+            Event::JobsListed => {
+                if let Some(listed) = self.jobs_listing.take() {
+                    let gone: Vec<JobName> =
+                        self.jobs.keys().filter(|job| !listed.contains(job)).cloned().collect();
+                    gone.iter().for_each(|job| self.forget(job));
+                    self.unknown.retain(|job| listed.contains(job));
+                }
                 self.jobs_listed = true;
             }
             Event::Paused(paused) => self.paused = *paused,

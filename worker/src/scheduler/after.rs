@@ -75,8 +75,8 @@ impl Dependents {
     }
 
     /// These are all jobs that there are.
-    pub(super) fn keep_only(&mut self, names: &BTreeSet<JobName>) {
-        for gone in self.waiting.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>() {
+    pub(super) fn keep_only(&mut self, is_there: impl Fn(&JobName) -> bool) {
+        for gone in self.waiting.keys().filter(|name| !is_there(name)).cloned().collect::<Vec<_>>() {
             self.remove(&gone);
         }
     }

@@ -22,7 +22,7 @@ use crate::exec::work::Kill;
 
 use super::concurrency::replaced_by;
 use super::event::{Action, Claim, ClaimKind};
-use super::job_state::Definition;
+use super::job_state::{Definition, JobState};
 use super::requests::{Known, RequestClaim, Side, waits_until};
 use super::runs::Stage;
 use super::{RETRY_MS, Scheduler, look_after_ms};
@@ -79,7 +79,7 @@ impl Scheduler {
         let whole = Request::broadcast(name.clone(), due, start_at, targets, &worker, now);
         let mut moved = mark.claimed(due, run_id.clone(), sid);
         moved.unlocked = true; // as the claims of the requests would say, each with a write of its own
-        let open = definition.open_run(run_id.clone(), name, due, worker, now);
+        let open = self.jobs.get(name)?.open_run(run_id.clone(), name, due, worker, now);
         let claim = Claim {
             kind: ClaimKind::Broadcast,
             sid,
@@ -266,7 +266,7 @@ impl Scheduler {
             let Some(known) = self.requests.known.get(&run_id) else { return };
             let (request, revision) = (Arc::clone(&known.request), known.revision);
             let start_at = request.not_before.unwrap_or(request.at);
-            let definition = self.jobs.get(&request.job).and_then(|state| state.definition.as_deref());
+            let definition = self.jobs.get(&request.job).and_then(JobState::definition);
             let too_late = definition.map_or(now, |definition| waits_until(&request, start_at, definition));
             let look_at = too_late.plus_ms(look_after_ms(1));
             let side = if now < look_at { Side::Elsewhere(look_at) } else { Side::Anybody };

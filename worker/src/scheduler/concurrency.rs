@@ -74,7 +74,7 @@ impl Scheduler {
         let (name, due) = (claim.open.job.clone(), claim.open.plan_time);
         let Some(state) = self.jobs.get_mut(&name) else { return };
         let nominal = now.plus_ms(-state.jitter_ms());
-        if let Some(definition) = &state.definition
+        if let Some(definition) = state.definition()
             && let Ok(schedule) = &definition.runnable
         {
             if nominal.ms_since(due) > definition.rule.waits_ms() {

@@ -237,8 +237,10 @@ pub enum Event {
     SessionLost,
     /// The store went back to an earlier state (design P16): nothing that was known of it holds any more.
     StoreWentBack,
-    /// Every job there is: each was told by [`Event::JobPut`] before.
-    JobsListed(BTreeSet<JobName>),
+    /// Every job there is will be told by [`Event::JobPut`], until [`Event::JobsListed`].
+    JobsListBegins,
+    /// Every job there is was told since [`Event::JobsListBegins`].
+    JobsListed,
     /// A job was put, or is on the list.
     JobPut(JobSeen),
     /// A job was deleted.

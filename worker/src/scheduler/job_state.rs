@@ -1,17 +1,18 @@
 //! What the scheduler knows about one job.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use common::clock::Timestamp;
+use common::domain::execution::Execution;
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::mark::Mark;
-use common::domain::options::{Concurrency, JobOptions, Selector};
+use common::domain::options::JobOptions;
 use common::domain::record::Record;
 use common::domain::retry::Retry;
 use common::domain::run::{OpenRun, RunId, Trigger};
 use common::domain::worker::Sid;
 use common::kv::Revision;
-use common::schedule::Schedule;
 
 use crate::exec::work::Work;
 
@@ -19,73 +20,70 @@ use super::event::{Action, Claim, ClaimKind, JobSeen, MarkSeen};
 use super::misfire::Rule;
 use super::ownership::Place;
 use super::schedules::{Schedules, Source};
+use super::terms::Terms;
 use super::{LOCKED_RETRY_MS, look_after_ms};
 
-/// A job's definition as last seen: the seed's `JobSchedulePlan`.
+/// A job's definition as last seen: the seed's `JobSchedulePlan`. Its command is kept beside the job's name.
 #[derive(Clone, Debug)]
 pub(super) struct Definition {
-    /// Its schedule, or why it cannot be run.
-    pub(super) runnable: Result<Arc<Schedule>, String>,
-    /// What the schedule is read from, with the fleet's settings; `None` when something else keeps it from being run.
-    source: Option<Arc<Source>>,
-    /// Of the job's own part of what its times depend on.
-    own_hash: ScheduleHash,
-    pub(super) work: Work,
-    pub(super) hash: ScheduleHash,
-    /// What becomes of fires that are missed.
-    pub(super) rule: Rule,
-    /// Its fires start so much later than their times, in ms.
-    pub(super) jitter_ms: i64,
-    /// Its fires run on every worker.
-    pub(super) is_broadcast: bool,
-    /// What becomes of a fire while a run goes.
-    pub(super) concurrency: Concurrency,
-    /// The labels that a worker must have.
-    pub(super) selector: Option<Selector>,
-    /// It has fires.
-    pub(super) enabled: bool,
+    terms: Arc<Terms>,
     /// A mark of before this revision is of another job of the name, or of before it was last seen to be disabled: it says nothing about
     /// this one's fires.
     pub(super) marked_since: Revision,
-    pub(super) retry: Option<Retry>,
     pub(super) mod_revision: Revision,
     /// When this worker saw it: the catch-up base, should nobody have set one.
     pub(super) seen_at: Timestamp,
 }
 
+impl Deref for Definition {
+    type Target = Terms;
+
+    fn deref(&self) -> &Terms {
+        &self.terms
+    }
+}
+
 impl Definition {
-    /// `before` is the definition that this worker knew until now.
-    pub(super) fn new(
+    /// With its command. `before` is the definition that this worker knew until now.
+    fn new(
         seen: JobSeen,
         before: Option<&Self>,
         now: Timestamp,
         schedules: &mut Schedules,
-    ) -> Self {
+    ) -> (Self, Arc<str>) {
         let (create_revision, mod_revision) = (seen.create_revision, seen.mod_revision);
         let known_since = before.map_or(create_revision, Self::next_marked_since);
         let name = seen.name;
-        let of = |(source, runnable), command: &str, (own_hash, hash), options: &JobOptions, misfire| Self {
-            runnable,
-            source,
-            own_hash,
-            work: Work::new(command, &options.execution),
-            hash,
-            rule: Rule::of(options, misfire),
-            jitter_ms: options.jitter_ms(&name),
-            is_broadcast: options.is_broadcast(),
-            concurrency: options.concurrency(),
-            selector: options.selector.clone(),
-            enabled: options.is_enabled(),
-            marked_since: known_since.max(create_revision),
-            retry: options.retry,
-            mod_revision,
-            seen_at: now,
+        let of = |schedules: &mut Schedules,
+                  (source, runnable),
+                  command: &str,
+                  (own_hash, hash),
+                  options: &JobOptions,
+                  misfire| {
+            let Work { command, execution } = Work::new(command, &options.execution);
+            let terms = Terms {
+                runnable,
+                source,
+                own_hash,
+                hash,
+                rule: Rule::of(options, misfire),
+                jitter_ms: options.jitter_ms(&name),
+                is_broadcast: options.is_broadcast(),
+                concurrency: options.concurrency(),
+                selector: options.selector.clone(),
+                enabled: options.is_enabled(),
+                retry: options.retry,
+                execution,
+            };
+            let terms = schedules.share(terms);
+            let marked_since = known_since.max(create_revision);
+            (Self { terms, marked_since, mod_revision, seen_at: now }, command)
         };
         let job = match seen.job {
             Ok(job) => job,
             Err(fault) => {
                 let (runnable, hash) = ((None, Err(fault.to_string())), ScheduleHash::default());
-                return of(runnable, "", (hash, hash), &JobOptions::default(), None);
+                return of(schedules, runnable, "", (hash, hash), &JobOptions::default(), None);
             }
         };
         let unknown = job.options_not_understood();
@@ -103,22 +101,26 @@ impl Definition {
             (Some(source), schedule.map_err(wrong_expression))
         };
         let fleet = schedules.fleet();
-        let hashes = (job.own_hash(), job.schedule_hash(fleet));
-        of(runnable, &job.command, hashes, &job.options, fleet.misfire)
+        let (hashes, misfire) = ((job.own_hash(), job.schedule_hash(fleet)), fleet.misfire);
+        of(schedules, runnable, &job.command, hashes, &job.options, misfire)
     }
 
     /// The fleet's settings are others now. To a job whose times depend on them this is an edit: its fires count from now on (P7).
-    pub(super) fn take_settings(&mut self, now: Timestamp, schedules: &mut Schedules) {
+    fn take_settings(&mut self, now: Timestamp, schedules: &mut Schedules) {
         let fleet = schedules.fleet();
-        self.rule = self.rule.under(fleet.misfire);
-        let Some(source) = &self.source else { return };
-        let hash = self.own_hash.under(&source.settings(fleet));
-        if hash == self.hash {
+        let rule = self.rule.under(fleet.misfire);
+        let hash =
+            self.source.as_ref().map_or(self.hash, |source| self.own_hash.under(&source.settings(fleet)));
+        if (rule, hash) == (self.rule, self.hash) {
             return;
         }
-        self.hash = hash;
-        self.seen_at = now;
-        self.runnable = schedules.parse(Source::clone(source)).1.map_err(wrong_expression);
+        let mut terms = Terms { rule, ..Terms::clone(&self.terms) };
+        if let Some(source) = terms.source.as_ref().filter(|_| hash != self.hash) {
+            terms.runnable = schedules.parse(Source::clone(source)).1.map_err(wrong_expression);
+            terms.hash = hash;
+            self.seen_at = now;
+        }
+        self.terms = schedules.share(terms);
     }
 
     /// Of the definition that comes after this one. Put by other hands, the two may come so fast that nobody has put a mark between: fires of
@@ -129,35 +131,12 @@ impl Definition {
 
     /// What is to happen when the worker of an attempt is lost; `None` = it ends there.
     pub(super) fn on_lost(&self, attempt: u32) -> Option<Retry> {
-        self.retry?.after_loss(attempt, self.work.execution().has_fence())
+        self.retry?.after_loss(attempt, self.has_fence())
     }
 
-    /// A fire of it that is being claimed.
-    pub(super) fn open_run(
-        &self,
-        run_id: RunId,
-        job: &JobName,
-        plan_time: Timestamp,
-        worker: String,
-        now: Timestamp,
-    ) -> OpenRun {
-        OpenRun {
-            run_id,
-            job: job.clone(),
-            plan_time,
-            attempt: 1,
-            schedule_time: now,
-            worker,
-            command: OpenRun::cut_command(&self.work.command),
-            trigger: Trigger::Schedule,
-            skipped: None,
-            unlocked: false,
-            asked: None,
-            after: None,
-            env: None,
-            on_lost: self.on_lost(1),
-            target: None,
-        }
+    /// Its runs are killed before their worker's lease can end.
+    pub(super) fn has_fence(&self) -> bool {
+        self.execution.as_deref().is_some_and(Execution::has_fence)
     }
 }
 
@@ -172,6 +151,51 @@ pub(super) enum MarkView {
     Absent,
     Known(Mark, Revision),
     Unreadable(String),
+}
+
+/// The same in forty bytes, since most marks are of a few kinds.
+#[derive(Clone, Debug)]
+enum KeptMark {
+    Unknown,
+    Absent,
+    Usual(UsualMark),
+    Other(Box<(Mark, Revision)>),
+    Unreadable(Box<str>),
+}
+
+/// A mark as this version writes it, with the hash of the job's definition.
+#[derive(Clone, Debug)]
+struct UsualMark {
+    plan_time: Timestamp,
+    base: Timestamp,
+    revision: Revision,
+    /// What has claimed the plan time: number `seq` of session `sid`; nothing yet when `seq` is 0.
+    sid: Sid,
+    seq: u32,
+    unlocked: bool,
+}
+
+impl UsualMark {
+    /// `None` = it is no such mark.
+    fn of(mark: &Mark, revision: Revision, hash: ScheduleHash) -> Option<Self> {
+        let (sid, seq) = match &mark.run_id {
+            None => (Sid(0), 0),
+            Some(run_id) => run_id.claim()?,
+        };
+        let seq = u32::try_from(seq).ok()?;
+        let (plan_time, base, unlocked) = (mark.plan_time, mark.base, mark.unlocked);
+        let usual = Self { plan_time, base, revision, sid, seq, unlocked };
+        (usual.mark(hash) == *mark).then_some(usual)
+    }
+
+    fn mark(&self, hash: ScheduleHash) -> Mark {
+        let mut mark = Mark::based(None, self.base, hash);
+        if self.seq > 0 && self.plan_time > mark.plan_time {
+            mark = mark.claimed(self.plan_time, RunId::new(self.sid, self.seq.into()), self.sid);
+        }
+        mark.unlocked = self.unlocked;
+        mark
+    }
 }
 
 /// What is in flight for a job; at most one thing at a time.
@@ -213,31 +237,21 @@ impl Streak {
     }
 }
 
-/// Everything about one job. What few jobs have is boxed: a worker holds a million of these.
+/// What is known of a job while something of it goes on.
 #[derive(Clone, Debug)]
-pub(super) struct JobState {
-    /// `None` once it is deleted, while something of it is still going.
-    pub(super) definition: Option<Arc<Definition>>,
-    pub(super) slot: u16,
-    pub(super) rank: Option<u8>,
-    /// No worker has the labels that it wants.
-    pub(super) nobody: bool,
-    /// And this was said.
-    pub(super) nobody_told: bool,
-    pub(super) mark: MarkView,
-    /// The mark was as it is known at this time or later.
-    pub(super) mark_read_at: Timestamp,
-    /// Its mark is being read.
-    pub(super) reading: bool,
+pub(super) struct Busy {
     pub(super) pending: Pending,
     /// The run that holds its lock here. Runs without the lock are nowhere but among the scheduler's runs.
     pub(super) run: Option<RunId>,
     pub(super) streak: Option<Box<Streak>>,
+    /// No worker has the labels that it wants.
+    pub(super) nobody: bool,
+    /// And this was said.
+    pub(super) nobody_told: bool,
     /// Its last fire was left to a seed worker.
     pub(super) left_to_seed: bool,
     /// The definition was found stale: wait for the watch until then.
     pub(super) stale_until: Option<Timestamp>,
-    pub(super) timer: Option<Timestamp>,
     /// It waits for its turn to catch up, among the others by this time.
     pub(super) behind_since: Option<Timestamp>,
     /// When the fire that is next in turn should start, once its time to be claimed has come.
@@ -246,26 +260,213 @@ pub(super) struct JobState {
     pub(super) unclaimed: Option<Timestamp>,
 }
 
+impl Busy {
+    const IDLE: Self = Self {
+        pending: Pending::None,
+        run: None,
+        streak: None,
+        nobody: false,
+        nobody_told: false,
+        left_to_seed: false,
+        stale_until: None,
+        behind_since: None,
+        due: None,
+        unclaimed: None,
+    };
+
+    fn is_idle(&self) -> bool {
+        let Self { pending, run, streak, nobody, nobody_told, left_to_seed, .. } = self;
+        let Self { stale_until, behind_since, due, unclaimed, .. } = self;
+        let times = [stale_until, behind_since, due, unclaimed];
+        *pending == Pending::None
+            && run.is_none()
+            && streak.is_none()
+            && !(*nobody || *nobody_told || *left_to_seed)
+            && times.iter().all(|time| time.is_none())
+    }
+}
+
+/// Of a job with which nothing goes on.
+static IDLE: Busy = Busy::IDLE;
+
+/// Everything about one job: a worker holds a million of these, most of which wait for their time. What is known only while something goes on
+/// ([`Busy`]) is read as if it were always there; to write there makes room for it, which [`Self::rest`] gives back.
+#[derive(Clone, Debug)]
+pub(super) struct JobState {
+    /// Its name, and its command behind that.
+    text: Box<str>,
+    name_bytes: u8,
+    /// `None` once it is deleted, while something of it is still going.
+    definition: Option<Definition>,
+    mark: KeptMark,
+    /// The mark was as it is known at this time or later.
+    pub(super) mark_read_at: Timestamp,
+    busy: Option<Box<Busy>>,
+    pub(super) slot: u16,
+    pub(super) rank: Option<u8>,
+    /// Its mark is being read.
+    pub(super) reading: bool,
+    /// It is on the list of all jobs that is being told, or was on the last one.
+    pub(super) listed: bool,
+    /// It was seen while this worker's clock was not trusted: when that was is not known.
+    pub(super) seen_in_doubt: bool,
+}
+
+impl Deref for JobState {
+    type Target = Busy;
+
+    fn deref(&self) -> &Busy {
+        self.busy.as_deref().unwrap_or(&IDLE)
+    }
+}
+
+impl DerefMut for JobState {
+    fn deref_mut(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_with(|| Box::new(Busy::IDLE))
+    }
+}
+
 impl JobState {
-    pub(super) fn new(slot: u16) -> Self {
+    pub(super) fn new(name: &JobName, slot: u16) -> Self {
         Self {
+            text: name.as_str().into(),
+            name_bytes: u8::try_from(name.as_str().len()).expect("names have at most 255 bytes"),
             definition: None,
+            mark: KeptMark::Unknown,
+            mark_read_at: Timestamp::ZERO,
+            busy: None,
             slot,
             rank: None,
-            nobody: false,
-            nobody_told: false,
-            mark: MarkView::Unknown,
-            mark_read_at: Timestamp::ZERO,
             reading: false,
-            pending: Pending::None,
-            run: None,
-            streak: None,
-            left_to_seed: false,
-            stale_until: None,
-            timer: None,
-            behind_since: None,
-            due: None,
-            unclaimed: None,
+            listed: true,
+            seen_in_doubt: false,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.text[..usize::from(self.name_bytes)]
+    }
+
+    /// Made anew: see [`Self::name`].
+    pub(super) fn job_name(&self) -> JobName {
+        JobName::parse(self.name()).expect("it was a job's name before")
+    }
+
+    fn command(&self) -> &str {
+        &self.text[usize::from(self.name_bytes)..]
+    }
+
+    /// Gives back the room of what went on.
+    pub(super) fn rest(&mut self) {
+        self.busy.take_if(|busy| busy.is_idle());
+    }
+
+    /// What goes on, to be changed; `None` = nothing.
+    pub(super) fn busy_mut(&mut self) -> Option<&mut Busy> {
+        self.busy.as_deref_mut()
+    }
+
+    // --- definition and mark ----------------------------------------------------------------------------------------
+
+    pub(super) fn definition(&self) -> Option<&Definition> {
+        self.definition.as_ref()
+    }
+
+    /// Takes a definition; what was known of the mark stays.
+    pub(super) fn define(&mut self, seen: JobSeen, now: Timestamp, schedules: &mut Schedules) {
+        let mark = self.mark();
+        let (definition, command) = Definition::new(seen, self.definition.as_ref(), now, schedules);
+        self.text = format!("{}{command}", self.name()).into();
+        self.definition = Some(definition);
+        self.set_mark(mark);
+    }
+
+    /// The job is deleted, or its definition is nothing to go by any more.
+    pub(super) fn forget_definition(&mut self) {
+        let mark = self.mark();
+        self.text = self.name().into();
+        self.definition = None;
+        self.set_mark(mark);
+    }
+
+    /// See [`Definition::take_settings`].
+    pub(super) fn take_settings(&mut self, now: Timestamp, schedules: &mut Schedules) {
+        let mark = self.mark();
+        if let Some(definition) = &mut self.definition {
+            definition.take_settings(now, schedules);
+        }
+        self.set_mark(mark);
+    }
+
+    /// The definition counts as seen at this time.
+    pub(super) fn set_seen_at(&mut self, at: Timestamp) {
+        if let Some(definition) = &mut self.definition {
+            definition.seen_at = at;
+        }
+    }
+
+    pub(super) fn mark(&self) -> MarkView {
+        let hash = self.definition.as_ref().map_or(ScheduleHash::default(), |definition| definition.hash);
+        match &self.mark {
+            KeptMark::Unknown => MarkView::Unknown,
+            KeptMark::Absent => MarkView::Absent,
+            KeptMark::Usual(usual) => MarkView::Known(usual.mark(hash), usual.revision),
+            KeptMark::Other(other) => MarkView::Known(other.0.clone(), other.1),
+            KeptMark::Unreadable(why) => MarkView::Unreadable(why.to_string()),
+        }
+    }
+
+    pub(super) fn set_mark(&mut self, mark: MarkView) {
+        let hash = self.definition.as_ref().map_or(ScheduleHash::default(), |definition| definition.hash);
+        self.mark = match mark {
+            MarkView::Unknown => KeptMark::Unknown,
+            MarkView::Absent => KeptMark::Absent,
+            MarkView::Known(mark, revision) => match UsualMark::of(&mark, revision, hash) {
+                Some(usual) => KeptMark::Usual(usual),
+                None => KeptMark::Other(Box::new((mark, revision))),
+            },
+            MarkView::Unreadable(why) => KeptMark::Unreadable(why.into()),
+        };
+    }
+
+    // --- what it is to do -------------------------------------------------------------------------------------------
+
+    /// What is executed.
+    pub(super) fn work(&self) -> Work {
+        let execution = self.definition.as_ref().and_then(|definition| definition.execution.clone());
+        Work { command: self.command().into(), execution }
+    }
+
+    /// The command as open runs carry it.
+    pub(super) fn cut_command(&self) -> String {
+        OpenRun::cut_command(self.command())
+    }
+
+    /// A fire of it that is being claimed.
+    pub(super) fn open_run(
+        &self,
+        run_id: RunId,
+        job: &JobName,
+        plan_time: Timestamp,
+        worker: String,
+        now: Timestamp,
+    ) -> OpenRun {
+        OpenRun {
+            run_id,
+            job: job.clone(),
+            plan_time,
+            attempt: 1,
+            schedule_time: now,
+            worker,
+            command: self.cut_command(),
+            trigger: Trigger::Schedule,
+            skipped: None,
+            unlocked: false,
+            asked: None,
+            after: None,
+            env: None,
+            on_lost: self.definition.as_ref().and_then(|definition| definition.on_lost(1)),
+            target: None,
         }
     }
 
@@ -277,9 +478,12 @@ impl JobState {
     /// Takes this worker's place among those that may run it; true when it is another now.
     pub(super) fn take_place(&mut self, place: Place) -> bool {
         let before = (self.rank, self.nobody);
-        (self.rank, self.nobody) = (place.rank, place.nobody);
-        self.nobody_told &= place.nobody;
-        before != (self.rank, self.nobody)
+        self.rank = place.rank;
+        if before.1 || place.nobody {
+            self.nobody = place.nobody;
+            self.nobody_told &= place.nobody;
+        }
+        before != (place.rank, place.nobody)
     }
 
     /// After how long, in ms, a fire is claimed again that found the job locked by a run elsewhere; `None` = the two overlap. Fires of a
@@ -306,16 +510,19 @@ impl JobState {
 
     pub(super) fn see_mark(&mut self, seen: Option<MarkSeen>, at: Timestamp) {
         self.mark_read_at = at;
-        if let (MarkView::Known(_, known), Some(seen)) = (&self.mark, &seen)
-            && seen.revision < *known
-        {
+        let known = match &self.mark {
+            KeptMark::Usual(usual) => Some(usual.revision),
+            KeptMark::Other(other) => Some(other.1),
+            KeptMark::Unknown | KeptMark::Absent | KeptMark::Unreadable(_) => None,
+        };
+        if seen.as_ref().zip(known).is_some_and(|(seen, known)| seen.revision < known) {
             return; // a stale answer
         }
-        self.mark = match seen {
+        self.set_mark(match seen {
             None => MarkView::Absent,
             Some(MarkSeen { mark: Ok(mark), revision, .. }) => MarkView::Known(mark, revision),
             Some(MarkSeen { mark: Err(why), .. }) => MarkView::Unreadable(why.to_string()),
-        };
+        });
     }
 
     /// Whoever is not the owner acts only on a mark that it has read since `act_at`; when that is still to be done, the job is set to reading.
@@ -332,5 +539,67 @@ impl JobState {
         let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
         self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> JobName {
+        JobName::parse("backup").unwrap()
+    }
+
+    fn define(state: &mut JobState, cron: &str) -> ScheduleHash {
+        let json = format!(r#"{{"command":"true","cronExpr":"{cron}"}}"#);
+        let job = common::domain::job::Job::from_stored("backup", json.as_bytes()).map(Arc::new);
+        let seen = JobSeen { name: name(), job, create_revision: 1, mod_revision: 1 };
+        state.define(seen, Timestamp::ZERO, &mut Schedules::new());
+        state.definition().unwrap().hash
+    }
+
+    #[test]
+    fn a_job_at_rest_takes_little_memory() {
+        assert!(size_of::<JobState>() <= 112, "a million jobs take {} MB", size_of::<JobState>());
+    }
+
+    #[test]
+    fn what_goes_on_with_a_job_is_forgotten_when_it_is_over() {
+        let mut state = JobState::new(&name(), 1);
+        state.due = Some(Timestamp::ZERO);
+        state.rest();
+        assert_eq!(state.due, Some(Timestamp::ZERO));
+        state.due = None;
+        state.rest();
+        assert!(state.busy_mut().is_none());
+    }
+
+    #[test]
+    fn a_mark_is_known_as_it_was_seen_whatever_becomes_of_the_definition() {
+        let at = Timestamp::from_ms;
+        let mut state = JobState::new(&name(), 1);
+        let hash = define(&mut state, "* * * * *");
+        let based = Mark::based(None, at(5), hash);
+        let claimed = based.claimed(at(60_000), RunId::new(Sid(0x1f), 7), Sid(0x1f));
+        let asked = based.claimed(at(60_000), RunId::from_text("00ff"), Sid(0x1f));
+        let more = br#"{"v":1,"planTime":9,"base":5,"hash":"00","more":1}"#;
+        let mut unlocked = claimed.clone();
+        unlocked.unlocked = true;
+        let moved = Mark::based(Some(&claimed), at(90_000), hash);
+        let usual = [based, claimed, unlocked, moved];
+        let others = [asked, Mark::based(None, at(5), ScheduleHash::default()), Mark::decode(more).unwrap()];
+        for (mark, is_usual) in
+            usual.into_iter().map(|mark| (mark, true)).chain(others.map(|mark| (mark, false)))
+        {
+            define(&mut state, "* * * * *");
+            state.set_mark(MarkView::Known(mark.clone(), 3));
+            assert_eq!(matches!(state.mark, KeptMark::Usual(_)), is_usual, "{mark:?}");
+            let known = MarkView::Known(mark, 3);
+            assert_eq!(state.mark(), known);
+            define(&mut state, "0 * * * *");
+            assert_eq!(state.mark(), known);
+            state.forget_definition();
+            assert_eq!((state.mark(), state.command()), (known, ""));
+        }
     }
 }

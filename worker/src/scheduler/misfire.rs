@@ -23,7 +23,7 @@ const PACE_MS: i64 = 100;
 const PACE_CLAIMS: u32 = 20;
 
 /// A job's policy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Rule {
     /// What the job says; `None` = the fleet's settings do.
     own: Option<Misfire>,

@@ -8,6 +8,7 @@ mod broadcast;
 mod concurrency;
 mod event;
 mod job_state;
+mod jobs;
 mod knows;
 mod misfire;
 mod ownership;
@@ -15,8 +16,10 @@ mod requests;
 mod restored;
 mod runs;
 mod schedules;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod wall_clock;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +48,7 @@ pub use event::{
     MarkSeen, Members, MoveAnswer, Refusal, Report, Slots,
 };
 use job_state::{Definition, JobState, MarkView, Pending, Streak};
+use jobs::{Index, Jobs};
 pub use misfire::LATE_START_MAX_MS;
 use misfire::{Pace, Turn};
 use ownership::Ranks;
@@ -54,6 +58,7 @@ pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{Told, gone_back, is_from_before};
 use runs::{Run, Stage, by_worker_that_ends};
 use schedules::Schedules;
+use timers::Timers;
 
 /// A fire is claimed at least so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and
 /// the spawn. [`Event::Lead`] makes it longer.
@@ -77,6 +82,9 @@ const RETRY_MS: i64 = 200;
 const RESEND_MAX_MS: i64 = 800;
 /// A definition found stale by a claim is looked at again after this, in ms, should the watch not have brought the new one.
 const STALE_RETRY_MS: i64 = 1_000;
+/// Adoptions on their way: a worker that finds a million jobs without marks would else hold a million of these. In tests so few that they are
+/// waited for.
+const ADOPTING_MAX: usize = if cfg!(test) { 2 } else { 1_000 };
 /// A missed fire whose job is locked by a run elsewhere is claimed again after this, in ms, by the owner.
 const LOCKED_RETRY_MS: i64 = 1_000;
 
@@ -118,21 +126,18 @@ pub struct Scheduler {
     kills_seen: BTreeMap<JobName, Vec<KillSeen>>,
     /// Runs elsewhere that were asked to make room for a fire, by job.
     asked: BTreeMap<JobName, Asked>,
-    jobs: BTreeMap<JobName, JobState>,
+    jobs: Jobs,
     schedules: Schedules,
     /// Of the fleet's settings, by which schedules are read; `None` = they are not known, or cannot be read: nothing is claimed.
     settings_revision: Option<Revision>,
-    /// The same jobs by slot, so that what is read of a slot touches its jobs alone.
-    slots: BTreeMap<u16, BTreeSet<JobName>>,
     runs: BTreeMap<RunId, Run>,
     /// When to look at which job.
-    timers: BTreeSet<(Timestamp, JobName)>,
+    timers: Timers,
     /// When to start which claimed run.
     starts: BTreeSet<(Timestamp, RunId)>,
     /// Fires whose time to be claimed by this worker as their owner has come, until they are.
     unclaimed: BTreeSet<(Timestamp, JobName)>,
-    /// Jobs that were seen, and whether the store went back, while this worker's clock was not trusted: when that was is not known.
-    seen_in_doubt: BTreeSet<JobName>,
+    /// The store went back while this worker's clock was not trusted: when that was is not known.
     went_back_in_doubt: bool,
     /// What `/cron/base` had said when the store was found to have gone back.
     told_before: Option<Timestamp>,
@@ -145,6 +150,9 @@ pub struct Scheduler {
     pace: Pace,
     requests: Requests,
     dependents: Dependents,
+    /// Jobs whose adoption is on its way, and those that wait for theirs.
+    adopting: usize,
+    to_adopt: BTreeSet<Index>,
     /// Slots whose marks are to be read, by whether a stale answer will do.
     wanted: BTreeMap<bool, BTreeSet<u16>>,
 }
@@ -175,15 +183,13 @@ impl Scheduler {
             killing: false,
             kills_seen: BTreeMap::new(),
             asked: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            jobs: Jobs::default(),
             schedules: Schedules::new(),
             settings_revision: None,
-            slots: BTreeMap::new(),
             runs: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             starts: BTreeSet::new(),
             unclaimed: BTreeSet::new(),
-            seen_in_doubt: BTreeSet::new(),
             went_back_in_doubt: false,
             told_before: None,
             claiming: BTreeSet::new(),
@@ -192,6 +198,8 @@ impl Scheduler {
             pace: Pace::default(),
             requests: Requests::default(),
             dependents: Dependents::default(),
+            adopting: 0,
+            to_adopt: BTreeSet::new(),
             wanted: BTreeMap::new(),
         }
     }
@@ -215,8 +223,9 @@ impl Scheduler {
             }
             Event::SessionLost => self.on_session_lost(now, &mut out),
             Event::StoreWentBack => self.on_store_went_back(now, &mut out),
-            Event::JobsListed(names) => {
-                self.on_jobs_listed(&names, &mut out);
+            Event::JobsListBegins => self.jobs.values_mut().for_each(|state| state.listed = false),
+            Event::JobsListed => {
+                self.on_jobs_listed(&mut out);
                 self.requests.look_at_all(now);
             }
             Event::JobPut(job) => {
@@ -273,6 +282,7 @@ impl Scheduler {
             self.start_due(now, &mut out);
         }
         self.look_at_due(now, &mut out);
+        self.adopt_more(now, &mut out);
         self.offer_room(now, &mut out);
         self.catch_up(now, &mut out);
         self.look_at_due_requests(now, &mut out); // last: fires have a time, and what is asked for can wait
@@ -285,7 +295,7 @@ impl Scheduler {
     /// When the scheduler must be woken, if nothing else happens before.
     #[must_use]
     pub fn wake_at(&self) -> Option<Timestamp> {
-        let timer = self.timers.first().map(|(at, _)| *at);
+        let timer = self.timers.first().map(|(at, _)| at);
         let start = self.starts.first().map(|(at, _)| *at);
         let next_turn = (!self.behind.is_empty()).then(|| self.pace.next_turn());
         timer.into_iter().chain(start).chain(next_turn).chain(self.requests.wake_at()).min()
@@ -372,15 +382,17 @@ impl Scheduler {
             self.forget_run(&run_id);
         }
         for state in self.jobs.values_mut() {
-            // Claims in flight compare the session, so that none can commit any more.
-            state.pending = Pending::None;
-            state.mark = MarkView::Unknown;
+            state.set_mark(MarkView::Unknown);
             state.reading = false;
-            state.timer = None;
-            state.behind_since = None;
+            let Some(busy) = state.busy_mut() else { continue };
+            // Claims in flight compare the session, so that none can commit any more.
+            busy.pending = Pending::None;
+            busy.behind_since = None;
             // Its open key is among those that are swept.
-            state.streak = None;
+            busy.streak = None;
+            state.rest();
         }
+        (self.adopting, self.to_adopt) = (0, BTreeSet::new());
         self.kills_seen.clear();
         self.starts.clear();
         self.timers.clear();
@@ -388,7 +400,7 @@ impl Scheduler {
         self.waiting_for_room.clear();
         self.behind.clear();
         self.requests.on_session_lost();
-        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
+        for name in self.jobs.names_of(|state| state.definition().is_none()) {
             self.forget_job_if_done(&name);
         }
     }
@@ -412,33 +424,33 @@ impl Scheduler {
     fn rank_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.ranks = Ranks::of(&self.worker_id, &self.members.ours);
         let mut moved = Vec::new();
-        for (name, state) in &mut self.jobs {
-            let selector = state.definition.as_ref().and_then(|definition| definition.selector.as_ref());
+        for (job, state) in self.jobs.iter_mut() {
+            let selector = state.definition().and_then(|definition| definition.selector.as_ref());
             let place = self.ranks.place(state.slot, selector);
             // Others may have claimed meanwhile; a claim in flight brings its own answer.
             if state.take_place(place) {
-                moved.push(name.clone());
                 if state.pending == Pending::None {
-                    state.mark = MarkView::Unknown;
+                    state.set_mark(MarkView::Unknown);
                 }
+                moved.push((job, state.streak.is_some().then(|| state.job_name())));
             }
         }
-        for name in moved {
-            // Its skips are another's to count from here on.
-            self.end_streak(&name, out);
-            self.set_timer(&name, Some(now));
+        for (job, name) in moved {
+            if let Some(name) = name {
+                self.end_streak(&name, out); // its skips are another's to count from here on
+            }
+            self.timers.set(job, Some(now));
         }
         self.requests.look_at_all(now);
     }
 
     // --- jobs -----------------------------------------------------------------------------------------------------
 
-    fn on_jobs_listed(&mut self, names: &BTreeSet<JobName>, out: &mut Vec<Action>) {
-        let gone: Vec<JobName> = self.jobs.keys().filter(|name| !names.contains(name)).cloned().collect();
-        for name in gone {
+    fn on_jobs_listed(&mut self, out: &mut Vec<Action>) {
+        for name in self.jobs.names_of(|state| !state.listed) {
             self.on_job_deleted(&name, out);
         }
-        self.dependents.keep_only(names);
+        self.dependents.keep_only(|name| self.jobs.get(name).is_some_and(|state| state.listed));
         if !std::mem::replace(&mut self.jobs_listed, true) {
             self.read_all_marks(out);
         }
@@ -457,10 +469,9 @@ impl Scheduler {
 
     fn on_job_put(&mut self, now: Timestamp, seen: JobSeen, out: &mut Vec<Action>) {
         let name = seen.name.clone();
-        let slot = keys::slot(&name);
-        self.slots.entry(slot).or_default().insert(name.clone());
-        let state = self.jobs.entry(name.clone()).or_insert_with(|| JobState::new(slot));
-        if let Some(known) = &state.definition {
+        let state = self.jobs.put(&name);
+        state.listed = true;
+        if let Some(known) = state.definition() {
             if known.mod_revision == seen.mod_revision {
                 return; // listed again
             }
@@ -472,19 +483,18 @@ impl Scheduler {
         }
         self.note_after(&name, seen.job.as_deref().ok(), seen.mod_revision, out);
         let Some(state) = self.jobs.get_mut(&name) else { return };
-        let before = state.definition.as_deref();
-        let definition = Arc::new(Definition::new(seen, before, now, &mut self.schedules));
-        if let Err(why) = &definition.runnable {
+        state.define(seen, now, &mut self.schedules);
+        if let Some(Err(why)) = state.definition().map(|definition| &definition.runnable) {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
-        state.take_place(self.ranks.place(slot, definition.selector.as_ref()));
-        state.definition = Some(definition);
-        state.stale_until = None; // this is what was waited for
-        if !self.clock_trusted {
-            self.seen_in_doubt.insert(name.clone());
+        let selector = state.definition().and_then(|definition| definition.selector.as_ref());
+        state.take_place(self.ranks.place(state.slot, selector));
+        if let Some(busy) = state.busy_mut() {
+            busy.stale_until = None; // this is what was waited for
         }
+        state.seen_in_doubt = !self.clock_trusted;
         if state.pending == Pending::None {
-            state.mark = MarkView::Unknown; // the save may have written it too
+            state.set_mark(MarkView::Unknown); // the save may have written it too
         }
         self.look_at(&name, now, out);
     }
@@ -502,13 +512,11 @@ impl Scheduler {
         let news = std::mem::replace(&mut self.settings_revision, known) != known;
         let changed = settings.is_some_and(|settings| self.schedules.take_settings(settings));
         if changed {
-            for (name, state) in &mut self.jobs {
-                let Some(definition) = &mut state.definition else { continue };
-                let definition = Arc::make_mut(definition);
-                let before = definition.runnable.is_ok();
-                definition.take_settings(now, &mut self.schedules);
-                if let (true, Err(why)) = (before, &definition.runnable) {
-                    out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
+            for state in self.jobs.values_mut() {
+                let before = state.definition().is_some_and(|definition| definition.runnable.is_ok());
+                state.take_settings(now, &mut self.schedules);
+                if let (true, Some(Err(why))) = (before, state.definition().map(|new| &new.runnable)) {
+                    out.push(Action::Report(Report::BadJob(state.job_name(), why.clone())));
                 }
             }
         }
@@ -522,15 +530,15 @@ impl Scheduler {
             out.push(Action::Report(Report::WaitedFor(name.clone())));
         }
         let Some(state) = self.jobs.get_mut(name) else { return };
-        state.definition = None;
+        state.forget_definition();
         state.due = None;
         // A claim that waits to be sent again is still to be decided.
         let again = match &state.pending {
             Pending::Claiming { resend_at, .. } => *resend_at,
             Pending::None | Pending::Adopting => None,
         };
-        if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, &state.mark) {
-            out.push(Action::RetireMark { job: name.clone(), revision: *revision, mark: mark.clone() });
+        if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, state.mark()) {
+            out.push(Action::RetireMark { job: name.clone(), revision, mark });
         }
         self.set_timer(name, again);
         self.note_unclaimed(name);
@@ -547,9 +555,11 @@ impl Scheduler {
 
     fn forget_job_if_done(&mut self, name: &JobName) {
         let done = |state: &JobState| {
-            state.definition.is_none() && state.run.is_none() && state.pending == Pending::None
+            state.definition().is_none() && state.run.is_none() && state.pending == Pending::None
         };
-        if self.jobs.get(name).is_some_and(done) {
+        let Some(state) = self.jobs.get_mut(name) else { return };
+        state.rest();
+        if done(state) {
             self.set_timer(name, None);
             self.set_behind(name, None);
             self.waiting_for_room.remove(name);
@@ -558,12 +568,6 @@ impl Scheduler {
             let Some(state) = self.jobs.remove(name) else { return };
             if let Some(due) = state.unclaimed {
                 self.unclaimed.remove(&(due, name.clone()));
-            }
-            if let Some(others) = self.slots.get_mut(&state.slot) {
-                others.remove(name);
-                if others.is_empty() {
-                    self.slots.remove(&state.slot);
-                }
             }
         }
     }
@@ -578,14 +582,15 @@ impl Scheduler {
         asked_at: Timestamp,
         out: &mut Vec<Action>,
     ) {
-        for name in self.jobs_in(slots) {
+        for job in self.jobs_in(slots) {
+            let Some(state) = self.jobs.at_mut(job) else { continue };
+            let name = state.job_name();
             let seen = marks.remove(&name);
-            let Some(state) = self.jobs.get_mut(&name) else { continue };
             state.reading = false;
             if state.pending == Pending::None {
                 state.see_mark(seen, asked_at);
-                if let MarkView::Unreadable(why) = &state.mark {
-                    out.push(Action::Report(Report::BadMark(name.clone(), why.clone())));
+                if let MarkView::Unreadable(why) = state.mark() {
+                    out.push(Action::Report(Report::BadMark(name.clone(), why)));
                 }
             }
             self.look_at(&name, now, out);
@@ -602,22 +607,21 @@ impl Scheduler {
         }
     }
 
-    fn jobs_in(&self, slots: &Slots) -> Vec<JobName> {
+    /// Those that are known now: none comes while they are gone through.
+    fn jobs_in(&self, slots: &Slots) -> Vec<Index> {
         match slots {
-            Slots::All => self.jobs.keys().cloned().collect(),
-            Slots::Some(slots) => {
-                slots.iter().filter_map(|slot| self.slots.get(slot)).flatten().cloned().collect()
-            }
+            Slots::All => self.jobs.iter().map(|(job, _)| job).collect(),
+            Slots::Some(slots) => slots.iter().flat_map(|slot| self.jobs.in_slot(*slot)).collect(),
         }
     }
 
     fn on_marks_unread(&mut self, now: Timestamp, slots: &Slots) {
-        for name in self.jobs_in(slots) {
-            match self.jobs.get_mut(&name) {
+        for job in self.jobs_in(slots) {
+            match self.jobs.at_mut(job) {
                 Some(state) if state.reading => state.reading = false,
                 _ => continue,
             }
-            self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
+            self.timers.set(job, Some(now.plus_ms(RETRY_MS)));
         }
     }
 
@@ -633,14 +637,15 @@ impl Scheduler {
             return;
         }
         state.pending = Pending::None;
+        self.adopting = self.adopting.saturating_sub(1);
         match answer {
             AdoptAnswer::Done(mark, revision) => {
-                state.mark = MarkView::Known(mark, revision);
+                state.set_mark(MarkView::Known(mark, revision));
                 state.mark_read_at = now;
                 self.look_at(name, now, out);
             }
             AdoptAnswer::LookAgain => {
-                state.mark = MarkView::Unknown;
+                state.set_mark(MarkView::Unknown);
                 self.set_timer(name, Some(now.plus_ms(RETRY_MS)));
             }
         }
@@ -651,8 +656,8 @@ impl Scheduler {
 
     /// Has every job looked at, as timers that are due: with a million jobs that is several steps.
     fn look_at_all(&mut self, now: Timestamp) {
-        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
-            self.set_timer(&name, Some(now));
+        for (job, _) in self.jobs.iter() {
+            self.timers.set(job, Some(now));
         }
         self.requests.look_at_all(now);
     }
@@ -666,12 +671,25 @@ impl Scheduler {
 
     fn look_at_due(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         for _ in 0..LOOKS_PER_STEP {
-            let Some((at, name)) = self.timers.first().cloned() else { return };
+            let Some((at, job)) = self.timers.first() else { return };
             if at > now {
                 return;
             }
-            self.set_timer(&name, None);
-            self.look_at(&name, now, out);
+            self.timers.set(job, None);
+            if let Some(name) = self.jobs.at(job).map(JobState::job_name) {
+                self.look_at(&name, now, out);
+            }
+        }
+    }
+
+    /// Looks at jobs that wait to be adopted, while there is room for more on the way.
+    fn adopt_more(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while self.adopting < ADOPTING_MAX
+            && let Some(job) = self.to_adopt.pop_first()
+        {
+            if let Some(name) = self.jobs.at(job).map(JobState::job_name) {
+                self.look_at(&name, now, out);
+            }
         }
     }
 
@@ -708,17 +726,16 @@ impl Scheduler {
     }
 
     fn set_timer(&mut self, name: &JobName, at: Option<Timestamp>) {
-        let Some(state) = self.jobs.get_mut(name) else { return };
-        if let Some(old) = std::mem::replace(&mut state.timer, at) {
-            self.timers.remove(&(old, name.clone()));
-        }
-        if let Some(at) = at {
-            self.timers.insert((at, name.clone()));
+        if let Some(job) = self.jobs.find(name) {
+            self.timers.set(job, at);
         }
     }
 
     fn set_behind(&mut self, name: &JobName, since: Option<Timestamp>) {
         let Some(state) = self.jobs.get_mut(name) else { return };
+        if state.behind_since == since {
+            return;
+        }
         if let Some(old) = std::mem::replace(&mut state.behind_since, since) {
             self.behind.remove(&(old, name.clone()));
         }
@@ -740,9 +757,9 @@ impl Scheduler {
 
     fn note_unclaimed(&mut self, name: &JobName) {
         let Some(state) = self.jobs.get_mut(name) else { return };
-        let unclaimed = state.due.filter(|_| state.rank == Some(0));
-        let before = std::mem::replace(&mut state.unclaimed, unclaimed);
+        let (before, unclaimed) = (state.unclaimed, state.due.filter(|_| state.rank == Some(0)));
         if before != unclaimed {
+            state.unclaimed = unclaimed;
             self.unclaimed.extend(unclaimed.map(|due| (due, name.clone())));
             if let Some(before) = before {
                 self.unclaimed.remove(&(before, name.clone()));
@@ -776,11 +793,11 @@ impl Scheduler {
         if state.pending != Pending::None {
             return None;
         }
-        let runnable = |definition: &Arc<Definition>| {
-            definition.runnable.as_ref().ok().map(|schedule| (Arc::clone(definition), Arc::clone(schedule)))
+        let runnable = |definition: &Definition| {
+            definition.runnable.as_ref().ok().map(|schedule| (definition.clone(), Arc::clone(schedule)))
         };
         let (Some(rank), Some((definition, schedule)), false, false) =
-            (state.rank, state.definition.as_ref().and_then(runnable), self.paused, self.draining)
+            (state.rank, state.definition().and_then(runnable), self.paused, self.draining)
         else {
             state.due = None; // not this worker's to claim
             return None;
@@ -804,7 +821,7 @@ impl Scheduler {
             0 => -self.lead_ms,
             rank => look_after_ms(rank),
         };
-        let (mark, mark_revision) = match &state.mark {
+        let (mark, mark_revision) = match state.mark() {
             MarkView::Unknown => {
                 state.reading = true;
                 self.wanted.entry(false).or_default().insert(state.slot);
@@ -812,7 +829,7 @@ impl Scheduler {
             }
             MarkView::Unreadable(_) => return None,
             MarkView::Absent => (None, 0),
-            MarkView::Known(mark, revision) => (Some(mark.clone()), *revision),
+            MarkView::Known(mark, revision) => (Some(mark), revision),
         };
         let adopted = |mark: &Mark| {
             mark.hash == definition.hash
@@ -835,6 +852,11 @@ impl Scheduler {
             let mark_value = mark.as_ref().and_then(Mark::stored_value);
             let mark = Mark::based(mark.as_ref(), base, definition.hash);
             let job_revision = definition.mod_revision;
+            if self.adopting >= ADOPTING_MAX {
+                self.to_adopt.insert(self.jobs.find(name)?);
+                return None;
+            }
+            self.adopting += 1;
             state.pending = Pending::Adopting;
             out.push(Action::Adopt(Adoption {
                 job: name.clone(),
@@ -1007,13 +1029,12 @@ impl Scheduler {
         let Some(sid) = self.session else { return };
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
-        let takes_lock = |definition: &Arc<Definition>| self.takes_lock(definition);
-        let definition = self.jobs.get(name).and_then(|state| state.definition.as_ref());
-        let unlocked = definition.is_some_and(|definition| !takes_lock(definition));
+        let definition = self.jobs.get(name).and_then(JobState::definition);
+        let unlocked = definition.is_some_and(|definition| !self.takes_lock(definition));
         let Some(state) = self.jobs.get_mut(name) else { return };
-        let Some(definition) = &state.definition else { return };
+        let Some(definition) = state.definition() else { return };
         let run_id = RunId::new(sid, seq);
-        let open = definition.open_run(run_id.clone(), name, due, worker, now);
+        let open = state.open_run(run_id.clone(), name, due, worker, now);
         let (exclusive, mark_value) = (mark.unlocked && !unlocked, mark.stored_value());
         let mut mark = mark.claimed(due, run_id, sid);
         mark.unlocked = unlocked;
@@ -1062,7 +1083,7 @@ impl Scheduler {
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
         let Some(state) = self.jobs.get_mut(name) else { return };
-        let Some(definition) = &state.definition else { return };
+        let Some(definition) = state.definition() else { return };
         let (seq, open) = match &state.streak {
             Some(streak) => {
                 let mut open = streak.open.clone();
@@ -1074,7 +1095,7 @@ impl Scheduler {
                 (streak.seq, open)
             }
             None => {
-                let open = definition.open_run(RunId::new(sid, seq), name, skipped.from, worker, now);
+                let open = state.open_run(RunId::new(sid, seq), name, skipped.from, worker, now);
                 (seq, OpenRun { skipped: Some(skipped.clone()), on_lost: None, ..open })
             }
         };
@@ -1153,7 +1174,7 @@ impl Scheduler {
         let name = claim.open.job.clone();
         if let Some(state) = self.jobs.get_mut(&name) {
             state.pending = Pending::None;
-            state.mark = MarkView::Known(claim.mark.clone(), revision);
+            state.set_mark(MarkView::Known(claim.mark.clone(), revision));
             state.mark_read_at = now;
             if seen.is_some() {
                 state.see_mark(seen, now); // others may have moved it on
@@ -1234,7 +1255,7 @@ impl Scheduler {
         }
         let due = claim.open.plan_time.plus_ms(state.jitter_ms());
         let locked_retry_ms = state.waits_for_lock(due, now);
-        let replaces = state.definition.as_ref().is_some_and(|definition| definition.replaces());
+        let replaces = state.definition().is_some_and(Definition::replaces);
         let locked_reason =
             if state.was_missed(due, now) { SkipReason::Misfire } else { SkipReason::Overlap };
         match refusal.lock {
@@ -1282,8 +1303,8 @@ impl Scheduler {
         let name = claim.open.job.clone();
         let due = claim.open.plan_time;
         let Some(state) = self.jobs.get_mut(&name) else { return };
-        let is_of_claim = |definition: &Arc<Definition>| definition.mod_revision == claim.job_revision;
-        if !state.definition.as_ref().is_some_and(is_of_claim) {
+        let is_of_claim = |definition: &Definition| definition.mod_revision == claim.job_revision;
+        if !state.definition().is_some_and(is_of_claim) {
             // Edited or deleted since: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
             // skip under the new definition would pass over fires that only that one has.
             if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
@@ -1291,7 +1312,7 @@ impl Scheduler {
             }
             return self.set_timer(&name, Some(now.plus_ms(RETRY_MS)));
         }
-        let MarkView::Known(mark, revision) = state.mark.clone() else {
+        let MarkView::Known(mark, revision) = state.mark() else {
             state.pending = Pending::None;
             return self.look_at(&name, now, out);
         };
@@ -1346,7 +1367,7 @@ impl Scheduler {
     }
 
     fn end_all_streaks(&mut self, out: &mut Vec<Action>) {
-        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
+        for name in self.jobs.names_of(|state| state.streak.is_some()) {
             self.end_streak(&name, out);
         }
     }

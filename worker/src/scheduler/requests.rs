@@ -552,7 +552,7 @@ impl Scheduler {
         let (request, revision, is_own) =
             (Arc::clone(&known.request), known.revision, known.side == Side::Own);
         let state = self.jobs.get(name);
-        let definition = state.and_then(|state| state.definition.clone());
+        let definition = state.and_then(|state| state.definition().cloned());
         let (rank, nobody) = match state.filter(|_| definition.is_some()) {
             _ if is_own => (0, false),
             Some(state) => (state.rank?, state.nobody),
@@ -565,7 +565,7 @@ impl Scheduler {
         let cancelled = (!live).then_some(SkipReason::Cancelled);
         if live && !request.targets.is_empty() {
             // Whatever the job is by now: each worker's part ends in its own record.
-            return self.spread_request(run_id, &request, revision, definition.as_deref(), now, out);
+            return self.spread_request(run_id, &request, revision, definition.as_ref(), now, out);
         }
         let Some(definition) = definition else {
             let let_go = cancelled.or(Some(SkipReason::Deleted));
@@ -645,7 +645,8 @@ impl Scheduler {
             schedule_time: now,
             worker: self.worker_id.clone(),
             command: definition
-                .map(|definition| OpenRun::cut_command(&definition.work.command))
+                .and_then(|_| self.jobs.get(&request.job))
+                .map(JobState::cut_command)
                 .unwrap_or_default(),
             trigger: request.trigger,
             skipped,
@@ -810,7 +811,7 @@ impl Scheduler {
     ) {
         let Some(run) = self.runs.get(run_id) else { return };
         let (open, key, revision) = (&run.open, (run.sid, run.seq), run.open_revision);
-        let definition = self.jobs.get(&open.job).and_then(|state| state.definition.as_ref());
+        let definition = self.jobs.get(&open.job).and_then(JobState::definition);
         // Killed by its fence, as it would have been had its worker been lost: whether survivors close it first is chance.
         let fenced = record.status == Some(Status::Killed) && run.killed.is_none() && open.on_lost.is_some();
         let failed = fenced || record.status.is_some_and(|status| status.is_worth_a_retry());

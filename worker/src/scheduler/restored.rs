@@ -1,14 +1,13 @@
 //! A store that went back to an earlier state, as after a restored backup (design P16).
 
 use common::clock::Timestamp;
-use common::domain::job::JobName;
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
 use common::domain::record::Record;
 use common::kv::Revision;
 
 use super::event::{Action, Claim, MarkSeen};
-use super::job_state::{MarkView, Pending};
+use super::job_state::{JobState, MarkView, Pending};
 use super::runs::Stage;
 use super::{LEAD_MAX_MS, Scheduler};
 
@@ -46,8 +45,8 @@ impl Scheduler {
         } else {
             self.went_back_in_doubt = true; // said once the clock is right
         }
-        for state in self.jobs.values_mut() {
-            state.pending = Pending::None;
+        for busy in self.jobs.values_mut().filter_map(JobState::busy_mut) {
+            busy.pending = Pending::None;
         }
         self.end_all_streaks(out);
         // What was claimed and not started ends here: its open key may not be in the store any more, so that nobody else would say so.
@@ -61,13 +60,15 @@ impl Scheduler {
         for run in self.runs.values_mut() {
             (run.rescue, run.claim_revision) = (true, Revision::MIN);
         }
-        for name in self.jobs.keys().cloned().collect::<Vec<JobName>>() {
-            if let Some(state) = self.jobs.get_mut(&name) {
-                // Revisions name other contents now: every job is news.
-                state.definition = None;
-                state.mark = MarkView::Unknown;
-                (state.stale_until, state.due) = (None, None);
+        for state in self.jobs.values_mut() {
+            // Revisions name other contents now: every job is news.
+            state.forget_definition();
+            state.set_mark(MarkView::Unknown);
+            if let Some(busy) = state.busy_mut() {
+                (busy.stale_until, busy.due) = (None, None);
             }
+        }
+        for name in self.jobs.names_of(|_| true) {
             self.forget_job_if_done(&name);
         }
         self.kills_seen.clear();

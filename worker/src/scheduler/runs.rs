@@ -1,7 +1,5 @@
 //! Runs from the claim to the freed lock.
 
-use std::sync::Arc;
-
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::kill::Killed;
@@ -11,10 +9,10 @@ use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
 use common::kv::Revision;
 
-use crate::exec::work::Kill;
+use crate::exec::work::{Kill, Work};
 
 use super::event::{Action, KillSeen, MoveAnswer, Report};
-use super::job_state::{Definition, Pending};
+use super::job_state::{Definition, JobState, Pending};
 use super::{SEED_LOCK_HOLD_MS, Scheduler};
 
 /// Kill requests that are kept of one job while a claim of it is in flight: more than anybody sends in the time that a claim takes.
@@ -135,13 +133,13 @@ impl Scheduler {
         }
     }
 
-    /// The definition that a claimed run would start by now: the job may have been edited or deleted since its claim (P15).
-    fn definition_of(&self, run: &Run) -> Result<Arc<Definition>, SkipReason> {
+    /// The job by which a claimed run would start now: it may have been edited or deleted since the claim (P15).
+    fn definition_of(&self, run: &Run) -> Result<(&Definition, Work), SkipReason> {
         let plan_time = run.open.plan_time;
-        let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
-        match definition {
+        let state = self.jobs.get(&run.open.job).ok_or(SkipReason::Deleted)?;
+        let definition = match state.definition() {
             None => Err(SkipReason::Deleted),
-            Some(new) if new.mod_revision == run.job_revision => Ok(Arc::clone(new)),
+            Some(new) if new.mod_revision == run.job_revision => Ok(new),
             // Claimed for one worker, and now every worker is to run it; or the other way round.
             Some(new) if run.open.target.is_some() != new.is_broadcast => Err(SkipReason::Superseded),
             // Claimed without the lock, and now no two runs may overlap: nobody has looked whether another goes.
@@ -149,24 +147,23 @@ impl Scheduler {
                 Err(SkipReason::Superseded)
             }
             // It was asked for, whatever the schedule says.
-            Some(new) if !run.open.trigger.is_of_schedule() && new.runnable.is_ok() => Ok(Arc::clone(new)),
+            Some(new) if !run.open.trigger.is_of_schedule() && new.runnable.is_ok() => Ok(new),
             Some(new) if !new.enabled => Err(SkipReason::Disabled),
             Some(new) => match &new.runnable {
-                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => {
-                    Ok(Arc::clone(new))
-                }
+                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => Ok(new),
                 _ => Err(SkipReason::Superseded),
             },
-        }
+        };
+        definition.map(|definition| (definition, state.work()))
     }
 
     /// Tells of a claimed run whose time has not come, so that its start can be got ready.
     pub(super) fn prepare(&self, run_id: &RunId, out: &mut Vec<Action>) {
         if let Some(run) = self.runs.get(run_id)
             && run.stage == Stage::Claimed
-            && let Ok(definition) = self.definition_of(run)
+            && let Ok((_, work)) = self.definition_of(run)
         {
-            let (open, work) = (run.open.clone(), definition.work.clone());
+            let open = run.open.clone();
             out.push(Action::Prepare { open, work, due: run.start_at });
         }
     }
@@ -174,15 +171,16 @@ impl Scheduler {
     /// Starts a claimed run whose time has come, unless the job was edited or deleted meanwhile (P15).
     fn start(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
         let Some(run) = self.runs.get(run_id) else { return };
-        let definition = self.definition_of(run);
+        let late_ms = now.ms_since(run.start_at);
+        let by = self.definition_of(run);
+        let by = by.map(|(definition, work)| (late_ms > definition.rule.start_deadline_ms(), work));
         let Some(run) = self.runs.get_mut(run_id) else { return };
-        match definition {
-            Ok(definition) if now.ms_since(run.start_at) > definition.rule.start_deadline_ms() => {
+        match by {
+            Ok((true, _)) => {
                 out.push(Action::Report(Report::TooLate(run.open.clone())));
                 self.let_go(now, run_id, SkipReason::Misfire, out);
             }
-            Ok(definition) => {
-                let work = definition.work.clone();
+            Ok((false, work)) => {
                 run.stage = Stage::Running;
                 run.started_at = Some(now);
                 run.open.command = OpenRun::cut_command(&work.command);
@@ -321,10 +319,10 @@ impl Scheduler {
     /// Whether a run may go on that nobody else can see any more: it was claimed without the lock, and its job still lets runs overlap.
     fn allows_overlap(&self, run_id: &RunId) -> bool {
         let Some(run) = self.runs.get(run_id) else { return false };
-        let definition = self.jobs.get(&run.open.job).and_then(|state| state.definition.as_ref());
+        let definition = self.jobs.get(&run.open.job).and_then(JobState::definition);
         run.open.unlocked
             && definition.is_none_or(|definition| {
-                definition.concurrency == Concurrency::Allow && !definition.work.execution().has_fence()
+                definition.concurrency == Concurrency::Allow && !definition.has_fence()
             })
     }
 

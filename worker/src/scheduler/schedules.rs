@@ -7,6 +7,8 @@ use common::domain::job::{Job, JobName};
 use common::domain::settings::FleetSettings;
 use common::schedule::{Dialect, Dst, Error, Schedule, ScheduleSettings, Window, Zone};
 
+use super::terms::{SharedTerms, Terms};
+
 /// Schedules that nobody has any more are dropped once there are so many, and twice as many as at the last look.
 const CLEAN_FROM: usize = 1024;
 
@@ -56,16 +58,23 @@ pub(super) struct Schedules {
     fleet: FleetSettings,
     known: BTreeMap<Arc<Source>, Weak<Schedule>>,
     clean_at: usize,
+    terms: SharedTerms,
 }
 
 impl Schedules {
     pub(super) fn new() -> Self {
-        Self { fleet: FleetSettings::default(), known: BTreeMap::new(), clean_at: CLEAN_FROM }
+        let (fleet, terms) = (FleetSettings::default(), SharedTerms::new());
+        Self { fleet, known: BTreeMap::new(), clean_at: CLEAN_FROM, terms }
     }
 
     /// The fleet's settings, by which schedules are read.
     pub(super) fn fleet(&self) -> &FleetSettings {
         &self.fleet
+    }
+
+    /// What a job shares with all that say the same.
+    pub(super) fn share(&mut self, terms: Terms) -> Arc<Terms> {
+        self.terms.share(terms)
     }
 
     /// Takes other settings: what is known was read by the ones before. False: they are the same.

@@ -125,10 +125,11 @@ impl World {
 
     /// Every job there is.
     fn list(&mut self, jobs: &[JobSeen]) {
+        self.feed(Event::JobsListBegins);
         for job in jobs {
             self.feed(Event::JobPut(job.clone()));
         }
-        self.feed(Event::JobsListed(jobs.iter().map(|job| job.name.clone()).collect()));
+        self.feed(Event::JobsListed);
     }
 
     /// The store went back, and its settings are read anew: there are none.
@@ -566,7 +567,6 @@ fn a_job_deleted_between_claim_and_start_is_skipped() {
     assert_eq!(world.start_times(), NONE);
     assert_eq!(world.skips(), [(10_000, 10_000, 1, SkipReason::Deleted)]);
     assert!(world.scheduler.is_idle() && world.scheduler.jobs.is_empty());
-    assert!(world.scheduler.slots.is_empty());
 }
 
 #[test]
@@ -639,7 +639,7 @@ fn a_claim_that_committed_is_found_although_others_have_moved_the_mark_since() {
     world.feed(refused);
     assert_eq!(world.start_times(), [10_000]);
     assert_eq!(world.scheduler.runs.values().next().unwrap().lock_revision, Some(committed));
-    let next = world.scheduler.jobs[&name("a")].timer;
+    let next = world.scheduler.timers.get(world.scheduler.jobs.find(&name("a")).unwrap());
     assert_eq!(next, Some(at(30_000 - LEAD_MIN_MS)), "the newer mark counts");
 }
 
@@ -1297,6 +1297,31 @@ fn what_happened_while_the_clock_was_not_trusted_counts_from_when_it_is_again() 
 // --- many jobs -----------------------------------------------------------------------------------------------------------
 
 #[test]
+fn few_adoptions_are_on_their_way_at_a_time_and_each_job_has_its_turn() {
+    let mut world = World::new();
+    for job in ["a", "b", "c", "d", "e"] {
+        let seen = world.seen(job, "* * * * *", "true");
+        world.scheduler.step(at(0), Event::JobPut(seen));
+    }
+    let absent = Event::MarksRead { slots: Slots::All, marks: BTreeMap::new(), asked_at: at(0) };
+    let (mut events, mut sent, mut adopted) = (vec![absent], Vec::new(), BTreeSet::new());
+    while let Some(event) = events.pop() {
+        sent.extend(world.scheduler.step(at(0), event).into_iter().filter_map(|action| match action {
+            Action::Adopt(adoption) => Some(adoption),
+            _ => None,
+        }));
+        assert!(sent.len() <= ADOPTING_MAX, "{sent:?}");
+        if let Some(Adoption { job, mark, .. }) = sent.pop() {
+            world.revision += 1;
+            assert!(adopted.insert(job.clone()));
+            events.push(Event::AdoptAnswered(job, AdoptAnswer::Done(mark, world.revision)));
+        }
+    }
+    assert_eq!(adopted.len(), 5);
+    assert!(sent.is_empty() && world.scheduler.to_adopt.is_empty());
+}
+
+#[test]
 fn no_step_looks_at_more_than_its_share_of_the_jobs() {
     let mut world = World::new();
     let jobs = LOOKS_PER_STEP + 10;
@@ -1305,7 +1330,7 @@ fn no_step_looks_at_more_than_its_share_of_the_jobs() {
     }
     world.feed(Event::Paused(true));
     world.run_to(15_000);
-    let due = |world: &World| world.scheduler.timers.range(..=(at(15_000), name("z"))).count();
+    let due = |world: &World| world.scheduler.timers.due(at(15_000));
     world.scheduler.step(at(15_000), Event::Paused(false));
     assert_eq!((due(&world), world.scheduler.wake_at()), (10, Some(at(15_000))), "the others at once");
     world.scheduler.step(at(15_000), Event::Woke);

@@ -1,7 +1,5 @@
 //! A wall clock that is put back, and marks that a clock which was ahead has left behind (design P8).
 
-use std::sync::Arc;
-
 use common::clock::Timestamp;
 use common::domain::job::JobName;
 use common::domain::mark::Mark;
@@ -24,19 +22,19 @@ impl Scheduler {
             return;
         }
         for state in self.jobs.values_mut() {
-            if let Pending::Claiming { claim, resend_at: Some(at), .. } = &mut state.pending {
+            if state.definition().is_some_and(|definition| definition.seen_at > now) {
+                state.set_seen_at(now);
+            }
+            state.mark_read_at = state.mark_read_at.min(now);
+            let Some(busy) = state.busy_mut() else { continue };
+            if let Pending::Claiming { claim, resend_at: Some(at), .. } = &mut busy.pending {
                 // Not before its time: none is sent so early.
                 *at = (*at).min(now.plus_ms(RETRY_MS).max(claim.mark.plan_time));
             }
-            if let Some(definition) = state.definition.as_mut().filter(|definition| definition.seen_at > now)
-            {
-                Arc::make_mut(definition).seen_at = now;
-            }
-            if let Some(streak) = &mut state.streak {
+            if let Some(streak) = &mut busy.streak {
                 streak.recorded_at = streak.recorded_at.min(now);
             }
-            state.stale_until = state.stale_until.map(|until| until.min(now.plus_ms(STALE_RETRY_MS)));
-            state.mark_read_at = state.mark_read_at.min(now);
+            busy.stale_until = busy.stale_until.map(|until| until.min(now.plus_ms(STALE_RETRY_MS)));
         }
         self.requests.on_step_back(now);
         self.look_at_all(now);
@@ -47,11 +45,9 @@ impl Scheduler {
     pub(super) fn on_clock_trusted(&mut self, now: Timestamp, trusted: bool, out: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.clock_trusted, trusted);
         if trusted && !before {
-            for name in std::mem::take(&mut self.seen_in_doubt) {
-                let state = self.jobs.get_mut(&name);
-                if let Some(definition) = state.and_then(|state| state.definition.as_mut()) {
-                    Arc::make_mut(definition).seen_at = now;
-                }
+            for state in self.jobs.values_mut().filter(|state| state.seen_in_doubt) {
+                state.seen_in_doubt = false;
+                state.set_seen_at(now);
             }
             if std::mem::take(&mut self.went_back_in_doubt) {
                 self.keep_floor_in_bounds(now);

@@ -893,11 +893,11 @@ impl World {
     fn take_news(&mut self, worker: usize, watched: Watched, news: News) {
         self.note(|| format!("w{worker} hears of {watched:?}: {news:?}"));
         let events = match watched {
-            Watched::Jobs => watches::job_events(&mut BTreeSet::new(), &news), // its list is one page
+            Watched::Jobs => watches::job_events(news).collect(),
             Watched::Kills => watches::kill_events(&news),
             Watched::Base => vec![watches::base_event(&news)],
             Watched::Settings => vec![watches::settings_event(&news)],
-            Watched::Requests => watches::request_events(&mut BTreeSet::new(), &news), // as that of the jobs
+            Watched::Requests => watches::request_events(&mut BTreeSet::new(), &news), // its list is one page
             Watched::Workers => {
                 let registered = &mut self.hosts[worker].shell.registered;
                 watches::note_registrations(registered, &news);

@@ -129,8 +129,9 @@ fn after_the_store_went_back_what_was_known_of_those_that_wait_is_compared_with_
     world.end(&open, Status::Succeeded);
     assert_eq!((told(&world.closes()[0]).len(), world.records().len()), (2, 0));
     world.closed(&open, CloseAnswer::Stale);
+    world.feed(Event::JobsListBegins);
     world.waits("d", r#"{"after":["a","b"]}"#);
-    world.feed(Event::JobsListed([name("d")].into()));
+    world.feed(Event::JobsListed);
     world.run_to(RETRY_MS);
     let close = world.closes().pop().unwrap();
     assert_eq!((told(&close), close.revision), (vec![("d".to_owned(), vec!["b".to_owned()])], 700));
