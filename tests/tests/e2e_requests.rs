@@ -132,7 +132,7 @@ async fn a_broadcast_runs_on_every_worker_that_is_there_once_a_fire() {
     let asked = run_now(kv, json!({"name": "asked"})).await;
     let of = async |name: &str| {
         let mut records = fleet.all_records().await;
-        records.retain(|record| record.get_str("jobName") == Ok(name));
+        records.retain(|record| record.get_str("jobName").is_ok_and(|job| job == name));
         records
     };
     let by_fire = |records: &[Document]| {
