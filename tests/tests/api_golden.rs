@@ -579,6 +579,86 @@ async fn a_kill_names_the_open_run_and_goes_with_its_lease() {
     assert_eq!(left, Duration::from_secs(KILL_TTL_SECONDS));
 }
 
+#[tokio::test]
+async fn a_run_that_waits_is_shown_and_can_be_cancelled_once() {
+    let stage = Stage::new();
+    stage.post("/job/save", job("a")).await;
+    let asked = async || stage.post("/job/run", json!({"name": "a"})).await.1["data"]["runId"].clone();
+    let (mut ids, now) = ([asked().await, asked().await], NOW.ms());
+    ids.sort_by_key(ToString::to_string);
+    let [first, second] = ids;
+    let shown = |run_id: &Value| {
+        json!({
+            "runId": run_id, "status": "waiting", "job": "a", "planTime": now, "attempt": 1, "trigger": "manual", "asked": run_id, "by": "api", "at": now
+        })
+    };
+    let (_, reply) = stage.get("/job/running?name=a").await;
+    assert_eq!(reply["data"], json!([shown(&first), shown(&second)]), "{reply}");
+    assert_eq!(stage.get("/job/running?name=b").await.1["data"], json!([]));
+    // In pages, behind a run that goes.
+    stage.put("/cron/runs/7/1", open_runs("7-1")).await;
+    let (mut after, mut seen) = (String::new(), Vec::new());
+    for _ in 0..3 {
+        let (_, reply) = stage.get(&format!("/job/running?limit=1&after={after}")).await;
+        seen.push(reply["data"][0]["runId"].clone());
+        after = reply["next"].as_str().unwrap_or_default().to_owned();
+    }
+    assert_eq!((seen[1..].to_vec(), after.as_str()), (vec![first.clone(), second], ""));
+
+    let kill = json!({"name": "a", "runId": first});
+    for _ in 0..2 {
+        let (status, reply) = stage.post("/job/kill", kill.clone()).await;
+        assert_eq!((status, &reply["data"]), (200, &json!({"runIds": [first]})), "{reply}");
+    }
+    assert_eq!(stage.pair("/cron/killer/a").await, None, "no worker runs it");
+    let killed = json!({"by": "an unknown address", "at": now});
+    assert_eq!(stage.get("/job/running").await.1["data"][1]["killed"], killed);
+    let of_other = json!({"name": "b", "runId": first});
+    assert_eq!(stage.post("/job/kill", of_other).await.0, 400);
+    stage
+        .kv
+        .inner
+        .txn(Txn {
+            then: vec![Op::delete(keys::request(&RunId::from_text(first.as_str().unwrap())))],
+            ..Txn::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(stage.post("/job/kill", kill).await.0, 400, "it was claimed, and is over");
+}
+
+// ---- broadcast ----
+
+#[tokio::test]
+async fn nobody_waits_for_a_job_that_runs_on_every_worker() {
+    let stage = Stage::new();
+    let save = async |name: &str, options: Value| {
+        let mut job = job(name);
+        job.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        if options.get("after").is_some() {
+            job.as_object_mut().unwrap().remove("cronExpr");
+        }
+        let (status, reply) = stage.post("/job/save", job).await;
+        (status, reply["msg"].as_str().unwrap().to_owned(), reply["warnings"].to_string())
+    };
+    assert_eq!(save("all", json!({"mode": "broadcast"})).await.0, 200);
+    let (status, why, _) = save("later", json!({"after": ["all"]})).await;
+    assert!(status == 400 && why.contains("\"all\" runs on every worker"), "{why}");
+    assert_eq!(save("one", json!({"mode": "single"})).await.0, 200);
+    assert_eq!(save("later", json!({"after": ["one"]})).await.0, 200);
+    let (status, why, _) = save("one", json!({"mode": "broadcast"})).await;
+    assert!(status == 400 && why.contains("jobs wait for this one (after: \"later\")"), "{why}");
+    // One that waits for others may itself run everywhere.
+    assert_eq!(save("later", json!({"after": ["one"], "mode": "broadcast"})).await.0, 200);
+
+    stage.put("/cron/workers/seed", "").await;
+    let (_, _, warnings) = save("all", json!({"mode": "broadcast"})).await;
+    assert!(warnings.contains("worker of the older kind"), "{warnings}");
+    let (_, reply) = stage.post("/job/run", json!({"name": "all"})).await;
+    let said = format!("begins with {}~", reply["data"]["runId"].as_str().unwrap());
+    assert!(reply["warnings"][0].as_str().unwrap().ends_with(&said), "{reply}");
+}
+
 // ---- run ----
 
 async fn requests(stage: &Stage) -> Vec<(RunId, RunRequest)> {
@@ -920,7 +1000,7 @@ async fn wherever_a_store_hangs_there_is_an_answer() {
     let rows = [
         ("GET", "/job/list", json!(null), false, 1),
         ("GET", "/worker/list", json!(null), false, 1),
-        ("GET", "/job/running", json!(null), false, 1),
+        ("GET", "/job/running", json!(null), false, 2),
         ("POST", "/job/save", job("a"), false, 2),
         ("POST", "/job/save", job("a"), true, 3),
         ("POST", "/job/delete", json!({"name": "a"}), false, 1),

@@ -119,6 +119,57 @@ async fn three_hundred_runs_asked_of_two_workers_begin_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_runs_on_every_worker_that_is_there_once_a_fire() {
+    let mut fleet = fleet!("broadcast");
+    let ids = ["w1", "w2", "w3"];
+    for id in ids {
+        fleet.worker(id, &SHORT_SESSION).await;
+    }
+    let kv = &api(&fleet);
+    let job = |name: &str, cron: &str| json!({"name": name, "command": "true", "cronExpr": cron, "mode": "broadcast"});
+    save(kv, job("asked", NEVER)).await;
+    save(kv, job("every", "* * * * * *")).await;
+    let asked = run_now(kv, json!({"name": "asked"})).await;
+    let of = async |name: &str| {
+        let mut records = fleet.all_records().await;
+        records.retain(|record| record.get_str("jobName").is_ok_and(|job| job == name));
+        records
+    };
+    let by_fire = |records: &[Document]| {
+        let mut by_fire: BTreeMap<i64, Vec<(String, String)>> = BTreeMap::new();
+        for record in records {
+            let worker = record.get_str("worker").unwrap().to_owned();
+            by_fire.entry(number(record, "planTime")).or_default().push((worker, status(record).to_owned()));
+        }
+        by_fire.values_mut().for_each(|workers| workers.sort());
+        by_fire
+    };
+    wait_for("five fires on all", Duration::from_secs(60), async || {
+        let all = |workers: &Vec<(String, String)>| workers.len() == 3;
+        (by_fire(&of("every").await).values().filter(|workers| all(workers)).count() >= 5).then_some(())
+    })
+    .await;
+    let told = wait_for("the run that was asked for", SOON, async || {
+        let told = of("asked").await;
+        (told.len() == 3).then_some(told)
+    })
+    .await;
+    for record in &told {
+        assert!(claim(record).starts_with(&format!("{asked}~")), "{record}");
+    }
+    assert_eq!(
+        told.iter().map(|record| record.get_str("worker").unwrap()).collect::<BTreeSet<_>>(),
+        ids.into()
+    );
+    fleet.delete_prefix("/cron/jobs/every").await;
+    nothing_is_left(&fleet).await;
+    for (fire, workers) in by_fire(&of("every").await) {
+        let names: Vec<&str> = workers.iter().map(|(worker, _)| worker.as_str()).collect();
+        assert_eq!(names, ids, "the fire at {fire} has one record of each: {workers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_asked_for_while_the_job_runs_waits_for_its_end_and_the_schedule_goes_on() {
     let mut fleet = fleet!("run-now-waits");
     fleet.worker("w1", &[]).await;

@@ -9,6 +9,7 @@ use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
 use common::domain::mark::Mark;
 use common::domain::pause::Base;
+use common::domain::request::Request;
 use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
 use common::domain::worker::Sid;
 use common::keys;
@@ -97,7 +98,7 @@ fn batch_txn(claims: &[Claim]) -> Txn {
         ]
     };
     let mut when: Vec<Compare> = claims.first().into_iter().flat_map(same).collect();
-    if claims.iter().any(|claim| claim.kind == ClaimKind::Run) {
+    if claims.iter().any(|claim| matches!(claim.kind, ClaimKind::Run | ClaimKind::Broadcast)) {
         when.push(Compare::absent(keys::PAUSED));
     }
     let mut then = Vec::new();
@@ -105,9 +106,10 @@ fn batch_txn(claims: &[Claim]) -> Txn {
         let name = &claim.open.job;
         when.extend(unchanged(name, claim.job_revision, (claim.mark_revision, claim.mark_value.as_ref())));
         then.push(Op::put(keys::fired(name), claim.mark.encode()));
-        if claim.kind != ClaimKind::SeedRan {
+        if matches!(claim.kind, ClaimKind::Run | ClaimKind::Skip) {
             then.push(put_open(&claim.open, (claim.sid, claim.seq)));
         }
+        then.extend(put_requests(&claim.spread));
         if claim.kind == ClaimKind::Run {
             if !claim.open.unlocked {
                 when.push(match claim.over_lock {
@@ -122,6 +124,11 @@ fn batch_txn(claims: &[Claim]) -> Txn {
         }
     }
     Txn { when, then, otherwise: Vec::new() }
+}
+
+/// The requests that a fire, or a request, becomes where its job runs on every worker.
+fn put_requests(spread: &[(RunId, Request)]) -> impl Iterator<Item = Op> {
+    spread.iter().map(|(run_id, request)| Op::put(keys::request(run_id), request.encode()))
 }
 
 /// The open run of a claim, under its own key.
@@ -293,19 +300,41 @@ fn mark_seen(pair: &Pair) -> MarkSeen {
     MarkSeen { mark: Mark::decode(&pair.value), revision: pair.mod_revision, retired: pair.lease.is_some() }
 }
 
-/// The transaction that takes a request (design P13): its key goes, and the open run comes, with the lock if it is to run. Two that take the
-/// same one compare the same revision of its key. The mark is not touched: fires go on as if nothing were.
-fn request_txn(claim: &RequestClaim) -> Txn {
+/// The transaction that takes a request (design P13): its key goes, and the open run comes, if it is to run with the lock, or with what stands in
+/// its place and the word in the mark (`marked`). Two that take the same one compare the same revision of its key. Nothing else of the mark is
+/// touched: fires go on as if nothing were.
+///
+/// One that is for every worker (`spread`) becomes a request for each in its place, of which its own may be the last: what is left of it.
+fn request_txn(claim: &RequestClaim, marked: Option<(Compare, Option<Op>)>) -> Txn {
     let (name, request) = (&claim.open.job, keys::request(&claim.open.run_id));
     let mut when = vec![
         Compare::exists(keys::session(claim.sid)),
         Compare::unchanged(request.as_str(), claim.request_revision),
         Compare::unchanged(keys::job(name), claim.job_revision),
     ];
-    let mut then = vec![Op::delete(request.as_str()), put_open(&claim.open, (claim.sid, claim.seq))];
-    if claim.open.skipped.is_none() {
-        when.extend([Compare::absent(keys::PAUSED), Compare::absent(keys::lock(name))]);
-        when.extend(claim.exclusive.then(|| Compare::NoneIn(Span::prefix(keys::shared_of(name)))));
+    let mut then = Vec::new();
+    // A transaction may put a key or delete it, not both.
+    if claim.spread.iter().all(|(run_id, _)| *run_id != claim.open.run_id) {
+        then.push(Op::delete(request.as_str()));
+    }
+    if claim.spread.is_empty() {
+        then.push(put_open(&claim.open, (claim.sid, claim.seq)));
+    } else {
+        when.push(Compare::absent(keys::PAUSED));
+        then.extend(put_requests(&claim.spread));
+    }
+    if claim.open.skipped.is_none() && claim.spread.is_empty() {
+        when.push(Compare::absent(keys::PAUSED));
+        match marked {
+            Some((same_mark, put)) => {
+                when.push(same_mark);
+                then.extend(put);
+            }
+            None => when.extend([
+                Compare::absent(keys::lock(name)),
+                Compare::NoneIn(Span::prefix(keys::shared_of(name))),
+            ]),
+        }
         then.push(put_lock(&claim.open, claim.sid));
     }
     let otherwise = vec![
@@ -325,14 +354,24 @@ pub(crate) async fn claim_request(kv: &dyn Kv, claim: &RequestClaim) -> RequestA
     // Reads of the refused branch: all but these are where those of a fire's claim are. What was asked for depends on no settings.
     const REQUEST: usize = MARK;
     const OPEN: usize = SETTINGS;
-    match kv.txn(request_txn(claim)).await {
+    // Sent again it may compare another mark. It is the same claim all the same: whichever sending commits first deletes the request, and with
+    // that refuses every other.
+    let unlocked = claim.open.unlocked;
+    let marked = match unlocked && claim.spread.is_empty() {
+        false => None,
+        true => match say_unlocked(kv, &claim.open.job).await {
+            Ok(marked) => Some(marked),
+            Err(_unread) => return RequestAnswer::NotApplied,
+        },
+    };
+    match kv.txn(request_txn(claim, marked)).await {
         Ok(reply) if reply.succeeded => RequestAnswer::Won(reply.revision),
         Ok(reply) => RequestAnswer::Refused(RequestRefusal {
             session_alive: reply.pair(SESSION).is_some(),
             paused: reply.pair(PAUSED).is_some(),
             job_revision: reply.pair(JOB).map_or(0, |pair| pair.mod_revision),
             request_revision: reply.pair(REQUEST).map_or(0, |pair| pair.mod_revision),
-            lock: lock_seen(reply.pair(LOCK), shared_seen(&reply, claim.exclusive)),
+            lock: lock_seen(reply.pair(LOCK).filter(|_| !unlocked), shared_seen(&reply, !unlocked)),
             // Whatever is under the number of this claim, this claim has put there.
             open: reply.pair(OPEN).map(|pair| pair.mod_revision),
         }),

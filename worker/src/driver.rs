@@ -430,6 +430,7 @@ impl Driver {
             self.floor.store(self.scheduler.floor().ms(), Relaxed);
             self.first.store(self.scheduler.owns_slot(0), Relaxed);
             self.status.note_marks_ahead(self.scheduler.marks_ahead());
+            self.status.note_requests_waiting(self.scheduler.requests_waiting());
             let waiting = self.sink.waiting().figures();
             let (now, open_runs) = (self.ports.clock.now(), self.scheduler.open_runs());
             self.status.beat(now, open_runs, waiting, self.session.is_some());
@@ -1118,7 +1119,7 @@ impl Driver {
                     }
                 };
                 for (claim, answer) in batch.members.iter().zip(&answers) {
-                    if claim.kind == ClaimKind::Run {
+                    if matches!(claim.kind, ClaimKind::Run | ClaimKind::Broadcast) {
                         status.count_claim(answer);
                     }
                 }

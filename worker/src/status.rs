@@ -29,6 +29,7 @@ pub struct Status {
     clock_offset_ms: AtomicI64,
     clock_trusted: AtomicBool,
     marks_ahead: AtomicUsize,
+    requests_waiting: AtomicUsize,
     waiting: Mutex<Figures>,
     oldest_record_ms: AtomicI64,
     claims_won: AtomicU64,
@@ -70,6 +71,10 @@ impl Status {
 
     pub(crate) fn note_marks_ahead(&self, number: usize) {
         self.marks_ahead.store(number, Relaxed);
+    }
+
+    pub(crate) fn note_requests_waiting(&self, number: usize) {
+        self.requests_waiting.store(number, Relaxed);
     }
 
     pub(crate) fn count_claim(&self, answer: &ClaimAnswer) {
@@ -189,6 +194,12 @@ impl Status {
             "gauge",
             "Jobs of this worker that wait for a time over a minute ahead which a wrong clock has put into their mark.",
             self.marks_ahead.load(Relaxed).to_string(),
+        );
+        put(
+            "fleetcron_requests_waiting",
+            "gauge",
+            "Runs of the whole fleet that are asked for, by somebody or as retries, and not claimed yet.",
+            self.requests_waiting.load(Relaxed).to_string(),
         );
         put("fleetcron_records_waiting", "gauge", "Records not yet stored.", waiting.records.to_string());
         put(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::clock::{self, Clock, SystemClock, Timestamp};
 use common::domain::audit::{Entry as Change, EntryId};
+use common::domain::broadcast::{self, Target};
 use common::domain::calendars::{Calendar, CalendarName, Calendars};
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::kill::{KillRequest, Killed};
@@ -15,8 +16,9 @@ use common::domain::mark::Mark;
 use common::domain::output::Chunk;
 use common::domain::pause::Base;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
+use common::domain::request::Request;
 use common::domain::retry::Retry;
-use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId};
+use common::domain::run::{LockHolder, OpenRun, OpenRuns, RunId, Trigger};
 use common::domain::settings::FleetSettings;
 use common::domain::worker::{Identity, Registration, Sid};
 use common::history::{History, Query, Shelf};
@@ -43,7 +45,7 @@ use crate::outbound::Outbound;
 use crate::retention::Retention;
 use crate::scheduler::{
     AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Event, Holder, LockSeen, MarkSeen, MoveAnswer,
-    Refusal, Slots,
+    Refusal, RequestAnswer, RequestClaim, Slots,
 };
 use crate::sink::{Sink, SinkSettings};
 use crate::waiting::Entry;
@@ -119,6 +121,7 @@ async fn claimable(kv: &dyn Kv) -> (Sid, Claim) {
             exclusive: false,
             over_lock: None,
             replaces: None,
+            spread: Vec::new(),
             alone: false,
         },
     )
@@ -192,6 +195,7 @@ async fn three_claimable(kv: &dyn Kv) -> (Sid, Vec<Claim>) {
             exclusive,
             over_lock,
             replaces,
+            spread: Vec::new(),
             alone,
         });
     }
@@ -595,6 +599,84 @@ async fn a_run_without_the_lock_that_comes_into_a_session_is_known_to_the_mark()
             assert_eq!(moved().await, Ok(done), "sent again");
         }
     }
+}
+
+#[tokio::test]
+async fn a_run_that_is_asked_for_beside_others_is_known_to_the_mark() {
+    let kv = store();
+    let (sid, fire) = claimable(&kv).await;
+    let before = get(&kv, keys::fired(&job())).await.unwrap();
+    put(&kv, keys::lock(&job()), "").await;
+    let claim = async |seq: u64| {
+        let open = OpenRun { unlocked: true, trigger: Trigger::Manual, ..open_run(sid, seq, T) };
+        let request_revision = put(&kv, keys::request(&open.run_id), "asked").await;
+        RequestClaim { sid, seq, open, request_revision, job_revision: fire.job_revision, spread: Vec::new() }
+    };
+    let (first, second) = (claim(2).await, claim(3).await);
+    assert!(
+        matches!(claims::claim_request(&kv, &first).await, RequestAnswer::Won(_)),
+        "whoever has the lock"
+    );
+    let known = get(&kv, keys::fired(&job())).await.unwrap();
+    let mark = Mark::decode(&known.value).unwrap();
+    assert!(mark.unlocked && mark.plan_time == Mark::decode(&before.value).unwrap().plan_time);
+    assert!(matches!(claims::claim_request(&kv, &second).await, RequestAnswer::Won(_)));
+    assert_eq!(get(&kv, keys::fired(&job())).await, Some(known), "it is said once");
+    assert_eq!(kv.range(Range::prefix(keys::shared_of(&job()))).await.unwrap().pairs.len(), 2);
+    let RequestAnswer::Refused(refusal) = claims::claim_request(&kv, &second).await else {
+        panic!("claimed")
+    };
+    assert!(refusal.open.is_some() && refusal.lock == LockSeen::Free, "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_fire_for_every_worker_is_claimed_with_a_request_for_each_and_what_is_left_is_handed_out_once() {
+    let kv = store();
+    let (sid, fire) = claimable(&kv).await;
+    let targets = (1..=5).map(|n| Target { worker: format!("w{n}"), sid: Sid(n) }).collect();
+    let whole = Request::broadcast(job(), T, T, targets, "w1", T);
+    let run_id = fire.open.run_id.clone();
+    let asked = async || {
+        let pairs = kv.range(Range::prefix(keys::REQUESTS)).await.unwrap().pairs;
+        let one = |pair: &Pair| (keys::parse_request(&pair.key).unwrap(), pair.mod_revision);
+        pairs.iter().map(one).collect::<BTreeMap<_, _>>()
+    };
+    let open = OpenRun { unlocked: true, ..fire.open.clone() };
+    let spread = broadcast::spread(&run_id, &whole, 2);
+    let rest = spread[2].1.clone();
+    let claim = Claim { kind: ClaimKind::Broadcast, open: open.clone(), spread, ..fire.clone() };
+    put(&kv, keys::PAUSED, "").await;
+    let ClaimAnswer::Refused(refusal) = claims::claim(&kv, &claim).await else { panic!("claimed") };
+    assert!(refusal.paused && asked().await.is_empty());
+    delete(&kv, keys::PAUSED).await;
+    assert!(matches!(claims::claim(&kv, &claim).await, ClaimAnswer::Won(_)));
+    assert!(matches!(claims::claim(&kv, &claim).await, ClaimAnswer::Refused(_)), "once");
+    let all = |last: i64| (1..=last).map(|n| run_id.of_worker(Sid(n)));
+    let expected: Vec<RunId> = std::iter::once(run_id.clone()).chain(all(2)).collect();
+    assert_eq!(asked().await.into_keys().collect::<Vec<_>>(), expected);
+    for key in [keys::lock(&job()), keys::runs(sid, 1)] {
+        assert_eq!(get(&kv, key).await, None, "nothing runs yet");
+    }
+    let hand_out = async |seq: u64, whole: &Request, at_once: usize| {
+        let spread = broadcast::spread(&run_id, whole, at_once);
+        let request_revision = asked().await[&run_id];
+        let claim = RequestClaim {
+            sid,
+            seq,
+            open: open.clone(),
+            request_revision,
+            job_revision: fire.job_revision,
+            spread: spread.clone(),
+        };
+        assert!(matches!(claims::claim_request(&kv, &claim).await, RequestAnswer::Won(_)));
+        let RequestAnswer::Refused(again) = claims::claim_request(&kv, &claim).await else { panic!("twice") };
+        assert!(again.request_revision != request_revision && again.open.is_none());
+        spread
+    };
+    let rest = hand_out(2, &rest, 2).await[2].1.clone();
+    assert_eq!(asked().await.len(), 5);
+    hand_out(3, &rest, 2).await;
+    assert_eq!(asked().await.into_keys().collect::<Vec<_>>(), all(5).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -256,6 +256,9 @@ pub(crate) fn members(registered: &BTreeMap<String, Registration>) -> Members {
     for (id, registration) in registered {
         if registration.owns() {
             members.ours.insert(id.clone(), registration.labels.clone());
+            if let Registered::Ours(sid) = registration.who {
+                members.sessions.insert(id.clone(), sid);
+            }
         } else if registration.who == Registered::Seed {
             members.seeds.insert(id.clone());
         }

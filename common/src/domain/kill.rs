@@ -50,7 +50,7 @@ impl KillRequest {
 }
 
 /// Who had a run killed, and when: what its record says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Killed {
     /// In words: the caller's name or address, or what in the fleet did it.
     pub by: String,

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod after;
 pub mod audit;
+pub mod broadcast;
 pub mod calendars;
 pub mod enabling;
 pub mod execution;

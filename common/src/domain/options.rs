@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::after::After;
+use super::broadcast::Mode;
 use super::calendars::JobCalendars;
 use super::execution::{
     Environment, Execution, KILL_GRACE_SECONDS_DEFAULT, KILL_GRACE_SECONDS_MAX, Limits,
@@ -190,6 +191,8 @@ pub struct JobOptions {
     pub notify: Option<Arc<Notify>>,
     /// It runs once these jobs have succeeded, in place of any times.
     pub after: Option<After>,
+    /// See [`Mode`].
+    pub mode: Option<Mode>,
 }
 
 /// One option: its name in the JSON, how it is read, how it is written.
@@ -427,6 +430,17 @@ const FIELDS: &[Field] = &[
         },
         write: |options| options.after.as_ref().map(After::to_value),
     },
+    Field {
+        name: "mode",
+        read: |options, value| {
+            let mode = of_word(&Mode::ALL, value);
+            let wrong =
+                "is neither \"single\" nor \"broadcast\": write one of them, or leave it out for \"single\"";
+            options.mode = Some(mode.ok_or_else(|| wrong.to_owned())?);
+            Ok(())
+        },
+        write: |options| options.mode.map(|mode| word_of(&Mode::ALL, &mode).into()),
+    },
 ];
 
 fn seconds(value: &Value, max: u32, left_out: &str) -> Result<u32, String> {
@@ -481,6 +495,12 @@ impl JobOptions {
     #[must_use]
     pub fn concurrency(&self) -> Concurrency {
         self.concurrency.unwrap_or_default()
+    }
+
+    /// Whether a fire runs on every worker.
+    #[must_use]
+    pub fn is_broadcast(&self) -> bool {
+        self.mode == Some(Mode::Broadcast)
     }
 
     /// How late a fire may still start, in ms.
@@ -666,6 +686,7 @@ mod tests {
             ("dst", json!("Debian"), "none of \"debian\""),
             ("http", json!("https://example.com/"), "is not an object"),
             ("http", json!({"url": "https://u:p@example.com/"}), "Authorization"),
+            ("mode", json!("all"), "neither \"single\""),
             ("after", json!("extract"), "[\"extract\",\"load\"]"),
             ("after", json!([]), "names 0 jobs: name 1 to 32"),
             ("after", Value::from_iter((0..33).map(|n| n.to_string())), "33 jobs"),
@@ -680,7 +701,7 @@ mod tests {
             assert_eq!(fault.field, name);
             assert!(fault.message.contains(says), "{given}: {:?} does not say {says:?}", fault.message);
         }
-        assert_eq!(JobOptions::fault("mode", &json!(1)), None);
+        assert_eq!(JobOptions::fault("nothing", &json!(1)), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ const VERSION: u32 = 1;
 
 /// A record's `_id`: `{job}/{plan time in ms}/{attempt}`. Job names have no `/`, so it is unique to the run. Of a run that somebody asked for
 /// it is `{job}/{plan time in ms}/{its id}/{attempt}`: two may be asked for in one millisecond, which may be that of a fire.
+/// Of a job that runs on every worker, `/{the worker's id}` comes behind.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordId(String);
@@ -30,6 +31,12 @@ impl RecordId {
     #[must_use]
     pub fn asked_for(job: &JobName, plan_time: Timestamp, asked: &RunId, attempt: u32) -> Self {
         Self(format!("{job}/{}/{asked}/{attempt}", plan_time.ms()))
+    }
+
+    /// Of the records that a fire has on every worker, that of this one.
+    #[must_use]
+    pub fn of_worker(self, worker: &str) -> Self {
+        Self(format!("{}/{worker}", self.0))
     }
 
     /// From the store's text; of a seed record the hex form of its object id.
@@ -124,6 +131,10 @@ pub enum SkipReason {
     Replaced,
     /// The store was put back to an earlier state since it was asked for, so that it may have run before.
     StoreWentBack,
+    /// Somebody asked that it be killed before anybody had claimed it.
+    Cancelled,
+    /// The worker that it was for left before it had claimed it (`mode: broadcast`).
+    WorkerGone,
 }
 
 impl SkipReason {
@@ -138,6 +149,8 @@ impl SkipReason {
             Self::Superseded => "skipped: the job was edited before its start",
             Self::NoWorker => "skipped: no worker has the labels that the job wants",
             Self::Replaced => "skipped: a newer fire came before it could start",
+            Self::Cancelled => "skipped: it was cancelled before its start",
+            Self::WorkerGone => "skipped: the worker that was to run it is not there any more",
             Self::StoreWentBack => {
                 "skipped: the store was put back to an earlier state, and it may have run before"
             }
@@ -163,20 +176,23 @@ pub struct Skipped {
     /// For [`SkipReason::NoWorker`]: the labels wanted, as in `CRON_WORKER_LABELS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
+    /// For [`SkipReason::Cancelled`]: who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<Killed>,
 }
 
 impl Skipped {
     /// Just the fire at `at`.
     #[must_use]
     pub fn one(at: Timestamp, reason: SkipReason) -> Self {
-        Self { from: at, to: at, count: 1, more: false, reason, selector: None }
+        Self { from: at, to: at, count: 1, more: false, reason, selector: None, cancelled: None }
     }
 
     /// The fires of a stretch of time.
     #[must_use]
     pub fn all(fires: Fires, reason: SkipReason) -> Self {
         let (from, to) = (fires.first, fires.last);
-        Self { from, to, count: fires.count, more: fires.more, reason, selector: None }
+        Self { from, to, count: fires.count, more: fires.more, reason, selector: None, cancelled: None }
     }
 }
 
@@ -276,7 +292,8 @@ impl Record {
             exit_code: None,
             signal: None,
             http_status: None,
-            worker: Some(open.worker.clone()),
+            // Who writes it may be another, where the worker that was to run it is gone.
+            worker: Some(open.target.as_ref().unwrap_or(&open.worker).clone()),
             attempt: Some(open.attempt),
             trigger: Some(open.trigger),
             after: open.after.clone(),
@@ -306,7 +323,7 @@ impl Record {
         }
     }
 
-    /// The same, of a run that somebody had killed.
+    /// The same, of a run that somebody had killed, or cancelled before its start.
     #[must_use]
     pub fn killed(self, killed: Killed) -> Self {
         Self { killed_by: Some(killed.by), killed_at: Some(killed.at), ..self }
@@ -324,13 +341,12 @@ impl Record {
             err = format!("{err} ({more}{} fires, the last at {})", skipped.count, skipped.to);
         }
         let (from, to) = (skipped.from, skipped.to);
-        Self {
-            err,
-            start_time: from,
-            end_time: to,
-            skipped: Some(skipped),
-            ..Self::of(open, Status::Skipped, from)
-        }
+        let record = Self { err, start_time: from, end_time: to, ..Self::of(open, Status::Skipped, from) };
+        let record = match skipped.cancelled.clone() {
+            Some(cancelled) => record.killed(cancelled),
+            None => record,
+        };
+        Self { skipped: Some(skipped), ..record }
     }
 
     /// The record that a survivor writes for an open run whose session is gone: `lost`, or the skip that the run stands for.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::broadcast::Target;
 use super::execution::Environment;
 use super::job::JobName;
+use super::kill::Killed;
 use super::retry::Retry;
 use super::run::{OpenRun, RunId, Trigger};
 use super::stored;
@@ -46,10 +48,19 @@ pub struct Request {
     /// The run that it tries again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<RunId>,
-    /// Who put it: `api`, or a worker's id.
+    /// Who put it: whoever asked (`api` where that is not known), or a worker's id.
     pub by: String,
     /// When.
     pub at: Timestamp,
+    /// Somebody has had it killed before it was claimed: it is not to run, and whoever claims it writes a record that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed: Option<Killed>,
+    /// The one worker that it is for: of a job that runs on every worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The workers that are still to get a request each of it: it is not run itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
 }
 
 impl Request {
@@ -69,6 +80,38 @@ impl Request {
             retries: None,
             by: "api".to_owned(),
             at,
+            killed: None,
+            target: None,
+            targets: Vec::new(),
+        }
+    }
+
+    /// A fire of a job that runs on every worker, of these workers: see [`super::broadcast::spread`].
+    #[must_use]
+    pub fn broadcast(
+        job: JobName,
+        plan_time: Timestamp,
+        start_at: Timestamp,
+        targets: Vec<Target>,
+        by: &str,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            v: VERSION,
+            job,
+            plan_time,
+            attempt: 1,
+            not_before: Some(start_at),
+            trigger: Trigger::Broadcast,
+            env: None,
+            asked: None,
+            after: None,
+            retries: None,
+            by: by.to_owned(),
+            at,
+            killed: None,
+            target: None,
+            targets,
         }
     }
 
@@ -89,6 +132,9 @@ impl Request {
             retries: Some(open.run_id.clone()),
             by: by.to_owned(),
             at: ended,
+            killed: None,
+            target: None,
+            targets: Vec::new(),
         };
         (open.run_id.of_attempt(attempt), request)
     }
@@ -110,6 +156,9 @@ impl Request {
             retries: None,
             by: by.to_owned(),
             at: ended,
+            killed: None,
+            target: None,
+            targets: Vec::new(),
         };
         (run_id, request)
     }

@@ -26,7 +26,7 @@ pub struct Fire {
 }
 
 /// Names one claim, and with it the run that it started: `{sid}-{seq}` of a fire, random digits of a run that somebody asked for, and of a
-/// retry the id of the first attempt with `.{attempt}`. Opaque: compared, and taken apart only to guess where to look first.
+/// retry the id of the first attempt with `.{attempt}`. Where a job runs on every worker, `~{sid}` of the worker comes between. Opaque: compared, and taken apart only to guess where to look first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(Arc<str>);
@@ -57,6 +57,12 @@ impl RunId {
         // Run ids have no NUL character.
         let both = format!("{self}\0{dependent}");
         Self(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(both.as_bytes())).into())
+    }
+
+    /// Of what this names (the claim of a fire, or a request) the run on the worker of this session.
+    #[must_use]
+    pub fn of_worker(&self, sid: Sid) -> Self {
+        Self(format!("{self}~{sid}").into())
     }
 
     /// Its text.
@@ -97,6 +103,16 @@ pub enum Trigger {
     Retry,
     /// The jobs that it waits for have succeeded.
     After,
+    /// Its schedule, on every worker.
+    Broadcast,
+}
+
+impl Trigger {
+    /// A fire of its job's schedule.
+    #[must_use]
+    pub fn is_of_schedule(self) -> bool {
+        matches!(self, Self::Schedule | Self::Broadcast)
+    }
 }
 
 /// Longest command that an open run carries for the record of its loss; the rest is cut, since etcd must stay small.
@@ -143,15 +159,22 @@ pub struct OpenRun {
     /// ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<Retry>,
+    /// The id of the worker that it is for: of a job that runs on every worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 impl OpenRun {
     /// The id of the record that this run will end in.
     #[must_use]
     pub fn record_id(&self) -> RecordId {
-        match &self.asked {
+        let id = match &self.asked {
             None => RecordId::new(&self.job, self.plan_time, self.attempt),
             Some(asked) => RecordId::asked_for(&self.job, self.plan_time, asked, self.attempt),
+        };
+        match &self.target {
+            None => id,
+            Some(worker) => id.of_worker(worker),
         }
     }
 

@@ -186,7 +186,7 @@ export const GROUPS = {
     one("outputLimitBytes", bytes("1048576")),
     several("limits", { cpuSeconds: number(), memoryBytes: bytes(), openFiles: number(), fileBytes: bytes(), processes: number() }),
   ],
-  workers: [labels("selector", "gpu=yes, zone=a")],
+  workers: [labels("selector", "gpu=yes, zone=a"), one("mode", choice("single", "broadcast"))],
   about: [{ ...one("description", { write: (text) => text }), inputs: [{ id: "description", rows: 3, plain: true }] }, labels("labels", "team=ops")],
 };
 

@@ -4,7 +4,7 @@ import { Facts, FullTime, Output, late, ran, statusOf, took } from "./parts.js";
 
 export const idOf = (record) => record._id ?? `${record.planTime}/${record.startTime}`;
 
-const TRIGGERS = ["schedule", "manual", "retry", "after"];
+const TRIGGERS = ["schedule", "manual", "retry", "after", "broadcast"];
 const REASONS = ["overlap", "misfire", "deleted", "superseded", "noWorker", "disabled", "replaced", "storeWentBack"];
 
 export const triggerText = (trigger) => (TRIGGERS.includes(trigger) ? t(`trigger.${trigger}`) : trigger);

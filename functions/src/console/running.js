@@ -63,7 +63,19 @@ function Table({ runs, named }) {
 }
 
 function Row({ run, named }) {
-  const { runId, job, worker, planTime, scheduleTime } = run;
+  const { runId, job, worker, planTime, scheduleTime, status, notBefore, by } = run;
+  if (status === "waiting") {
+    return html`<tr role="row">
+      ${named ? html`<td role="cell" class="name"><${Name} name=${job} link=${link(["jobs", job])} /></td>` : null}
+      <td role="cell" data-label=${t("startedUtc")} class="when">${notBefore ? html`<${Time} ms=${notBefore} />` : dash()}</td>
+      <td role="cell" data-label=${t("goingFor")} class="number">${t(run.killed ? "runCancelled" : "runWaits")}</td>
+      <td role="cell" data-label=${t("worker")} class="worker"><bdi>${by}</bdi></td>
+      <td role="cell" data-label=${t("runId")}><span><code>${runId}</code> <${Origin} run=${run} /></span></td>
+      <td role="cell" class="actions">
+        ${run.killed ? null : html`<button type="button" class="small danger" aria-label=${t("killRun", { id: runId })} onClick=${() => confirming.set({ kind: "kill", name: job, runId })}>${t("kill")}</button>`}
+      </td>
+    </tr>`;
+  }
   // Claimed shortly before its time; a run that waited, later.
   const begun = Math.max(planTime, scheduleTime ?? 0);
   return html`<tr role="row">

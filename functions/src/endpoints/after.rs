@@ -7,7 +7,7 @@ use common::domain::job::{Job, JobName};
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Pair, Span, Txn};
 
-use super::Pages;
+use super::{Pages, broadcast};
 use crate::access::reach;
 use crate::http::Refusal;
 use crate::store;
@@ -35,7 +35,7 @@ impl Before {
     /// Follows the jobs that `job` waits for, those that these wait for, and so on.
     ///
     /// # Errors
-    /// It would wait for itself; or the store does not answer.
+    /// It would wait for itself, or for one that runs on every worker, or others wait for it and it is such a one; or the store does not answer.
     pub(super) async fn of(kv: &dyn Kv, job: &Job, whose: &Principal) -> Result<Self, Refusal> {
         // That another's job has succeeded is not the caller's to know, nor whether there is such a job.
         job.options.after.iter().flat_map(|after| after.names()).try_for_each(|name| reach(whose, name))?;
@@ -67,6 +67,10 @@ impl Before {
                 let found = store::read(kv, Txn { then: reads, ..Txn::default() }).await?;
                 for (index, name) in some.iter().enumerate() {
                     let stored = found.pair(index);
+                    let predecessor = stored.and_then(job_of);
+                    if is_first && predecessor.as_ref().is_some_and(|job| job.options.is_broadcast()) {
+                        return Err(broadcast::no_predecessor(name));
+                    }
                     if stored.is_none() && is_first {
                         before.warnings.push(format!(
                             "after: there is no job {:?} yet: this one runs once it is there and has succeeded",
@@ -78,10 +82,11 @@ impl Before {
                         before.unchanged.push(Compare::unchanged(keys::job(name), revision));
                     }
                     // What is no job waits for nobody.
-                    waiting.extend(stored.and_then(job_of));
+                    waiting.extend(predecessor);
                 }
             }
         }
+        before.warnings.extend(broadcast::look(kv, job, whose).await?);
         Ok(before)
     }
 }
@@ -121,26 +126,35 @@ pub(super) async fn waited_for(
     name: &JobName,
     whose: &Principal,
 ) -> Result<Option<String>, Refusal> {
+    let named = who_waits(kv, name, whose).await?.0;
+    Ok(named.map(|named| format!("jobs wait for this one (after) and do not run without it: {named}")))
+}
+
+/// Names the jobs that wait for this one and that the caller reaches, and says whether there are any.
+pub(super) async fn who_waits(
+    kv: &dyn Kv,
+    name: &JobName,
+    whose: &Principal,
+) -> Result<(Option<String>, bool), Refusal> {
+    let mut any = false;
     let mut waiting: Vec<String> = Vec::new();
     let (mut pages, mut looked_at) = (Pages::new(kv, Span::prefix(keys::JOBS)), 0);
     while looked_at < LOOKED_AT_MAX
         && let Some(pairs) = pages.next().await?
     {
         looked_at += pairs.len();
-        let waits = |job: &Job| {
-            whose.reaches(&job.name)
-                && job.options.after.iter().any(|after| after.names().any(|one| one == name))
-        };
-        waiting.extend(
-            pairs.iter().filter_map(job_of).filter(waits).map(|job| format!("{:?}", job.name.as_str())),
-        );
+        let waits = |job: &Job| job.options.after.iter().any(|after| after.names().any(|one| one == name));
+        for job in pairs.iter().filter_map(job_of).filter(waits) {
+            any = true;
+            if whose.reaches(&job.name) {
+                waiting.push(format!("{:?}", job.name.as_str()));
+            }
+        }
     }
     let (named, more) = (waiting.len().min(NAMED_MAX), waiting.len().saturating_sub(NAMED_MAX));
-    Ok((named > 0).then(|| {
+    let named = (named > 0).then(|| {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!(
-            "jobs wait for this one (after) and do not run without it: {}{more}",
-            waiting[..named].join(", ")
-        )
-    }))
+        format!("{}{more}", waiting[..named].join(", "))
+    });
+    Ok((named, any))
 }

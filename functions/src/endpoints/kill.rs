@@ -1,4 +1,5 @@
-//! `POST /job/kill`: asks the workers that run a job to kill its runs. It only writes a key; workers watch for it.
+//! `POST /job/kill`: asks the workers that run a job to kill its runs, or to let a run go that nobody has claimed yet. It only writes a key;
+//! workers watch for it.
 
 use std::time::Duration;
 
@@ -6,13 +7,14 @@ use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch};
 use common::domain::job::JobName;
 use common::domain::kill::{KILL_TTL_SECONDS, KillRequest, Killed};
+use common::domain::request::Request as RunRequest;
 use common::domain::run::{LockHolder, RunId};
 use common::keys;
-use common::kv::{Kv, Op, OpReply, Pair, Range, Txn, TxnReply};
+use common::kv::{Compare, Key, Kv, Op, OpReply, Pair, Range, Revision, Txn, TxnReply};
 use lambda_http::Request;
 use serde_json::json;
 
-use super::job_name;
+use super::{CONFLICTS_MAX, job_name};
 use crate::audit::Change;
 use crate::http::{Call, Refusal, Reply, Response, WRITE, answer};
 use crate::idempotency::Once;
@@ -38,32 +40,54 @@ async fn kill(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     let wanted = fields.filled("runId");
     let asked = json!({ "name": name.as_str(), "runId": wanted });
     let mut once = Once::of(call, "kill", &asked)?;
-    let found = store::read(kv, Txn { then: look(&name, wanted, &once), ..Txn::default() }).await?;
-    if let Some(answered) = once.answered(found.pair(3))? {
-        return Ok(answered);
+    for _ in 0..CONFLICTS_MAX {
+        let found = store::read(kv, Txn { then: look(&name, wanted, &once), ..Txn::default() }).await?;
+        if let Some(answered) = once.answered(found.pair(KEPT))? {
+            return Ok(answered);
+        }
+        let open = Open::of(&name, &found)?;
+        let (run_ids, warning) = match wanted {
+            Some(wanted) => match (open.named(wanted), Waiting::of(&name, found.pair(REQUEST))) {
+                (Some(run_id), _) => (vec![run_id], None),
+                (None, None) => return Err(not_open(&name, &open, wanted)),
+                (None, Some(waiting)) => match waiting.cancel(kv, clock, call, &mut once, &since).await? {
+                    Some(reply) => return Ok(reply),
+                    None => continue, // claimed just now: it is a run
+                },
+            },
+            None => (open.run_ids(), open.warning(&name)),
+        };
+        return ask(kv, clock, call, &name, run_ids, warning, &mut once, &since).await;
     }
-    let open = Open::of(&name, &found)?;
-    let (run_ids, warning) = match wanted {
-        Some(wanted) => match open.named(wanted) {
-            Some(run_id) => (vec![run_id], None),
-            None => return Err(not_open(&name, &open, wanted)),
-        },
-        None => (open.run_ids(), open.warning(&name)),
-    };
+    let message = "the run is asked for, claimed and asked for again, it was left as it is: send it again";
+    Err(Refusal::new(Kind::Conflict, message))
+}
+
+/// Puts the kill request for these runs.
+#[expect(clippy::too_many_arguments, reason = "what `kill` has found out")]
+async fn ask(
+    kv: &dyn Kv,
+    clock: &dyn Clock,
+    call: &Call,
+    name: &JobName,
+    run_ids: Vec<RunId>,
+    warning: Option<String>,
+    once: &mut Once,
+    since: &Stopwatch,
+) -> Result<Reply, Refusal> {
     let lease = store::grant(kv, Duration::from_secs(KILL_TTL_SECONDS)).await?;
     // If the function dies here, the lease ends without a key and nothing was asked for.
-    let asked = Killed { by: call.caller().unwrap_or("an unknown address").to_owned(), at: clock.now() };
-    let request = KillRequest::new(run_ids.clone(), asked).encode();
+    let request = KillRequest::new(run_ids.clone(), asked_by(call, clock)).encode();
     let mut warnings = call.query_warnings();
     warnings.extend(warning);
     let reply = Reply::new(json!({ "runIds": run_ids }), warnings);
-    let change = Change::new(call, "kill", clock.now()).of_job(&name, None, None).ending_something();
+    let change = Change::new(call, "kill", clock.now()).of_job(name, None, None).ending_something();
     let change = change.with("runIds", json!(run_ids));
     // Sending it twice is harmless: it names the runs, and a later one is none of them.
-    let put = Op::put_leased(keys::killer(&name), request, lease);
+    let put = Op::put_leased(keys::killer(name), request, lease);
     let mut txn = Txn { then: vec![put], otherwise: once.read().into_iter().collect(), ..Txn::default() };
     once.guard(kv, &mut txn, &reply).await?;
-    let written = store::write(kv, &txn, &since, "the kill", once.is_named(), Some(&change)).await?;
+    let written = store::write(kv, &txn, since, "the kill", once.is_named(), Some(&change)).await?;
     if written.reply.succeeded {
         return Ok(reply);
     }
@@ -75,8 +99,65 @@ async fn kill(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refu
     })
 }
 
-/// Reads the runs of a job that are open now, the one that is wanted also where there are too many to name, and the answer that may be
-/// kept.
+fn asked_by(call: &Call, clock: &dyn Clock) -> Killed {
+    Killed { by: call.caller().unwrap_or("an unknown address").to_owned(), at: clock.now() }
+}
+
+/// A run that is asked for, and that nobody has claimed yet.
+struct Waiting {
+    request: RunRequest,
+    key: Key,
+    revision: Revision,
+}
+
+impl Waiting {
+    fn of(name: &JobName, stored: Option<&Pair>) -> Option<Self> {
+        let pair = stored?;
+        let request = RunRequest::decode(&pair.value).ok().filter(|request| request.job == *name)?;
+        Some(Self { request, key: pair.key.clone(), revision: pair.mod_revision })
+    }
+
+    /// Writes into the request that it is not to run: whoever claims it then writes the record of that. A claim compares the revision that this
+    /// changes, so that either is first and the other sees it. `None` = it was claimed, or changed, meanwhile.
+    async fn cancel(
+        mut self,
+        kv: &dyn Kv,
+        clock: &dyn Clock,
+        call: &Call,
+        once: &mut Once,
+        since: &Stopwatch,
+    ) -> Result<Option<Reply>, Refusal> {
+        let run_id = keys::parse_request(&self.key);
+        let mut warnings = call.query_warnings();
+        warnings.push("the run was waiting to begin: it is let go, with a record that says so".to_owned());
+        let reply = Reply::new(json!({ "runIds": [run_id] }), warnings);
+        let then = match &self.request.killed {
+            Some(_before) if !once.is_named() => return Ok(Some(reply)),
+            Some(_before) => Vec::new(), // whoever asked first stands in its record
+            None => {
+                self.request.killed = Some(asked_by(call, clock));
+                vec![Op::put(self.key.clone(), self.request.encode())]
+            }
+        };
+        let when = vec![Compare::unchanged(self.key, self.revision)];
+        let mut txn = Txn { when, then, otherwise: once.read().into_iter().collect() };
+        once.guard(kv, &mut txn, &reply).await?;
+        let change = Change::new(call, "kill", clock.now()).of_job(&self.request.job, None, None);
+        let change = change.with("runIds", json!([run_id])).ending_something();
+        let written = store::write(kv, &txn, since, "the kill", once.is_named(), Some(&change)).await?;
+        if written.reply.succeeded {
+            return Ok(Some(reply));
+        }
+        once.answered(written.reply.pair(0))
+    }
+}
+
+/// Where [`look`] has the request that is wanted, and the answer that may be kept.
+const REQUEST: usize = 3;
+const KEPT: usize = 4;
+
+/// Reads the runs of a job that are open now, the one that is wanted also where there are too many to name, or its request, and the answer that
+/// may be kept.
 fn look(name: &JobName, wanted: Option<&str>, once: &Once) -> Vec<Op> {
     // No run has an empty id.
     let wanted = RunId::from_text(wanted.unwrap_or_default());
@@ -84,6 +165,7 @@ fn look(name: &JobName, wanted: Option<&str>, once: &Once) -> Vec<Op> {
         Op::get(keys::lock(name)),
         Op::Range(Range::prefix(keys::shared_of(name)).limit(RUNS_MAX)),
         Op::get(keys::shared(name, &wanted)),
+        Op::get(keys::request(&wanted)),
     ];
     reads.extend(once.read());
     reads

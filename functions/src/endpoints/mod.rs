@@ -2,6 +2,7 @@
 
 mod after;
 pub mod audit_list;
+mod broadcast;
 pub mod calendar_delete;
 pub mod calendar_list;
 pub mod calendar_save;

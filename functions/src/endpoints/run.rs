@@ -5,6 +5,7 @@ use common::api::errno::Kind;
 use common::clock::{Clock, Stopwatch};
 use common::domain::execution::Environment;
 use common::domain::job::{Job, JobName};
+use common::domain::options::Concurrency;
 use common::domain::request::Request as RunRequest;
 use common::domain::run::RunId;
 use common::ids::random_id;
@@ -38,22 +39,28 @@ async fn run(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refus
     if let Some(answered) = once.answered(found.pair(3))? {
         return Ok(answered);
     }
-    can_run(&name, found.pair(0), &env)?;
+    let definition = can_run(&name, found.pair(0), &env)?;
+    let run_id = RunId::from_text(&random_id());
     let mut warnings = call.query_warnings();
     if found.pair(1).is_some() {
         warnings
             .push("the fleet is paused: the run begins when that ends, if it does within a day".to_owned());
     }
-    if found.pair(2).is_some() {
+    let options = &definition.options;
+    if options.is_broadcast() {
+        warnings.push(format!("the job runs on every worker: the id of each run begins with {run_id}~"));
+    } else if found.pair(2).is_some() && options.concurrency() != Concurrency::Allow {
         warnings.push("a run of the job is going: this one begins when that has ended".to_owned());
     }
-    let run_id = RunId::from_text(&random_id());
     let reply = Reply::new(json!({ "runId": run_id }), warnings);
     // Names alone: values may be what not everybody is to read.
     let variables: Vec<String> = env.iter().map(|(name, _)| name.to_owned()).collect();
     let change = Change::new(call, "run", clock.now()).of_job(&name, None, None);
     let change = change.with("runId", run_id.as_str()).with("env", variables);
-    let request = RunRequest::manual(run_id.clone(), name.clone(), env, clock.now());
+    let mut request = RunRequest::manual(run_id.clone(), name.clone(), env, clock.now());
+    if let Some(caller) = call.caller() {
+        request.by = caller.to_owned();
+    }
     let mut txn = Txn {
         when: vec![Compare::exists(job)],
         then: vec![Op::put(keys::request(&run_id), request.encode())],
@@ -91,7 +98,7 @@ fn asked(call: &Call) -> Result<(JobName, Environment), Refusal> {
     Ok((job_name(call, &fields)?, env.map_err(|why| Refusal::bad(format!("env: {why}")))?))
 }
 
-fn can_run(name: &JobName, stored: Option<&Pair>, env: &Environment) -> Result<(), Refusal> {
+fn can_run(name: &JobName, stored: Option<&Pair>, env: &Environment) -> Result<Job, Refusal> {
     let stored = stored.ok_or_else(|| no_such_job(name))?;
     let job = Job::from_stored(name.as_str(), &stored.value).map_err(|fault| {
         let message = format!("what is stored as {:?} is not a job ({fault}): save it anew", name.as_str());
@@ -100,7 +107,7 @@ fn can_run(name: &JobName, stored: Option<&Pair>, env: &Environment) -> Result<(
     if job.options.execution.http.is_some() && !env.is_empty() {
         return Err(Refusal::bad("env: means nothing to the request that this job sends: leave it out"));
     }
-    Ok(())
+    Ok(job)
 }
 
 fn no_such_job(name: &JobName) -> Refusal {

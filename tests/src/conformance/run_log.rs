@@ -116,6 +116,7 @@ fn skips(job: &str, at: i64, count: u64) -> Record {
         more: false,
         reason: SkipReason::Overlap,
         selector: None,
+        cancelled: None,
     };
     Record {
         status: Some(Status::Skipped),

@@ -444,12 +444,13 @@ fn what_of(record: &Record, retry: Option<Retry>) -> Option<What> {
         Status::Lost if goes_on && retry.is_some_and(|retry| retry.on_lost == Some(true)) => None,
         Status::Lost => trouble(Occasion::Lost),
         Status::Skipped => match record.skipped.as_ref()?.reason {
-            SkipReason::Deleted | SkipReason::Disabled => None,
+            SkipReason::Deleted | SkipReason::Disabled | SkipReason::Cancelled => None,
             // The attempt before was not told, since this one was to follow.
             _ if record.trigger == Some(Trigger::Retry) => trouble(Occasion::Failure),
-            SkipReason::Misfire | SkipReason::NoWorker | SkipReason::StoreWentBack => {
-                trouble(Occasion::Misfire)
-            }
+            SkipReason::Misfire
+            | SkipReason::NoWorker
+            | SkipReason::StoreWentBack
+            | SkipReason::WorkerGone => trouble(Occasion::Misfire),
             SkipReason::Overlap | SkipReason::Superseded | SkipReason::Replaced => None,
         },
     }

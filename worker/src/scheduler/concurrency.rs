@@ -54,8 +54,11 @@ impl Definition {
 impl Scheduler {
     /// Whether the job's next run takes the lock. While a seed worker is in the fleet every run does: it runs whatever it can lock, so that
     /// without the lock each fire would run here and there (P17).
+    ///
+    /// Runs of a job that runs on every worker never do: each worker knows its own, and others do not matter.
     pub(super) fn takes_lock(&self, definition: &Definition) -> bool {
-        definition.concurrency != Concurrency::Allow || !self.members.seeds.is_empty()
+        let is_one_at_a_time = definition.concurrency != Concurrency::Allow || !self.members.seeds.is_empty();
+        is_one_at_a_time && !definition.is_broadcast
     }
 
     /// Runs elsewhere keep a fire from being claimed whose time has come: they are killed, and it is claimed again. Nothing has been claimed

@@ -10,6 +10,7 @@ use common::domain::mark::Mark;
 use common::domain::options::{Labels, Selector};
 use common::domain::pause::Base;
 use common::domain::record::{Ending, Record};
+use common::domain::request::Request;
 use common::domain::run::{OpenRun, RunId};
 use common::domain::settings::FleetSettings;
 use common::domain::stored;
@@ -49,6 +50,8 @@ pub struct MarkSeen {
 pub struct Members {
     /// Ids of ours, this worker among them once it is registered, with their labels.
     pub ours: BTreeMap<String, Labels>,
+    /// Under which session each of them is registered.
+    pub sessions: BTreeMap<String, Sid>,
     /// Ids of seed workers: they ignore marks.
     pub seeds: BTreeSet<String>,
 }
@@ -80,6 +83,8 @@ pub enum ClaimKind {
     Run,
     /// Lets one or more fires go: mark and open run (which stands for the `skipped` record).
     Skip,
+    /// Takes the fire for every worker: mark, and a request for each (design P13).
+    Broadcast,
     /// Moves the mark past a fire that a seed worker has taken: mark only.
     SeedRan,
 }
@@ -111,7 +116,9 @@ pub struct Claim {
     pub over_lock: Option<Revision>,
     /// Number of the open-run key of the claim that this one replaces, of which a sending may have committed.
     pub replaces: Option<u64>,
-    /// It is not sent together with others: it is in doubt, or takes over what others may have changed, and would be refused with them.
+    /// The requests that come of it: of [`ClaimKind::Broadcast`].
+    pub spread: Vec<(RunId, Request)>,
+    /// It is not sent together with others: it is in doubt, takes over what others may have changed and would be refused with them, or puts much.
     pub alone: bool,
 }
 

@@ -16,7 +16,7 @@ use common::kv::Revision;
 
 use crate::exec::work::Work;
 
-use super::event::{Action, Claim, JobSeen, MarkSeen};
+use super::event::{Action, Claim, ClaimKind, JobSeen, MarkSeen};
 use super::misfire::Rule;
 use super::ownership::Place;
 use super::schedules::{Schedules, Source};
@@ -68,6 +68,7 @@ impl Definition {
                 hash,
                 rule: Rule::of(options, misfire),
                 jitter_ms: options.jitter_ms(&name),
+                is_broadcast: options.is_broadcast(),
                 concurrency: options.concurrency(),
                 selector: options.selector.clone(),
                 enabled: options.is_enabled(),
@@ -465,6 +466,7 @@ impl JobState {
             after: None,
             env: None,
             on_lost: self.definition.as_ref().and_then(|definition| definition.on_lost(1)),
+            target: None,
         }
     }
 
@@ -532,7 +534,8 @@ impl JobState {
     /// Sends a claim. A sending of `earlier`, which it replaces, may still commit just before it: then that fire is taken after all.
     pub(super) fn send(&mut self, mut claim: Claim, earlier: Option<Claim>, out: &mut Vec<Action>) {
         claim.replaces = earlier.as_ref().map(|earlier| earlier.seq);
-        claim.alone = earlier.is_some() || claim.over_lock.is_some() || claim.exclusive;
+        let is_large = claim.kind == ClaimKind::Broadcast;
+        claim.alone = earlier.is_some() || claim.over_lock.is_some() || claim.exclusive || is_large;
         let (claim, earlier) = (Box::new(claim), earlier.map(Box::new));
         out.push(Action::Claim(claim.clone()));
         self.pending = Pending::Claiming { claim, earlier, ambiguous: false, resend_at: None, sendings: 0 };

@@ -34,7 +34,8 @@ impl Scheduler {
     /// Whether a run that holds a key in the place of the lock is one that is claimed or going here, or whose claim may have committed.
     #[must_use]
     pub fn knows_shared(&self, job: &JobName, run_id: &RunId) -> bool {
-        self.runs.contains_key(run_id) || self.jobs.get(job).is_some_and(|state| state.claims_run(run_id))
+        let claimed_or_going = self.runs.contains_key(run_id) || self.requests.claims_run(job, run_id);
+        claimed_or_going || self.jobs.get(job).is_some_and(|state| state.claims_run(run_id))
     }
 }
 

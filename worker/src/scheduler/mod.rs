@@ -4,6 +4,7 @@
 //! It looks at the range of time from a job's mark to `now`, so that a late wake, a restart and a step of the clock are one case.
 
 mod after;
+mod broadcast;
 mod concurrency;
 mod event;
 mod job_state;
@@ -314,6 +315,12 @@ impl Scheduler {
         self.runs.len()
     }
 
+    /// Runs that are asked for, by somebody or as retries, and not claimed yet, in the whole fleet.
+    #[must_use]
+    pub fn requests_waiting(&self) -> usize {
+        self.requests.waiting()
+    }
+
     /// Whether this worker is the first in the slot's order.
     #[must_use]
     pub fn owns_slot(&self, slot: u16) -> bool {
@@ -339,6 +346,7 @@ impl Scheduler {
         self.session = Some(sid);
         self.next_seq = 0;
         self.worker_id = id;
+        self.sort_targeted(now);
         self.rank_all(now, out);
         // Runs that outlived their session: they go on if nobody has closed them (P10).
         let orphans: Vec<RunId> =
@@ -402,9 +410,13 @@ impl Scheduler {
             out.push(Action::Report(Report::Seeds(members.seeds.clone())));
         }
         let moved = members.ours != self.members.ours;
+        let others = members.sessions != self.members.sessions;
         self.members = members;
         if moved {
             self.rank_all(now, out);
+        }
+        if others {
+            self.sort_targeted(now);
         }
     }
 
@@ -808,6 +820,8 @@ impl Scheduler {
             state.stale_until = None;
         }
         let offset = match rank {
+            // Each worker claims its own part after that, and no less long before the fire's time.
+            0 if definition.is_broadcast => -(2 * self.lead_ms).min(LEAD_MAX_MS),
             0 => -self.lead_ms,
             rank => look_after_ms(rank),
         };
@@ -982,7 +996,7 @@ impl Scheduler {
                 now.plus_ms(RETRY_MS).min(due.plus_ms(waits_ms + 1))
             });
         }
-        if !has_room {
+        if !has_room && !definition.is_broadcast {
             self.waiting_for_room.insert(name.clone());
             return on_the_clock(due.plus_ms(waits_ms + 1));
         }
@@ -992,6 +1006,9 @@ impl Scheduler {
                 return on_the_clock(due.plus_ms(waits_ms + 1));
             }
             self.pace.take_place();
+        }
+        if definition.is_broadcast {
+            return self.claim_broadcast(name, definition, due, (mark, mark_revision), clock, out);
         }
         self.claim_run(name, due, (mark, mark_revision), over_lock, clock, out);
         None
@@ -1038,6 +1055,7 @@ impl Scheduler {
             exclusive,
             over_lock,
             replaces: None,
+            spread: Vec::new(),
             alone: false,
         };
         state.send(claim, None, out);
@@ -1099,6 +1117,7 @@ impl Scheduler {
             exclusive: false,
             over_lock: None,
             replaces: None,
+            spread: Vec::new(),
             alone: false,
         };
         state.send(claim, replaced.cloned(), out);
@@ -1178,6 +1197,8 @@ impl Scheduler {
                 }
             }
             ClaimKind::Skip => self.on_skip_won(now, &claim, out),
+            // Nothing of it is this worker's but the request that it may have put for itself, which the watch brings.
+            ClaimKind::Broadcast => self.end_streak(&name, out),
             ClaimKind::Run => {
                 self.end_streak(&name, out);
                 // A job that was edited or deleted since its claim is looked at again before the start (P15).

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use common::clock::Timestamp;
+use common::domain::broadcast::Target;
 use common::domain::job::JobName;
 use common::domain::record::{Record, SkipReason, Skipped, Status};
 use common::domain::request::{MANUAL_WAITS_MS, Request};
@@ -17,6 +18,7 @@ use common::keys;
 use common::kv::Revision;
 
 use super::after::{Follow, TOLD_AT_ONCE};
+use super::broadcast::Beside;
 use super::event::{Action, LockSeen, Report};
 use super::job_state::{Definition, JobState, Pending};
 use super::runs::Run;
@@ -38,8 +40,8 @@ pub struct RequestSeen {
     pub revision: Revision,
 }
 
-/// The transaction that takes a request, complete: sending it again sends the identical one (design P2). The open run says what it does: with
-/// `skipped` the request is let go, else it takes the job's lock and runs.
+/// The transaction that takes a request: sending it again takes the same request for the same run (design P2). The open run says what it does:
+/// with `skipped` the request is let go, else it takes the job's lock and runs, or (`unlocked`) runs beside whatever goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequestClaim {
     /// The session it is made under, and compared.
@@ -52,9 +54,8 @@ pub struct RequestClaim {
     pub request_revision: Revision,
     /// The definition it was decided from, compared; 0 = there is no such job.
     pub job_revision: Revision,
-    /// It compares that no run of the job goes without the lock. Where runs may overlap it takes the lock all the same, so that what is asked
-    /// for goes one at a time, and looks at no others.
-    pub exclusive: bool,
+    /// It is for every worker: the requests that it becomes. Nothing runs, and the open run only names it.
+    pub spread: Vec<(RunId, Request)>,
 }
 
 /// What a refused claim of a request saw.
@@ -133,13 +134,51 @@ struct Closing {
     again_at: Option<Timestamp>,
 }
 
+/// Where a request stands among those of its job: those that are to be let go at once, then fires, then by the time at which they are ready.
+pub(super) type Place = (Urgency, Timestamp, RunId);
+
+/// How long a request may wait for those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Urgency {
+    /// It was cancelled.
+    LetGo,
+    /// A fire, which has its time.
+    Fire,
+    /// It waits for its turn.
+    Waits,
+}
+
 /// A request that waits.
 #[derive(Debug)]
-struct Known {
-    request: Arc<Request>,
-    revision: Revision,
+pub(super) struct Known {
+    pub(super) request: Arc<Request>,
+    pub(super) revision: Revision,
     /// From when on it may be claimed.
-    ready_at: Timestamp,
+    pub(super) ready_at: Timestamp,
+    /// Whose it is.
+    pub(super) side: Side,
+}
+
+/// Whose a request is to claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// Whoever looks after the job.
+    Anybody,
+    /// This worker's alone.
+    Own,
+    /// Another worker's alone. Whether it is still there is looked at then.
+    Elsewhere(Timestamp),
+}
+
+impl Known {
+    fn place(&self, run_id: &RunId) -> Place {
+        let urgency = match self.request.trigger {
+            _ if self.request.killed.is_some() => Urgency::LetGo,
+            Trigger::Broadcast => Urgency::Fire,
+            _ => Urgency::Waits,
+        };
+        (urgency, self.ready_at, run_id.clone())
+    }
 }
 
 /// A claim that was sent.
@@ -159,18 +198,35 @@ struct Trying {
 /// The requests of one job.
 #[derive(Debug, Default)]
 struct Queue {
-    /// By the time at which they are ready.
-    waiting: BTreeSet<(Timestamp, RunId)>,
+    waiting: BTreeSet<Place>,
+    /// Those that are for this worker alone: none of them waits for one of the others, nor they for these.
+    own: BTreeSet<Place>,
+    /// The last run of those was a fire: what else is for this worker has its turn.
+    was_fire: bool,
     trying: Option<Trying>,
     /// Nothing is tried before: what stood in the way is looked at again then.
     held_until: Option<Timestamp>,
     timer: Option<Timestamp>,
 }
 
+impl Queue {
+    fn of(&mut self, side: Side) -> &mut BTreeSet<Place> {
+        if side == Side::Own { &mut self.own } else { &mut self.waiting }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.own.is_empty()
+    }
+}
+
 /// All requests that this worker knows of, and the ends of runs that ask for more.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    known: BTreeMap<RunId, Known>,
+    pub(super) known: BTreeMap<RunId, Known>,
+    /// Those of them that are for one worker.
+    pub(super) targeted: BTreeSet<RunId>,
+    /// Those that are for another, by when they are looked at.
+    pub(super) elsewhere: BTreeSet<(Timestamp, RunId)>,
     queues: BTreeMap<JobName, Queue>,
     timers: BTreeSet<(Timestamp, JobName)>,
     /// Jobs with a request that waits for room, by how long it is ready. One that needs none any more is looked at for nothing.
@@ -187,7 +243,13 @@ impl Requests {
     /// When to look at one of them.
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.again.first().map(|(at, _)| *at)).min()
+        let elsewhere = self.elsewhere.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.again.first().map(|(at, _)| *at)).chain(elsewhere).min()
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.known.len()
     }
 
     /// Claims that will need room.
@@ -214,6 +276,12 @@ impl Requests {
             || self.closing.get(&open.run_id).is_some_and(|closing| closing.key == (sid, seq))
     }
 
+    /// A claim of this run is sent.
+    pub(super) fn claims_run(&self, job: &JobName, run_id: &RunId) -> bool {
+        let tried = self.queues.get(job).and_then(|queue| queue.trying.as_ref());
+        tried.is_some_and(|trying| trying.claim.open.run_id == *run_id)
+    }
+
     /// A claim is sent that may take this job's lock.
     pub(super) fn may_lock(&self, job: &JobName) -> bool {
         self.queues.get(job).is_some_and(|queue| queue.trying.is_some())
@@ -222,7 +290,8 @@ impl Requests {
     /// A claim is sent that may take this job's lock, and its answer is awaited.
     pub(super) fn is_claiming(&self, job: &JobName) -> bool {
         let tried = self.queues.get(job).and_then(|queue| queue.trying.as_ref());
-        tried.is_some_and(|trying| trying.resend_at.is_none() && trying.claim.open.skipped.is_none())
+        let takes_lock = |open: &OpenRun| open.skipped.is_none() && !open.unlocked;
+        tried.is_some_and(|trying| trying.resend_at.is_none() && takes_lock(&trying.claim.open))
     }
 
     /// Has the requests of every job looked at.
@@ -249,7 +318,7 @@ impl Requests {
         for queue in self.queues.values_mut() {
             (queue.trying, queue.held_until, queue.timer) = (None, None, None);
         }
-        self.queues.retain(|_, queue| !queue.waiting.is_empty());
+        self.queues.retain(|_, queue| !queue.is_empty());
         self.timers.clear();
         self.for_room.clear();
         self.claiming.clear();
@@ -269,38 +338,63 @@ impl Requests {
             if let Some(Trying { resend_at: Some(at), .. }) = &mut queue.trying {
                 *at = (*at).min(now.plus_ms(RETRY_MS));
             }
-            for (ready_at, run_id) in std::mem::take(&mut queue.waiting) {
-                let known = self.known.get_mut(&run_id).filter(|known| known.request.not_before.is_none());
-                let ready_at = known.map_or(ready_at, |known| {
-                    known.ready_at = known.ready_at.min(now);
-                    known.ready_at
-                });
-                queue.waiting.insert((ready_at, run_id));
+            for waiting in [&mut queue.waiting, &mut queue.own] {
+                for (urgency, ready_at, run_id) in std::mem::take(waiting) {
+                    let known =
+                        self.known.get_mut(&run_id).filter(|known| known.request.not_before.is_none());
+                    let ready_at = known.map_or(ready_at, |known| {
+                        known.ready_at = known.ready_at.min(now);
+                        known.ready_at
+                    });
+                    waiting.insert((urgency, ready_at, run_id));
+                }
             }
         }
     }
 
-    fn put(&mut self, seen: RequestSeen, now: Timestamp) {
-        self.forget(&seen.run_id);
-        let ready_at = seen.request.not_before.unwrap_or(now);
-        let name = seen.request.job.clone();
+    pub(super) fn put(&mut self, run_id: RunId, known: Known, now: Timestamp) {
+        self.forget(&run_id);
+        if known.request.target.is_some() {
+            self.targeted.insert(run_id.clone());
+        }
+        if let Side::Elsewhere(look_at) = known.side {
+            self.elsewhere.insert((look_at, run_id.clone()));
+            self.known.insert(run_id, known);
+            return;
+        }
+        let name = known.request.job.clone();
         let queue = self.queues.entry(name.clone()).or_default();
-        queue.waiting.insert((ready_at, seen.run_id.clone()));
-        self.known.insert(seen.run_id, Known { request: seen.request, revision: seen.revision, ready_at });
+        queue.of(known.side).insert(known.place(&run_id));
+        if known.request.killed.is_some() {
+            queue.held_until = None; // whatever stands in the way of the others
+        }
+        self.known.insert(run_id, known);
         self.set_timer(&name, Some(now));
     }
 
     /// A request is not there any more. A claim of it that was sent is decided by its answer.
     fn forget(&mut self, run_id: &RunId) {
         let Some(known) = self.known.remove(run_id) else { return };
+        self.targeted.remove(run_id);
+        if let Side::Elsewhere(look_at) = known.side {
+            self.elsewhere.remove(&(look_at, run_id.clone()));
+            return;
+        }
         if let Some(queue) = self.queues.get_mut(&known.request.job) {
-            queue.waiting.remove(&(known.ready_at, run_id.clone()));
+            queue.of(known.side).remove(&known.place(run_id));
         }
         self.drop_if_empty(&known.request.job);
     }
 
+    /// Of the fires of a job that are for this worker, one that is newer than this one has its time.
+    pub(super) fn has_newer(&self, job: &JobName, ready_at: Timestamp, now: Timestamp) -> bool {
+        let own = self.queues.get(job).map(|queue| &queue.own);
+        let due = |(urgency, at, _): &&Place| *urgency == Urgency::Fire && *at > ready_at && *at <= now;
+        own.is_some_and(|own| own.iter().any(|place| due(&place)))
+    }
+
     fn drop_if_empty(&mut self, job: &JobName) {
-        if self.queues.get(job).is_some_and(|queue| queue.waiting.is_empty() && queue.trying.is_none()) {
+        if self.queues.get(job).is_some_and(|queue| queue.is_empty() && queue.trying.is_none()) {
             self.set_timer(job, None);
             self.queues.remove(job);
         }
@@ -342,7 +436,7 @@ impl Scheduler {
                     seen.run_id, seen.revision
                 )));
             }
-            _ => self.requests.put(seen, now),
+            _ => self.put_request(seen.run_id, seen.request, seen.revision, now),
         }
     }
 
@@ -369,6 +463,7 @@ impl Scheduler {
         while let Some((_, run_id)) = self.requests.again.first().filter(|(at, _)| *at <= now).cloned() {
             self.tell_on(&run_id, out);
         }
+        self.look_elsewhere(now);
         for _ in 0..LOOKS_PER_STEP {
             match self.requests.timers.first().cloned() {
                 Some((at, name)) if at <= now => self.look_at_requests(&name, now, out),
@@ -391,7 +486,7 @@ impl Scheduler {
     fn look_at_requests(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
         let again = self.decide_request(name, now, out);
         let tried = self.requests.queues.get(name).and_then(|queue| queue.trying.as_ref());
-        if tried.is_some_and(|trying| trying.claim.open.skipped.is_none()) {
+        if tried.is_some_and(|trying| trying.claim.open.skipped.is_none() && trying.claim.spread.is_empty()) {
             self.requests.claiming.insert(name.clone());
         } else {
             self.requests.claiming.remove(name);
@@ -405,7 +500,6 @@ impl Scheduler {
         if !self.jobs_listed || self.restore_told.is_none() {
             return None;
         }
-        let has_room = self.has_room();
         let queue = self.requests.queues.get_mut(name)?;
         if let Some(trying) = &mut queue.trying {
             let at = trying.resend_at?;
@@ -420,18 +514,47 @@ impl Scheduler {
             }
             queue.trying = None; // never applied: decided anew
         }
-        if self.paused || self.draining || self.sink_full || !self.clock_trusted {
+        if self.draining || self.sink_full || !self.clock_trusted {
             return None;
         }
         if let Some(until) = queue.held_until.filter(|until| *until > now) {
             return Some(until);
         }
-        let (ready_at, run_id) = queue.waiting.first()?.clone();
+        let own = queue.own.first();
+        let in_turn =
+            queue.own.iter().find(|(urgency, ..)| *urgency == Urgency::Waits).filter(|one| Some(*one) != own);
+        let (own, in_turn) = if queue.was_fire { (in_turn, own) } else { (own, in_turn) };
+        let firsts = [own.cloned(), in_turn.cloned(), queue.waiting.first().cloned()];
+        let mut again: Option<Timestamp> = None;
+        for place in firsts.into_iter().flatten() {
+            let at = self.decide_first(name, place, now, out);
+            if self.requests.queues.get(name).is_none_or(|queue| queue.trying.is_some()) {
+                return None;
+            }
+            again = again.into_iter().chain(at).min();
+        }
+        again
+    }
+
+    /// Decides what becomes of a request that is the first of those who wait for each other.
+    fn decide_first(
+        &mut self,
+        name: &JobName,
+        (urgency, ready_at, run_id): Place,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) -> Option<Timestamp> {
+        let (has_room, live) = (self.has_room(), urgency != Urgency::LetGo);
+        if self.paused && live {
+            return None;
+        }
         let known = self.requests.known.get(&run_id)?;
-        let (request, revision) = (Arc::clone(&known.request), known.revision);
+        let (request, revision, is_own) =
+            (Arc::clone(&known.request), known.revision, known.side == Side::Own);
         let state = self.jobs.get(name);
         let definition = state.and_then(|state| state.definition().cloned());
         let (rank, nobody) = match state.filter(|_| definition.is_some()) {
+            _ if is_own => (0, false),
             Some(state) => (state.rank?, state.nobody),
             None => (self.ranks.rank(keys::slot(name))?, false),
         };
@@ -439,26 +562,50 @@ impl Scheduler {
         if now < act_at {
             return Some(act_at);
         }
+        let cancelled = (!live).then_some(SkipReason::Cancelled);
+        if live && !request.targets.is_empty() {
+            // Whatever the job is by now: each worker's part ends in its own record.
+            return self.spread_request(run_id, &request, revision, definition.as_ref(), now, out);
+        }
         let Some(definition) = definition else {
-            return self.claim_request(run_id, &request, revision, None, Some(SkipReason::Deleted), now, out);
+            let let_go = cancelled.or(Some(SkipReason::Deleted));
+            return self.claim_request(run_id, &request, revision, None, let_go, now, out);
         };
+        let has_run = state.is_some_and(|state| state.run.is_some());
+        let is_claiming = state.is_some_and(|state| matches!(state.pending, Pending::Claiming { .. }));
         let too_late = waits_until(&request, ready_at, &definition).plus_ms(1);
-        let let_go = if request.at <= self.floor() {
+        let let_go = if cancelled.is_some() {
+            cancelled
+        } else if request.at <= self.floor() {
             Some(SkipReason::StoreWentBack) // it may have run in what the store was before
+        } else if let Some(reason) = self.is_over(&request, &definition) {
+            Some(reason)
         } else if matches!(request.trigger, Trigger::Retry | Trigger::After) && !definition.enabled {
             Some(SkipReason::Disabled) // somebody may run it all the same; by itself it does not
         } else if now < too_late {
-            None
+            (request.target.is_some() && !is_own).then_some(SkipReason::WorkerGone)
         } else if nobody {
             Some(SkipReason::NoWorker)
         } else {
             Some(SkipReason::Misfire)
         };
+        let let_go = match let_go {
+            None if is_own => match self.beside_own_runs(name, &request, &definition, ready_at, now, out) {
+                Beside::Goes => None,
+                Beside::WaitsUntil(at) => return Some(at.min(too_late)),
+                Beside::LetGo(reason) => Some(reason),
+            },
+            let_go => let_go,
+        };
         if let_go.is_none() {
-            if nobody || definition.runnable.is_err() || state.is_some_and(|state| state.run.is_some()) {
+            let waits_for_run = has_run && self.takes_lock(&definition);
+            if nobody || definition.runnable.is_err() || waits_for_run {
                 return Some(too_late); // looked at when there is a worker, an edit, an end of that run
             }
-            if state.is_some_and(|state| matches!(state.pending, Pending::Claiming { .. })) {
+            if !is_own && definition.is_broadcast {
+                return self.spread_request(run_id, &request, revision, Some(&definition), now, out);
+            }
+            if !is_own && is_claiming {
                 return Some(now.plus_ms(RETRY_MS)); // fires come first: they have a time
             }
             if !has_room {
@@ -471,7 +618,7 @@ impl Scheduler {
 
     /// Sends the claim of a request: as a run, or (`let_go`) as what is skipped.
     #[expect(clippy::too_many_arguments, reason = "what `decide_request` has found out")]
-    fn claim_request(
+    pub(super) fn claim_request(
         &mut self,
         run_id: RunId,
         request: &Request,
@@ -486,7 +633,8 @@ impl Scheduler {
         let skipped = let_go.map(|reason| {
             let selector = definition.and_then(|definition| definition.selector.as_ref());
             let selector = selector.filter(|_| reason == SkipReason::NoWorker).map(ToString::to_string);
-            Skipped { selector, ..Skipped::one(request.plan_time, reason) }
+            let cancelled = request.killed.clone().filter(|_| reason == SkipReason::Cancelled);
+            Skipped { selector, cancelled, ..Skipped::one(request.plan_time, reason) }
         });
         let runs = definition.filter(|_| skipped.is_none());
         let open = OpenRun {
@@ -502,21 +650,35 @@ impl Scheduler {
                 .unwrap_or_default(),
             trigger: request.trigger,
             skipped,
-            unlocked: false,
+            unlocked: runs.is_some_and(|definition| !self.takes_lock(definition)),
             asked: request.asked.clone(),
             after: request.after.clone(),
             env: request.env.clone(),
-            on_lost: runs.and_then(|definition| definition.on_lost(attempt)),
+            // The worker that it is for is lost with it.
+            on_lost: runs
+                .filter(|_| request.target.is_none())
+                .and_then(|definition| definition.on_lost(attempt)),
+            target: request.target.as_ref().map(|target| target.worker.clone()),
         };
+        if let Some(queue) = self.requests.queues.get_mut(&request.job).filter(|_| runs.is_some()) {
+            queue.was_fire = request.trigger == Trigger::Broadcast;
+        }
         let job_revision = definition.map_or(0, |definition| definition.mod_revision);
-        let exclusive = definition.is_some_and(|definition| self.takes_lock(definition));
-        let claim = Box::new(RequestClaim { sid, seq, open, request_revision, job_revision, exclusive });
+        self.send_request_claim(
+            RequestClaim { sid, seq, open, request_revision, job_revision, spread: Vec::new() },
+            out,
+        );
+        None
+    }
+
+    pub(super) fn send_request_claim(&mut self, claim: RequestClaim, out: &mut Vec<Action>) {
+        let claim = Box::new(claim);
         out.push(Action::ClaimRequest(claim.clone()));
+        let name = claim.open.job.clone();
         let trying = Trying { claim, ambiguous: false, resend_at: None, sendings: 0, refused: false };
-        if let Some(queue) = self.requests.queues.get_mut(&request.job) {
+        if let Some(queue) = self.requests.queues.get_mut(&name) {
             queue.trying = Some(trying);
         }
-        None
     }
 
     pub(super) fn on_request_answered(
@@ -614,15 +776,25 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let open = &claim.open;
-        self.requests.forget(&open.run_id);
+        // What is left of one that is for every worker may be known already: it has the same id.
+        let known = self.requests.known.get(&open.run_id);
+        if known.is_some_and(|known| known.revision == claim.request_revision) {
+            self.requests.forget(&open.run_id);
+        }
+        if !claim.spread.is_empty() {
+            return; // the watch brings those that are for this worker
+        }
         if let Some(skipped) = &open.skipped {
             out.push(Action::Report(Report::Skipped(open.clone())));
             let record = Box::new(Record::skipped(open, skipped.clone()));
             return out.push(Action::Record { record, settles: Some((claim.sid, claim.seq)) });
         }
         let key = (claim.sid, claim.seq);
-        let run = Run::claimed(open.clone(), key, claim.job_revision, revision, now);
-        self.take_run(now, Run { beside: !claim.exclusive, ..run }, out);
+        let fire = open.trigger == Trigger::Broadcast;
+        let jitter_ms = self.jobs.get(&open.job).map_or(0, JobState::jitter_ms);
+        let start_at = if fire { open.plan_time.plus_ms(jitter_ms) } else { now };
+        let run = Run::claimed(open.clone(), key, claim.job_revision, revision, start_at);
+        self.take_run(now, run, out);
     }
 
     // --- ends that ask for more -----------------------------------------------------------------------------------
@@ -643,17 +815,22 @@ impl Scheduler {
         // Killed by its fence, as it would have been had its worker been lost: whether survivors close it first is chance.
         let fenced = record.status == Some(Status::Killed) && run.killed.is_none() && open.on_lost.is_some();
         let failed = fenced || record.status.is_some_and(|status| status.is_worth_a_retry());
+        // A clock that is not trusted was when the run was claimed. A time ahead would let a request of before pass for a new one, should the
+        // store go back (P16).
+        let ended = if self.clock_trusted { now } else { open.schedule_time };
+        let target = open.target.as_ref().map(|worker| Target { worker: worker.clone(), sid: run.sid });
         let next = definition
             .filter(|_| failed)
             .and_then(|definition| Some((definition, definition.retry?)))
             .filter(|(_, retry)| retry.goes_on_after(open.attempt))
-            .map(|(definition, retry)| (definition, Request::after(open, &retry, &self.worker_id, now)))
+            .map(|(definition, retry)| (definition, Request::after(open, &retry, &self.worker_id, ended)))
             .filter(|(definition, (_, request))| !is_of_the_next_fire(definition, request))
-            .map(|(_, next)| next);
-        let succeeded = record.status == Some(Status::Succeeded);
-        // A clock that is not trusted was when the run was claimed. A time ahead would let a request of before pass for a new one, should the
-        // store go back (P16).
-        let ended = if self.clock_trusted { now } else { open.schedule_time };
+            .map(|(_, (run_id, mut request))| {
+                request.target = target;
+                (run_id, request)
+            });
+        // Nobody waits for a job that runs on every worker: which of its runs would it be?
+        let succeeded = record.status == Some(Status::Succeeded) && open.target.is_none();
         let follows = if succeeded { self.followers(open, ended, None) } else { Vec::new() };
         if next.is_none() && follows.is_empty() && open.on_lost.is_none() {
             return out.push(Action::Record { record, settles: Some(key) });
@@ -729,9 +906,9 @@ fn last_of_many(follows: &[Follow]) -> Option<JobName> {
 }
 
 /// Until when a request is worth a start.
-fn waits_until(request: &Request, ready_at: Timestamp, definition: &Definition) -> Timestamp {
+pub(super) fn waits_until(request: &Request, ready_at: Timestamp, definition: &Definition) -> Timestamp {
     match request.trigger {
-        Trigger::Retry => {
+        Trigger::Retry | Trigger::Broadcast => {
             let from = request.not_before.unwrap_or(request.at);
             from.plus_ms(definition.rule.start_deadline_ms().max(RETRY_WAITS_MIN_MS))
         }

@@ -5,7 +5,7 @@ use common::domain::job::JobName;
 use common::domain::kill::Killed;
 use common::domain::options::Concurrency;
 use common::domain::record::{Ending, Record, SkipReason, Skipped, Status};
-use common::domain::run::{OpenRun, RunId, Trigger};
+use common::domain::run::{OpenRun, RunId};
 use common::domain::worker::Sid;
 use common::kv::Revision;
 
@@ -47,8 +47,6 @@ pub(super) struct Run {
     pub(super) job_revision: Revision,
     /// Of its claim.
     pub(super) claim_revision: Revision,
-    /// It has the lock, and nobody has looked whether runs without it go: its job let runs overlap when it was claimed.
-    pub(super) beside: bool,
     /// At which its open key was put last.
     pub(super) open_revision: Revision,
     /// Of its lock, or of what it holds in its place; `None` when it holds neither any more.
@@ -85,7 +83,6 @@ impl Run {
             seq,
             job_revision,
             claim_revision: revision,
-            beside: false,
             open_revision: revision,
             lock_revision: Some(revision),
             kept_lock: None,
@@ -143,15 +140,15 @@ impl Scheduler {
         let definition = match state.definition() {
             None => Err(SkipReason::Deleted),
             Some(new) if new.mod_revision == run.job_revision => Ok(new),
-            // Claimed where runs may overlap, and now no two may: nobody has looked whether another goes.
-            Some(new) if run.beside && new.concurrency != Concurrency::Allow => Err(SkipReason::Superseded),
-            // It was asked for, whatever the schedule says.
-            Some(new) if run.open.trigger != Trigger::Schedule && new.runnable.is_ok() => Ok(new),
-            Some(new) if !new.enabled => Err(SkipReason::Disabled),
+            // Claimed for one worker, and now every worker is to run it; or the other way round.
+            Some(new) if run.open.target.is_some() != new.is_broadcast => Err(SkipReason::Superseded),
             // Claimed without the lock, and now no two runs may overlap: nobody has looked whether another goes.
-            Some(new) if run.open.unlocked && new.concurrency != Concurrency::Allow => {
+            Some(new) if run.open.unlocked && !new.is_broadcast && new.concurrency != Concurrency::Allow => {
                 Err(SkipReason::Superseded)
             }
+            // It was asked for, whatever the schedule says.
+            Some(new) if !run.open.trigger.is_of_schedule() && new.runnable.is_ok() => Ok(new),
+            Some(new) if !new.enabled => Err(SkipReason::Disabled),
             Some(new) => match &new.runnable {
                 Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => Ok(new),
                 _ => Err(SkipReason::Superseded),
@@ -256,7 +253,7 @@ impl Scheduler {
 
     pub(super) fn on_released(&mut self, now: Timestamp, run_id: &RunId, out: &mut Vec<Action>) {
         let Some(run) = self.runs.get(run_id) else { return };
-        let (name, was_fire) = (run.open.job.clone(), run.open.trigger == Trigger::Schedule);
+        let (name, was_fire) = (run.open.job.clone(), run.open.trigger.is_of_schedule());
         self.forget_run(run_id);
         // In turns: a job that catches up would keep what is asked for waiting for as long, and a thousand requests would keep its fires.
         if was_fire {

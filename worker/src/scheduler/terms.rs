@@ -31,6 +31,8 @@ pub(super) struct Terms {
     pub(super) rule: Rule,
     /// Its fires start so much later than their times, in ms.
     pub(super) jitter_ms: i64,
+    /// Its fires run on every worker.
+    pub(super) is_broadcast: bool,
     /// What becomes of a fire while a run goes.
     pub(super) concurrency: Concurrency,
     /// The labels that a worker must have.
@@ -53,7 +55,8 @@ impl PartialEq for Terms {
         same_schedule
             && (self.own_hash, self.hash, self.rule, self.jitter_ms)
                 == (other.own_hash, other.hash, other.rule, other.jitter_ms)
-            && (self.concurrency, self.enabled, self.retry) == (other.concurrency, other.enabled, other.retry)
+            && (self.is_broadcast, self.concurrency, self.enabled, self.retry)
+                == (other.is_broadcast, other.concurrency, other.enabled, other.retry)
             && (&self.source, &self.selector, &self.execution)
                 == (&other.source, &other.selector, &other.execution)
     }

@@ -2,6 +2,7 @@
 
 mod after;
 mod asked;
+mod broadcast;
 mod concurrency;
 mod enabling;
 mod late;
@@ -67,7 +68,7 @@ impl World {
 
     fn fleet(&mut self, ids: &[&str]) {
         let ours = ids.iter().map(|id| ((*id).to_owned(), Labels::new())).collect();
-        self.feed(Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }));
+        self.feed(Event::MembersChanged(Members { ours, ..Members::default() }));
     }
 
     fn gain(&mut self, sid: i64) {
@@ -875,7 +876,7 @@ fn kept_from_seeds() -> (World, Claim) {
     world.releases = false;
     let ours = BTreeMap::from([("me".to_owned(), Labels::new())]);
     let seeds = BTreeSet::from(["10.0.0.9".to_owned()]);
-    world.feed(Event::MembersChanged(Members { ours, seeds }));
+    world.feed(Event::MembersChanged(Members { ours, seeds, ..Members::default() }));
     world.run_to(9_500);
     world.saved("a", "* * * * * *");
     world.run_to(10_000);

@@ -67,6 +67,8 @@ pub(super) enum Fault {
     Settings,
     /// A job that runs after others is edited, switched, deleted, or deleted and put again.
     Dependent,
+    /// The job that runs on every worker is edited, deleted and put again, killed, or asked for.
+    Broadcast,
 }
 
 /// Those that are drawn, the worse the rarer.
@@ -133,6 +135,7 @@ impl World {
         self.draw_switching();
         self.draw_settings();
         self.draw_succession();
+        self.draw_broadcasts();
     }
 
     fn any_worker(&mut self) -> usize {
@@ -255,11 +258,29 @@ impl World {
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
             Fault::Settings => self.set_settings(),
             Fault::Dependent => self.change_dependent(),
+            Fault::Broadcast => self.change_broadcast(),
         }
     }
 
+    /// As the `kill` function does it with the id of a run that nobody has claimed yet.
+    fn cancel(&mut self, run_id: &RunId) {
+        let Some(pair) = self.store.get(keys::request(run_id)) else { return };
+        let mut request = Request::decode(&pair.value).unwrap();
+        let asked = Killed { by: "an operator".to_owned(), at: self.time() };
+        request.killed.get_or_insert(asked);
+        self.checks.cancelled.insert(run_id.clone());
+        self.write(vec![Op::put(keys::request(run_id), request.encode())]);
+    }
+
     /// As the `kill` function does it: the runs that are open now, by their ids.
-    fn kill_by_id(&mut self, name: &JobName) {
+    pub(super) fn kill_by_id(&mut self, name: &JobName) {
+        let first = self.store.prefix(keys::REQUESTS).find_map(|pair| {
+            let request = Request::decode(&pair.value).unwrap();
+            keys::parse_request(&pair.key).filter(|_| request.job == *name)
+        });
+        if let Some(run_id) = first {
+            return self.cancel(&run_id);
+        }
         let lock = self.store.get(keys::lock(name));
         let locked =
             lock.and_then(|pair| LockHolder::decode(&pair.value).unwrap()).map(|holder| holder.run_id);
@@ -337,6 +358,7 @@ impl World {
         }
         self.switch_all_on();
         self.put_dependents();
+        self.put_broadcast();
     }
 
     fn mend_clock(&mut self, worker: usize) {
@@ -408,7 +430,7 @@ impl World {
         &self.happened
     }
 
-    fn delete_job_ops(&self, name: &JobName) -> Vec<Op> {
+    pub(super) fn delete_job_ops(&self, name: &JobName) -> Vec<Op> {
         let mut ops = vec![Op::delete(keys::job(name))];
         if self.mutant == Mutant::MarkGoesWithJob {
             ops.push(Op::delete(keys::fired(name)));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::clock::Timestamp;
 use common::domain::job::{Job, JobName};
 use common::domain::mark::Mark;
-use common::domain::options::{Concurrency, JobOptions, Misfire};
+use common::domain::options::{JobOptions, Misfire};
 use common::domain::record::{Record, RecordId, Status};
 use common::domain::request::Request;
 use common::domain::retry::Retry;
@@ -15,6 +15,7 @@ use common::keys;
 use common::kv::{Change, Pair, Revision};
 use common::schedule::{Schedule, ScheduleSettings};
 
+use super::broadcast::Broadcasts;
 use super::log::Stored;
 use super::settings;
 use super::store::Store;
@@ -32,7 +33,8 @@ pub(super) struct Process {
     pub(super) job: JobName,
     /// It overlaps no other run, however its worker fares.
     pub(super) fence: bool,
-    plan_time: Timestamp,
+    /// Which claim it was, in the order of claims.
+    claim: usize,
     /// It was claimed without the lock.
     unlocked: bool,
 }
@@ -70,6 +72,10 @@ pub(super) struct Invariants {
     started_by: BTreeMap<RunId, Incarnation>,
     /// Runs that are to be tried again if they are lost, by the job as it was when they were claimed.
     tried_if_lost: BTreeSet<RunId>,
+    /// Runs that were cancelled before anybody had claimed them: none of them starts.
+    pub(super) cancelled: BTreeSet<RunId>,
+    /// The order in which runs were claimed.
+    claims: BTreeMap<RunId, usize>,
     /// Under which session a run is open, or was at last.
     session_of: BTreeMap<RunId, Sid>,
     /// Whose session it is.
@@ -79,8 +85,6 @@ pub(super) struct Invariants {
     pub(super) processes: BTreeMap<RunId, Process>,
     /// Commands that were claimed before the store went back and have no lock in it: they may overlap until their worker has taken them over.
     without_lock: BTreeSet<RunId>,
-    /// Claimed to take the lock beside runs that go without it.
-    beside_others: BTreeSet<RunId>,
     /// Jobs of which a seed worker's command is going, under its lock.
     pub(super) seed_runs: BTreeSet<JobName>,
     pub(super) had_seed: bool,
@@ -95,6 +99,7 @@ pub(super) struct Invariants {
     pub(super) closed: BTreeSet<RunId>,
     /// Since when a job waits for others, as all workers must know a while later.
     pub(super) waits_since: BTreeMap<JobName, i64>,
+    pub(super) broadcasts: Broadcasts,
 }
 
 impl Invariants {
@@ -147,6 +152,7 @@ impl Invariants {
             if let (Some(sid), Some(worker), false) = (keys::parse_session(key), by, change.is_delete()) {
                 self.worker_of.insert(sid, worker);
             }
+            self.worker_written(change);
             if let Some(job) = key.strip_prefix(keys::JOBS).and_then(|name| JobName::parse(name).ok()) {
                 self.job_written(store, &job, change);
                 self.dependent_written(&job, change);
@@ -219,8 +225,11 @@ impl Invariants {
             self.violated(format!("another run is still open under the key {}", change.pair.key));
         }
         for open in runs {
-            if !self.session_of.contains_key(&open.run_id) && is_tried_if_lost(store, &open) {
-                self.tried_if_lost.insert(open.run_id.clone());
+            if !self.claims.contains_key(&open.run_id) {
+                self.claims.insert(open.run_id.clone(), self.claims.len());
+                if is_tried_if_lost(store, &open) {
+                    self.tried_if_lost.insert(open.run_id.clone());
+                }
             }
             // A rescue goes on without the lock when it is another's.
             if open.unlocked && self.session_of.get(&open.run_id).is_some_and(|before| *before != sid) {
@@ -263,6 +272,11 @@ impl Invariants {
         together: &[Change],
         noticed: bool,
     ) {
+        let cancelled = change.previous.is_some()
+            && Request::decode(&change.pair.value).is_ok_and(|new| new.killed.is_some());
+        if (!change.is_delete() && cancelled) || self.is_handed_out(&run_id, change, together) {
+            return;
+        }
         if !change.is_delete() {
             if !self.asked.insert(run_id.clone()) && !self.asked_before.contains(&run_id) {
                 self.violated(format!("{run_id} is asked for again"));
@@ -285,6 +299,7 @@ impl Invariants {
         } else if self.claimed.insert(run_id.clone(), 1).is_some() {
             self.violated(format!("{run_id} claimed again"));
         }
+        self.check_target(store, change, &open, sid);
         match &open.skipped {
             Some(_) => {}
             None if store.get(keys::job(&open.job)).is_none() => {
@@ -301,7 +316,8 @@ impl Invariants {
                 continue;
             }
             let request = Request::decode(&change.pair.value).unwrap();
-            let Some(tried) = request.retries.filter(|_| request.by == "survivor") else { continue };
+            let is_new = request.killed.is_none() && request.by == "survivor";
+            let Some(tried) = request.retries.filter(|_| is_new) else { continue };
             let known = |record: &&Record| {
                 record.claim.as_ref() == Some(&tried) && record.status != Some(Status::Lost)
             };
@@ -334,7 +350,12 @@ impl Invariants {
             if request.trigger == Trigger::After && late > OFFSET_MS_MAX + WELL_MS {
                 continue;
             }
-            if late > REQUEST_WAITS_MAX_MS {
+            // Of a job that runs on every worker each worker waits for room of its own, as for a fire.
+            let deadline =
+                store.get(keys::job(&request.job)).filter(|_| request.target.is_some()).map(|pair| {
+                    Job::from_stored(request.job.as_str(), &pair.value).unwrap().options.start_deadline_ms()
+                });
+            if late > REQUEST_WAITS_MAX_MS + deadline.unwrap_or_default() {
                 self.violated(format!("a run of {} is asked for since {late} ms", request.job));
             }
         }
@@ -399,7 +420,9 @@ impl Invariants {
             keys::parse_runs(&change.pair.key).filter(|_| !change.is_delete())?;
             OpenRuns::decode(&change.pair.value).unwrap().runs.into_iter().find(of_this_claim)
         });
+        let is_spread = open.is_none() && self.is_spread(store, job, (&run_id, to), together);
         let count = match &open {
+            None if is_spread => 1,
             None if self.had_seed => 1, // left to the seed worker
             // An adoption by what it knows of the store as it was; it notices by the answer.
             None if !noticed => return,
@@ -458,12 +481,7 @@ impl Invariants {
             .filter_map(|pair| keys::parse_shared(&pair.key))
             // What came back with a backup, or was rescued from the store before, may be there without the mark's knowing.
             .any(|(_, run_id)| self.claimed.contains_key(&run_id));
-        // The job that it was claimed for: it may be another, or none, by the time that the command begins.
-        let may_go_beside = goes_beside_others(store, open);
-        if may_go_beside {
-            self.beside_others.insert(open.run_id.clone());
-        }
-        if beside && !may_go_beside {
+        if beside {
             self.violated(format!("a claim takes the lock of {job} beside a run without it"));
         }
         let held_by = lock.previous.as_ref().map(|pair| LockHolder::decode(&pair.value).unwrap());
@@ -491,6 +509,9 @@ impl Invariants {
         let Some(sid) = self.session_of.get(run_id).copied().filter(|_| known) else {
             return self.violated(format!("{run_id} started without a claim"));
         };
+        if self.cancelled.contains(run_id) {
+            self.violated(format!("{run_id} started, and was cancelled"));
+        }
         if self.started.insert(open.record_id(), run_id.clone()).is_some() {
             self.violated(format!("{job} at {at} started twice"));
         }
@@ -502,7 +523,8 @@ impl Invariants {
             self.without_lock.insert(run_id.clone());
             holds = false;
         }
-        if holds && self.overlaps(store, open) {
+        let claim = self.claims.get(run_id).copied().unwrap_or_default();
+        if holds && self.overlaps(store, open, claim) {
             self.violated(format!("{job} at {at} overlaps another run"));
         }
         // A lease that was ended before its time could not be known of.
@@ -511,7 +533,7 @@ impl Invariants {
                 && self.session_of.get(run_id).is_some_and(|sid| !self.ended_early.contains(sid))
         };
         let may_not =
-            |process: &Process| process.job == *job && process.fence && self.may_not_overlap(process, open);
+            |process: &Process| process.job == *job && process.fence && may_not_overlap(process, open, claim);
         let mut others = self.processes.iter().filter(|(_, process)| may_not(process));
         if holds && others.any(|(run_id, _)| as_promised(run_id)) {
             self.violated(format!("{job} at {at} overlaps a run with a fence"));
@@ -519,21 +541,15 @@ impl Invariants {
         if holds && !open.unlocked && self.seed_runs.contains(job) {
             self.violated(format!("{job} at {at} overlaps a seed worker's run"));
         }
+        self.check_alone(by, open);
         self.started_by.insert(run_id.clone(), by);
         let (worker, job, unlocked) = (by.0, job.clone(), open.unlocked);
-        self.processes.insert(run_id.clone(), Process { worker, job, fence, plan_time: at, unlocked });
+        self.processes.insert(run_id.clone(), Process { worker, job, fence, claim, unlocked });
     }
 
     /// Another run of the job is going that this one may not overlap.
-    fn overlaps(&self, store: &Store, open: &OpenRun) -> bool {
-        self.runs_under_live_session(store, &open.job, |other| self.may_not_overlap(other, open))
-    }
-
-    /// Runs of one job do not overlap, unless one goes without the lock. One without it that was claimed later may go beside one with it: by
-    /// then the job was another.
-    fn may_not_overlap(&self, other: &Process, open: &OpenRun) -> bool {
-        let beside = self.beside_others.contains(&open.run_id);
-        !open.unlocked && (!other.unlocked || other.plan_time < open.plan_time && !beside)
+    fn overlaps(&self, store: &Store, open: &OpenRun, claim: usize) -> bool {
+        self.runs_under_live_session(store, &open.job, |other| may_not_overlap(other, open, claim))
     }
 
     /// A command of the job is going with the lock, whose worker has not lost its session.
@@ -569,6 +585,8 @@ impl Invariants {
         self.claimed_up_to.clear();
         self.enabled_at.clear();
         self.waits_since.values_mut().for_each(|since| *since = self.now);
+        self.cancelled.clear();
+        self.broadcasts.store_went_back();
         self.asked_before.extend(std::mem::take(&mut self.asked));
         self.without_lock.extend(self.processes.keys().cloned());
         for run_id in std::mem::take(&mut self.claimed).into_keys() {
@@ -637,7 +655,8 @@ impl Invariants {
             self.violated(format!("{} has records of two claims", one.id));
         }
         for record in log.records.values() {
-            if (record.status == Some(Status::Killed)) != record.killed_by.is_some() {
+            let cancelled = record.skipped.as_ref().is_some_and(|skipped| skipped.cancelled.is_some());
+            if (record.status == Some(Status::Killed) || cancelled) != record.killed_by.is_some() {
                 self.violated(format!("{} is {:?} by {:?}", record.id, record.status, record.killed_by));
             }
         }
@@ -668,6 +687,12 @@ impl Invariants {
     }
 }
 
+/// Runs of one job do not overlap, unless one goes without the lock. One without it that was claimed later may go beside one with it: by then
+/// the job was another.
+fn may_not_overlap(other: &Process, open: &OpenRun, claim: usize) -> bool {
+    !open.unlocked && (!other.unlocked || other.claim < claim)
+}
+
 /// Its job has a fence or asks for it, and attempts left.
 fn is_tried_if_lost(store: &Store, open: &OpenRun) -> bool {
     let Some(pair) = store.get(keys::job(&open.job)) else { return false };
@@ -675,15 +700,6 @@ fn is_tried_if_lost(store: &Store, open: &OpenRun) -> bool {
         Job::from_stored(open.job.as_str(), &pair.value).unwrap().options;
     let wanted = |retry: &Retry| retry.on_lost.unwrap_or(execution.has_fence());
     retry.is_some_and(|retry| wanted(&retry) && open.attempt < retry.attempts)
-}
-
-/// What is asked for takes the lock also where runs may overlap.
-fn goes_beside_others(store: &Store, open: &OpenRun) -> bool {
-    let allows = |pair: &Pair| {
-        let definition = Job::from_stored(open.job.as_str(), &pair.value).unwrap();
-        definition.options.concurrency == Some(Concurrency::Allow)
-    };
-    open.trigger != Trigger::Schedule && store.get(keys::job(&open.job)).is_some_and(allows)
 }
 
 /// The session's key is there.

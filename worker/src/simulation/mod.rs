@@ -2,6 +2,7 @@
 //! is checked after every step. `SIM_SEED=… cargo test -p worker simulation -- --nocapture` replays one run and prints it; `SIM_SEEDS=20000`
 //! tries so many, from `SIM_FROM` on; `SIM_MUTANT=NoFloor` has only that one looked for, among as many.
 
+mod broadcast;
 mod dice;
 mod faults;
 mod guardian;

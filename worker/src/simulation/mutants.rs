@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use common::domain::broadcast::Target;
 use common::domain::mark::Mark;
 use common::domain::record::Record;
+use common::domain::request::Request;
 use common::domain::retry::Retry;
 use common::domain::run::OpenRuns;
 use common::domain::worker::Sid;
@@ -59,6 +61,14 @@ pub(super) enum Mutant {
     ForgetsUnlocked,
     /// Nor does a run that comes into another session without the lock see to it that the mark says so.
     MovesUnseen,
+    /// Nor one that was asked for.
+    AsksUnseen,
+    /// What is left of a fire that is for more workers than one transaction has room for is forgotten.
+    ForgetsRest,
+    /// A worker takes what is for another.
+    TakesAnothers,
+    /// A fire is for every worker, and one is told for all.
+    TellsOne,
     /// A job that is edited loses its lock.
     EditFreesLock,
     /// The claim of a request leaves it there.
@@ -89,12 +99,16 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 36] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 40] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
         (Self::ForgetsUnlocked, &["does not say so"]),
         (Self::MovesUnseen, &["does not say so"]),
+        (Self::AsksUnseen, &["does not say so"]),
+        (Self::ForgetsRest, &["is not told of", "and is handed to"]),
+        (Self::TakesAnothers, &["and claimed under"]),
+        (Self::TellsOne, &["told twice", "and is handed to"]),
         (Self::EditFreesLock, &["overlaps"]),
         (Self::NoJobCompare, &["no fire of", "without a job"]),
         (Self::TrustsAnyClock, &["long before its time"]),
@@ -131,10 +145,10 @@ impl Mutant {
     /// The transaction as a broken worker sends it.
     pub(super) fn send(self, mut txn: Txn) -> Txn {
         txn.when.retain(|compare| self.keeps(compare));
+        let takes_request =
+            |op: &Op| matches!(op, Op::Delete(span) if keys::parse_request(&span.from).is_some());
         if self == Self::RequestStays {
-            let of_request =
-                |op: &Op| matches!(op, Op::Delete(span) if keys::parse_request(&span.from).is_some());
-            txn.then.retain(|op| !of_request(op));
+            txn.then.retain(|op| !takes_request(op));
         }
         let is_told = |op: &Op| matches!(op, Op::Txn(Txn { otherwise, .. }) if otherwise.iter().any(|op| is_put(op, keys::AFTER)));
         if self == Self::TellsAnybody && txn.then.iter().any(is_told) {
@@ -157,11 +171,20 @@ impl Mutant {
             let locks: Vec<Op> = txn.then.iter().filter_map(lock_beside).collect();
             txn.then.extend(locks);
         }
+        if self == Self::ForgetsRest {
+            txn.then.retain(|op| request_put(op).is_none_or(|request| request.targets.is_empty()));
+        }
+        if self == Self::TellsOne {
+            let first = txn.then.iter().find_map(|op| request_put(op)?.target);
+            txn.then.iter_mut().for_each(|op| tell(op, first.as_ref()));
+        }
         if self == Self::ForgetsUnlocked {
             txn.then.iter_mut().for_each(forget_unlocked);
         }
         let moves = |op: &Op| matches!(op, Op::Delete(span) if keys::parse_runs(&span.from).is_some());
-        if self == Self::MovesUnseen && txn.then.iter().any(moves) {
+        if self == Self::MovesUnseen && txn.then.iter().any(moves)
+            || self == Self::AsksUnseen && txn.then.iter().any(takes_request)
+        {
             txn.then.retain(|op| !matches!(op, Op::Put { key, .. } if keys::parse_fired(key).is_some()));
         }
         // Not where the end of a run is written, which is what `EndsUntold` breaks.
@@ -210,6 +233,21 @@ impl Mutant {
 
 fn is_put(op: &Op, prefix: &str) -> bool {
     matches!(op, Op::Put { key, .. } if key.strip_prefix(prefix).is_some())
+}
+
+fn request_put(op: &Op) -> Option<Request> {
+    let Op::Put { key, value, .. } = op else { return None };
+    keys::parse_request(key)?;
+    Request::decode(value).ok()
+}
+
+/// Has what is for one worker be for this one.
+fn tell(op: &mut Op, target: Option<&Target>) {
+    let Some(mut request) = request_put(op).filter(|request| request.target.is_some()) else { return };
+    request.target = target.cloned();
+    if let Op::Put { value, .. } = op {
+        *value = request.encode();
+    }
 }
 
 /// The lock that is put beside what a run holds in its place.

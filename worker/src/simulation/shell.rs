@@ -932,7 +932,13 @@ impl World {
             }
         };
         let era = self.hosts[worker].shell.era;
-        for event in events {
+        for mut event in events {
+            if let (Mutant::TakesAnothers, Event::RequestSeen(seen)) = (self.mutant, &mut event)
+                && let Some(sid) = self.hosts[worker].shell.sid()
+                && let Some(target) = &mut Arc::make_mut(&mut seen.request).target
+            {
+                target.sid = sid;
+            }
             self.tell(worker, era, event);
         }
     }

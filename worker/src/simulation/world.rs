@@ -18,7 +18,7 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
-use super::{settings, succession, switching};
+use super::{broadcast, settings, succession, switching};
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::seen::Seen;
@@ -59,6 +59,8 @@ pub(super) enum Item {
     Recreated(JobName),
     /// The same of a job that runs after others.
     DependentBack(JobName),
+    /// And of the one that runs on every worker.
+    BroadcastBack,
     /// A job that was disabled is enabled again; by other hands or not.
     SwitchedOn(JobName, bool),
     Seed(SeedStep),
@@ -160,6 +162,8 @@ pub(super) struct World {
     pub(super) setting: Option<Dice>,
     /// In a world in which jobs run after others.
     pub(super) succession: Option<Dice>,
+    /// In a world in which a job runs on every worker.
+    pub(super) broadcasting: Option<Dice>,
     pub(super) now: i64,
     queue: BTreeMap<(i64, u64), Item>,
     queued: u64,
@@ -207,15 +211,16 @@ impl World {
             disk_away: false,
             seen: None,
         };
-        let succession = succession::dice(seed);
+        let (succession, broadcasting) = (succession::dice(seed), broadcast::dice(seed));
         let mut world = Self {
             mutant,
             has_concurrency: seed % 5 >= 3,
-            asks: seed % 5 > 2 || succession.is_some(),
+            asks: seed % 5 > 2 || succession.is_some() || broadcasting.is_some(),
             dice: Dice::new(seed),
             switching: switching::dice(seed),
             setting: settings::dice(seed),
             succession,
+            broadcasting,
             now: 0,
             queue: BTreeMap::new(),
             queued: 0,
@@ -242,6 +247,7 @@ impl World {
             self.save(&name);
         }
         self.put_dependents();
+        self.put_broadcast();
         self.trouble = if self.dice.percent(30) { 0 } else { self.dice.between(1, 25) };
         for worker in 0..WORKERS {
             self.hosts[worker].skew = if self.dice.percent(60) {
@@ -338,6 +344,7 @@ impl World {
             Item::Fault(fault, worker) => self.fault(fault, worker),
             Item::Recreated(name) => self.recreated(&name),
             Item::DependentBack(name) => self.put_dependent(&name),
+            Item::BroadcastBack => self.put_broadcast(),
             Item::SwitchedOn(name, by_hand) => self.put_switched(&name, true, by_hand),
             Item::Seed(step) => self.seed(step),
             Item::Heal => self.heal(),
@@ -554,7 +561,8 @@ impl World {
         self.well = true;
         self.now = WELL_MS;
         self.checks.now = WELL_MS;
-        self.checks.check_nothing_is_missed(&self.store, &job_names(), self.time());
+        let all = job_names().into_iter().chain(self.broadcasting.is_some().then(broadcast::name));
+        self.checks.check_nothing_is_missed(&self.store, &all.collect::<Vec<_>>(), self.time());
         self.checks.check_requests_are_taken(&self.store, self.time());
         for worker in 0..WORKERS {
             if !self.hosts[worker].alive {

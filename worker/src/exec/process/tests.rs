@@ -27,6 +27,7 @@ pub(crate) fn open() -> OpenRun {
         after: None,
         env: None,
         on_lost: None,
+        target: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs that are asked for: now by somebody, and again by retries.
 
 use common::domain::execution::Environment;
+use common::domain::kill::Killed;
 use common::domain::request::Request;
 use common::domain::run::Trigger;
 
@@ -395,6 +396,62 @@ fn a_worker_that_drains_does_not_wait_for_a_lock() {
     world.run_to(3_000); // sent again
     world.answer_request(&claim, RequestAnswer::Unknown);
     assert!(!world.scheduler.is_idle());
+}
+
+#[test]
+fn what_is_cancelled_before_it_is_claimed_is_let_go_at_once_with_a_record_that_says_by_whom() {
+    let (mut world, running) = World::running();
+    world.feed(Event::Paused(true));
+    for run_id in ["first", "second"] {
+        world.asked("a", run_id);
+    }
+    assert_eq!(world.scheduler.requests_waiting(), 2);
+    let mut request =
+        Request::manual(RunId::from_text("second"), name("a"), Environment::default(), at(world.now));
+    request.not_before = Some(at(3_600_000));
+    request.killed = Some(Killed { by: "an operator".to_owned(), at: at(77) });
+    let (run_id, request) = (RunId::from_text("second"), Arc::new(request));
+    world.take_actions();
+    world.feed(Event::RequestSeen(RequestSeen { run_id, request, revision: 51 }));
+    let [(record, settles)] = world.records().try_into().unwrap();
+    assert_eq!((record.status, settles.is_some()), (Some(Status::Skipped), true));
+    assert_eq!((record.killed_by.as_deref(), record.killed_at), (Some("an operator"), Some(at(77))));
+    assert_eq!((world.skips()[0].3, world.starts()), (SkipReason::Cancelled, vec![]));
+    assert_eq!(world.scheduler.requests_waiting(), 1);
+    world.feed(Event::Paused(false));
+    world.end(&running, Status::Succeeded);
+    assert_eq!(world.started_ids(), ["first"]);
+}
+
+#[test]
+fn where_runs_may_overlap_those_that_are_asked_for_go_beside_each_other() {
+    let mut world = World::new();
+    world.saved_with("a", "*/10 * * * * *", r#"{"concurrency":"allow"}"#);
+    world.run_to(10_000);
+    for run_id in ["one", "two", "three"] {
+        world.asked("a", run_id);
+    }
+    assert_eq!(world.starts().len(), 4, "beside the fire and each other");
+    let claims = world.request_claims();
+    assert!(claims.iter().all(|claim| claim.open.unlocked), "{claims:?}");
+    let run_id = RunId::from_text("two");
+    assert!(world.scheduler.knows_shared(&name("a"), &run_id) && !world.scheduler.knows_lock(&name("a")));
+    world.take_actions();
+    world.run_to(20_000);
+    assert_eq!(world.start_times(), [20_000], "and nobody keeps a fire from its time");
+}
+
+#[test]
+fn a_run_that_was_claimed_without_the_lock_does_not_start_where_no_two_may_go_any_more() {
+    let mut world = World::new();
+    world.saved_with("a", "@yearly", r#"{"concurrency":"allow"}"#);
+    world.claims_win = false;
+    world.asked("a", "one");
+    let claim = world.request_claims().pop().unwrap();
+    assert!(world.scheduler.knows_shared(&name("a"), &claim.open.run_id), "it may have been claimed");
+    world.saved_with("a", "@yearly", "{}");
+    world.answer_request(&claim, RequestAnswer::Won(900));
+    assert_eq!((world.starts(), world.skips()[0].3), (vec![], SkipReason::Superseded));
 }
 
 #[test]

@@ -152,7 +152,11 @@ fn beside_a_seed_worker_every_run_takes_the_lock() {
     let mut world = World::new();
     world.saved_with("a", EVERY_TEN_SECONDS, ALLOW);
     let ours = [("me".to_owned(), Labels::new())].into();
-    world.feed(Event::MembersChanged(Members { ours, seeds: ["seed".to_owned()].into() }));
+    world.feed(Event::MembersChanged(Members {
+        ours,
+        seeds: ["seed".to_owned()].into(),
+        ..Members::default()
+    }));
     world.run_to(20_000);
     assert!(world.claims().iter().all(|claim| !claim.open.unlocked && !claim.mark.unlocked));
     assert_eq!(

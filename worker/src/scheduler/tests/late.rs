@@ -50,7 +50,7 @@ impl World {
         let labels =
             |pairs: &[(&str, &str)]| pairs.iter().map(|(l, v)| ((*l).to_owned(), (*v).to_owned())).collect();
         let ours = workers.iter().map(|(id, pairs)| ((*id).to_owned(), labels(pairs))).collect();
-        self.feed(Event::MembersChanged(Members { ours, seeds: BTreeSet::new() }));
+        self.feed(Event::MembersChanged(Members { ours, ..Members::default() }));
     }
 }
 
