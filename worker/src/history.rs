@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use common::clock::{self, Timestamp};
+use common::clock::{self, Stopwatch, Timestamp};
 use common::domain::audit::{Entry, EntryId};
 use common::history::moving::{self, Waiting, move_waiting};
 use common::history::{History, Query, Shelf};
@@ -19,10 +19,12 @@ use crate::retries::Retries;
 use crate::status::Status;
 
 /// The fleet's first worker looks for changes this often: one small read.
-const MOVE_EVERY_MS: u64 = 5_000;
+const MOVE_EVERY: Duration = Duration::from_secs(5);
 /// The others do so too, should the first not come to it, and up to a quarter more, so that a fleet does not ask in step. While the store of
-/// records does not take anything, pauses grow from the first of these to the second.
+/// records does not take anything, pauses grow to this, too.
 const MOVE_SELDOM_MS: u64 = 60_000;
+/// The first of these pauses, in ms; each is drawn from the upper half.
+const MOVE_AGAIN_MS: u64 = 10_000;
 /// What is old is removed this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// First, and after a failure, so soon; so often a worker that is not the fleet's first looks whether it has become it.
@@ -43,8 +45,8 @@ pub(crate) async fn keep_moving(ports: Ports, status: Arc<Status>, first: Arc<At
     let retries = Retries::new("changes not moved to the store of records");
     let mut failures = 0;
     loop {
-        let seldom = MOVE_SELDOM_MS + random_below(MOVE_SELDOM_MS / 4);
-        let mut pause = Duration::from_millis(if first.load(Relaxed) { MOVE_EVERY_MS } else { seldom });
+        let mut pause = Duration::from_millis(MOVE_SELDOM_MS + random_below(MOVE_SELDOM_MS / 4));
+        let mut until_first = true;
         match round(&*ports.kv, &*ports.run_log, ports.clock.now()).await {
             Ok(Round::Moved { unread }) => {
                 retries.worked();
@@ -55,12 +57,24 @@ pub(crate) async fn keep_moving(ports: Ports, status: Arc<Status>, first: Arc<At
                 retries.failed(&why);
                 status.note_audit_waiting(notes);
                 // All that waits is counted each time: the longer that goes on, the more it is.
-                pause = backoff(failures, 2 * MOVE_EVERY_MS, 2 * MOVE_SELDOM_MS);
+                pause = backoff(failures, MOVE_AGAIN_MS, MOVE_SELDOM_MS);
                 failures += 1;
+                until_first = false;
             }
             Err(why) => retries.failed(&why),
         }
-        clock::sleep(pause).await;
+        rest(pause, until_first.then_some(&first)).await;
+    }
+}
+
+/// Waits so long, or, where that is given, no longer than this worker is not the `first` of the fleet: one that has just started becomes it soon.
+async fn rest(pause: Duration, first: Option<&Arc<AtomicBool>>) {
+    let rested = Stopwatch::start();
+    while let Some(left) = pause.checked_sub(rested.elapsed()) {
+        clock::sleep(left.min(MOVE_EVERY)).await;
+        if first.is_some_and(|first| first.load(Relaxed)) {
+            return;
+        }
     }
 }
 
