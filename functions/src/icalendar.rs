@@ -34,7 +34,7 @@ pub(crate) struct Read {
 pub(crate) fn read(text: &str, zone: Option<&Zone>) -> Result<Read, String> {
     let no_calendar = "is no iCalendar file: it begins with BEGIN:VCALENDAR and has events (BEGIN:VEVENT)";
     let calendar = ICalendar::parse(text.trim_start_matches('\u{feff}').trim_start())
-        .map_err(|_| no_calendar.to_owned())?;
+        .map_err(|_not_one| no_calendar.to_owned())?;
     let mut warnings = Vec::new();
     let own_zone = text_of(&calendar.components, "X-WR-TIMEZONE").and_then(|name| Zone::parse(&name).ok());
     let dating = zone.cloned().or(own_zone);
