@@ -131,7 +131,7 @@ pub(super) enum Job {
         mark: Mark,
     },
     Move {
-        open: OpenRun,
+        open: Box<OpenRun>,
         from: (Sid, u64),
         to: (Sid, u64),
         rescue: bool,
@@ -1146,7 +1146,7 @@ impl World {
                 let wait = not_before.ms_since(self.time_of(worker)).max(0);
                 return self.push_to(now + wait, worker, What::Do(era, job));
             }
-            Action::Move { open, from, to, rescue } => Job::Move { open, from, to, rescue },
+            Action::Move { open, from, to, rescue } => Job::Move { open: Box::new(open), from, to, rescue },
             Action::ClaimRequest(claim) => Job::ClaimRequest(claim),
             Action::Close(close) if self.mutant == Mutant::EndsUntold => {
                 let closed = Event::Closed(close.open.run_id.clone(), CloseAnswer::Gone);
