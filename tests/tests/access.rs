@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use common::clock::{Clock, Timestamp};
 use common::config::{self, Invocation, Settings};
-use common::domain::access::Role;
+use common::domain::access::{Principal, Role};
 use common::domain::job::JobName;
 use common::domain::token::{Grant, Secret, Token};
 use common::keys;
@@ -61,7 +61,7 @@ enum About {
 }
 
 /// The table: method, path, the least role (`None` = nobody is asked), and what it is about.
-const TABLE: [(&str, &str, Option<Role>, About); 27] = [
+const TABLE: [(&str, &str, Option<Role>, About); 33] = [
     ("GET", "/", None, About::Nothing),
     ("GET", "/console/{file}", None, About::Nothing),
     ("POST", "/job/save", Some(Role::Editor), About::Job),
@@ -76,6 +76,8 @@ const TABLE: [(&str, &str, Option<Role>, About); 27] = [
     ("GET", "/job/export", Some(Role::Viewer), About::Jobs),
     ("GET", "/job/running", Some(Role::Viewer), About::Jobs),
     ("GET", "/job/next", Some(Role::Viewer), About::Shown),
+    ("GET", "/job/versions", Some(Role::Viewer), About::Job),
+    ("POST", "/job/rollback", Some(Role::Editor), About::Job),
     ("GET", "/run/get", Some(Role::Viewer), About::Run),
     ("GET", "/run/output", Some(Role::Viewer), About::Run),
     ("GET", "/worker/list", Some(Role::Viewer), About::Shown),
@@ -84,6 +86,10 @@ const TABLE: [(&str, &str, Option<Role>, About); 27] = [
     ("POST", "/fleet/settings", Some(Role::Admin), About::Fleet),
     ("POST", "/fleet/pause", Some(Role::Admin), About::Fleet),
     ("POST", "/fleet/resume", Some(Role::Admin), About::Fleet),
+    ("GET", "/calendar/list", Some(Role::Viewer), About::Shown),
+    ("POST", "/calendar/save", Some(Role::Admin), About::Fleet),
+    ("POST", "/calendar/delete", Some(Role::Admin), About::Fleet),
+    ("GET", "/audit/list", Some(Role::Admin), About::Fleet),
     ("POST", "/token/create", Some(Role::Admin), About::Job),
     ("POST", "/token/revoke", Some(Role::Admin), About::Token),
     ("GET", "/token/list", Some(Role::Admin), About::Jobs),
@@ -97,6 +103,8 @@ struct Stage {
     gate: Gate,
     /// Ids of tokens with the prefixes `team-` and `other-`.
     scoped: [String; 2],
+    /// A version of each of the two jobs.
+    versions: [String; 2],
 }
 
 impl Stage {
@@ -105,10 +113,18 @@ impl Stage {
         let run_log = Arc::new(EmbeddedRunLog::in_memory().unwrap());
         let ports = Ports { kv: Arc::clone(&kv), run_log: run_log.clone(), clock: Arc::new(StoppedClock) };
         let gate = guarded(&ports);
-        let mut stage = Self { ports, gate, scoped: Default::default() };
+        let mut stage = Self { ports, gate, scoped: Default::default(), versions: Default::default() };
         for (n, prefix) in [OWN, "other-"].into_iter().enumerate() {
             let name = format!("{prefix}a");
-            stage.put(keys::job(&JobName::parse(&name).unwrap()), job(&name).to_string()).await;
+            let anybody = |mut request: Request| {
+                request.extensions_mut().insert(Principal::anybody());
+                functions::handle(&stage.ports, request)
+            };
+            let save = request("POST", "/job/save", Some("application/json"), &job(&name).to_string());
+            assert_eq!(anybody(save).await.status(), 200);
+            let versions = anybody(request("GET", &format!("/job/versions?name={name}"), None, "")).await;
+            let version = body(&versions)["data"][0]["version"].as_str().unwrap().to_owned();
+            stage.versions[n] = version;
             let open = json!({"v": 1, "runs": [{"runId": format!("run-{prefix}"), "job": name, "planTime": NOW, "scheduleTime": NOW,
                 "attempt": 1, "worker": "w1", "command": "true", "trigger": "schedule"}]});
             stage.put(format!("{}{:x}/{n:016x}", keys::RUNS, n + 1), open.to_string()).await;
@@ -208,6 +224,12 @@ fn about(stage: &Stage, method: &str, path: &str, prefix: &str, there: bool) -> 
         "/job/save" => (String::new(), job(&name)),
         "/job/import" => ("?format=json&apply=true".to_owned(), json!([job(&name)])),
         "/job/log" => (format!("?name={name}"), Value::Null),
+        "/job/versions" => (format!("?name={name}"), Value::Null),
+        "/job/rollback" => {
+            let version = &stage.versions[usize::from(prefix != OWN)];
+            (String::new(), json!({"name": name, "version": version}))
+        }
+        "/calendar/save" => (String::new(), json!({"name": "holidays", "dates": ["2027-01-01"]})),
         "/job/next" => ("?expr=@daily".to_owned(), Value::Null),
         "/run/get" | "/run/output" => (format!("?id={run}"), Value::Null),
         "/fleet/settings" if method == "POST" => (String::new(), json!({"timezone": "Asia/Tokyo"})),
@@ -435,7 +457,7 @@ async fn a_token_is_taken_from_the_header_alone() {
     twice.headers_mut().append("authorization", HeaderValue::from_str(&format!("Bearer {secret}")).unwrap());
     assert_eq!(stage.send(twice).await.0, 401);
     let mut forged = request("GET", "/job/list", None, "");
-    forged.extensions_mut().insert(common::domain::access::Principal::anybody());
+    forged.extensions_mut().insert(Principal::anybody());
     assert_eq!(stage.send(forged).await.0, 401, "only the gate says who calls");
     assert_eq!(stage.get("/job/list", secret).await.0, 200);
 }

@@ -177,7 +177,7 @@ async fn the_local_dev_image_is_an_api_server_on_the_real_stores() {
     let open = [("CRON_LISTEN", "0.0.0.0:8070")];
     let mut refused = image.start(&fleet, "open", &open).await.unwrap();
     assert_eq!(refused.exit_code(SOON).await.ok(), Some(1));
-    assert!(refused.tail().contains("credentials"), "{}", refused.tail());
+    assert!(refused.tail().contains("it lacks TLS"), "{}", refused.tail());
 }
 
 #[tokio::test(flavor = "multi_thread")]

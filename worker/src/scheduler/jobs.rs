@@ -1,5 +1,5 @@
 //! All jobs, by name and by slot. Their states lie in one piece of memory, and are found by the number of their place in it; a slot's jobs are
-//! few enough to be gone through, with two bytes of each name's hash to tell them apart.
+//! in the order of two bytes of their names' hashes, by which one is found among them.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,20 @@ pub(super) struct Jobs {
     slots: BTreeMap<u16, Slot>,
 }
 
-/// The jobs of a slot, in no order but that in which they came.
+/// The jobs of a slot, by their prints.
 #[derive(Debug, Default)]
 struct Slot {
     prints: Vec<u16>,
     jobs: Vec<Index>,
+}
+
+impl Slot {
+    /// The jobs of a print: seldom more than one.
+    fn alike(&self, print: u16) -> &[Index] {
+        let first = self.prints.partition_point(|other| *other < print);
+        let behind = first + self.prints[first..].partition_point(|other| *other == print);
+        &self.jobs[first..behind]
+    }
 }
 
 /// Sixteen bits of the hash of a name that its slot is not made of.
@@ -46,10 +55,8 @@ impl Jobs {
     }
 
     fn find_in(&self, slot: &Slot, name: &JobName) -> Option<Index> {
-        let print = print(name);
-        let alike = slot.prints.iter().zip(&slot.jobs).filter(|(other, _)| **other == print);
-        let mut found = alike.map(|(_, job)| *job);
-        found.find(|job| self.at(*job).is_some_and(|state| state.name() == name.as_str()))
+        let is_named = |job: &&Index| self.at(**job).is_some_and(|state| state.name() == name.as_str());
+        slot.alike(print(name)).iter().find(is_named).copied()
     }
 
     pub(super) fn at(&self, job: Index) -> Option<&JobState> {
@@ -77,8 +84,9 @@ impl Jobs {
                 Index::try_from(self.states.len() - 1).expect("their states fill the memory before")
             });
             let of_slot = self.slots.entry(slot).or_default();
-            of_slot.prints.push(print(name));
-            of_slot.jobs.push(job);
+            let place = of_slot.prints.partition_point(|other| *other <= print(name));
+            of_slot.prints.insert(place, print(name));
+            of_slot.jobs.insert(place, job);
             job
         });
         self.states[job as usize].get_or_insert_with(|| JobState::new(name, slot))
@@ -90,8 +98,8 @@ impl Jobs {
         let slot = keys::slot(name);
         if let Some(of_slot) = self.slots.get_mut(&slot) {
             let place = of_slot.jobs.iter().position(|other| *other == job)?;
-            of_slot.jobs.swap_remove(place);
-            of_slot.prints.swap_remove(place);
+            of_slot.jobs.remove(place);
+            of_slot.prints.remove(place);
             if of_slot.jobs.is_empty() {
                 self.slots.remove(&slot);
             }

@@ -1,7 +1,7 @@
 //! What jobs have in common, held once: a million jobs have some thousand distinct schedules, and few ways in which they want to be run.
 
-use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hash, Hasher};
 use std::sync::Arc;
 
 use common::domain::execution::Execution;
@@ -72,29 +72,36 @@ impl Hash for Terms {
     }
 }
 
-/// The terms in use.
+/// The terms in use, by their hashes.
 #[derive(Debug)]
 pub(super) struct SharedTerms {
-    known: HashSet<Arc<Terms>, Xxh3DefaultBuilder>,
+    known: BTreeMap<u64, Vec<Arc<Terms>>>,
+    count: usize,
     clean_at: usize,
 }
 
 impl SharedTerms {
     pub(super) fn new() -> Self {
-        Self { known: HashSet::default(), clean_at: CLEAN_FROM }
+        Self { known: BTreeMap::new(), count: 0, clean_at: CLEAN_FROM }
     }
 
     /// These terms: those that other jobs have, if any has the same.
     pub(super) fn share(&mut self, terms: Terms) -> Arc<Terms> {
-        if let Some(known) = self.known.get(&terms) {
+        let hash = Xxh3DefaultBuilder.hash_one(&terms);
+        if let Some(known) = self.known.get(&hash).into_iter().flatten().find(|known| ***known == terms) {
             return Arc::clone(known);
         }
-        if self.known.len() >= self.clean_at {
-            self.known.retain(|terms| Arc::strong_count(terms) > 1);
-            self.clean_at = CLEAN_FROM.max(self.known.len() * 2);
+        if self.count >= self.clean_at {
+            self.known.retain(|_, alike| {
+                alike.retain(|terms| Arc::strong_count(terms) > 1);
+                !alike.is_empty()
+            });
+            self.count = self.known.values().map(Vec::len).sum();
+            self.clean_at = CLEAN_FROM.max(self.count * 2);
         }
         let terms = Arc::new(terms);
-        self.known.insert(Arc::clone(&terms));
+        self.known.entry(hash).or_default().push(Arc::clone(&terms));
+        self.count += 1;
         terms
     }
 }
