@@ -175,7 +175,9 @@ async fn every_change_leaves_its_note_by_its_own_transaction_and_nothing_else_do
     let stage = Stage::new();
     stage.post("/job/save", job("to-roll-back", "one")).await;
     stage.post("/job/save", job("to-roll-back", "two")).await;
-    let versions = stage.get("/job/versions?name=to-roll-back").await;
+    let token =
+        stage.post("/token/create", json!({"name": "old", "role": "viewer"})).await["data"]["id"].clone();
+    let versions = stage.get("/job/versions?name=to-roll-back").await; // moves what waits
     let first = versions["data"][1]["version"].clone();
     let lock = LockHolder::new(Sid(7), RunId::new(Sid(7), 3)).encode();
     stage.put(&keys::lock(&JobName::parse("a").unwrap()), lock).await;
@@ -205,6 +207,16 @@ async fn every_change_leaves_its_note_by_its_own_transaction_and_nothing_else_do
         ("/fleet/pause", json!({"reason": "why"}), "pause", json!({}), true),
         ("/fleet/resume", json!({}), "pause", json!({}), true),
         ("/fleet/settings", json!({"timezone": "Asia/Tokyo"}), "settings", json!({}), true),
+        (
+            "/calendar/save",
+            json!({"name": "holidays", "dates": ["2027-01-01"]}),
+            "calendar",
+            json!({"calendar": "holidays"}),
+            true,
+        ),
+        ("/calendar/delete", json!({"name": "holidays"}), "calendar", json!({"calendar": "holidays"}), true),
+        ("/token/create", json!({"name": "new", "role": "viewer"}), "token", json!({}), false),
+        ("/token/revoke", json!({"id": token}), "token", json!({}), true),
     ];
     let mut left = BTreeSet::new();
     for (path, sent, thing, details, idle_again) in rows {
@@ -215,13 +227,20 @@ async fn every_change_leaves_its_note_by_its_own_transaction_and_nothing_else_do
         let text = String::from_utf8_lossy(&pair.value).into_owned();
         assert!(!text.contains("hidden"), "{path}: {text}");
         let mut note = Note::decode(&pair.value).unwrap();
-        let from = Some("an unknown address (test/1)".to_owned());
+        let from = Some("ada (token a1b2) (test/1)".to_owned());
         let origin =
             Origin { by: Some(ada()), from, request_id: Some(reply["id"].as_str().unwrap().to_owned()) };
         assert_eq!(note.origin, origin, "{path}");
         assert_eq!(note.touched.len(), 1, "{path}");
         assert_eq!(note.touched[0].thing, thing, "{path}");
         note.details.shift_remove("runId");
+        if let Some(token) = note.details.shift_remove("token") {
+            assert_eq!(token["role"], "viewer", "{path}");
+            assert!(
+                reply["data"]["token"].as_str().is_none_or(|secret| !text.contains(secret)),
+                "{path}: {text}"
+            );
+        }
         assert_eq!(Value::Object(note.details), details, "{path}");
         left.insert(note.action);
         move_waiting(&*stage.kv, &*stage.log, usize::MAX).await.unwrap();

@@ -86,6 +86,9 @@ impl Stored {
     }
 }
 
+/// What a token is called in the audit. What is stored of it is not kept there: its hash is nobody's business.
+const TOKEN: &str = "token";
+
 /// Makes a token for `whose` wish; the answer is all that is ever shown of its secret.
 ///
 /// # Errors
@@ -132,7 +135,9 @@ pub(crate) async fn create(
         }
         // If this process dies here, a token is stored that nobody has; it stands in the list, and can be revoked.
         let mut shown = stored.shown(secret.id(), &token);
-        let change = Change::of(origin, "token_create", clock.now()).with("token", shown.clone());
+        let change = Change::of(origin, "token_create", clock.now())
+            .touching(TOKEN, None, None)
+            .with("token", shown.clone());
         let written = store::write(kv, &txn, &since, "making the token", false, Some(&change)).await?;
         // Refused although it is ours: a try whose answer was lost has put it.
         let ours = || written.reply.pair(0).is_some_and(|pair| pair.value == token.encode());
@@ -215,8 +220,10 @@ pub(crate) async fn revoke(
             txn.then.push(Op::put(keys::TOKENS_CHANGED, id.as_str()));
         }
         let shown = stored.shown(id, token);
-        let change =
-            Change::of(origin, "token_revoke", clock.now()).with("token", shown.clone()).ending_something();
+        let change = Change::of(origin, "token_revoke", clock.now())
+            .touching(TOKEN, None, None)
+            .with("token", shown.clone())
+            .ending_something();
         let written = store::write(kv, &txn, &since, "revoking the token", false, Some(&change)).await?;
         if written.reply.succeeded {
             return Ok(shown);

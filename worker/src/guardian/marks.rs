@@ -272,7 +272,10 @@ mod tests {
             assert!(GroupId::of(Pid::from_child(&child)).kill());
             child.wait().unwrap();
         }
-        assert_eq!(all(&origin), BTreeSet::new());
+        // What a leader has started is killed with it, and gone a moment later.
+        while !all(&origin).is_empty() {
+            std::thread::yield_now();
+        }
     }
 
     #[cfg(target_os = "linux")]
