@@ -85,7 +85,11 @@ const FOUND: [(u64, &str); 16] = [
 ];
 
 /// Seeds that break a promise which is not kept yet, with the reason.
-const OPEN: [(u64, &str); 0] = [];
+const OPEN: [(u64, &str); 1] = [(
+    9108,
+    "other hands delete /cron/settings, a calendar changes, and they delete it again before a worker has read the change: its claim compares \
+     that there are no settings, which is so again (workers could put the key where it is missing: then no revision comes twice)",
+)];
 
 /// How a run went.
 struct Outcome {
