@@ -1051,7 +1051,7 @@ await check("by keyboard: a job is paused and resumed, run by hand, and its run 
   await pressOn("Run now");
   await noDialog();
   await focusOn("Run now: handy");
-  await page.locator(".running tbody tr").first().waitFor();
+  await page.locator(".running tbody tr a").first().waitFor(); // until it is claimed there is nothing to watch
   await pressOn(/^Watch run/);
   await heading("Run of handy");
   equal(await page.evaluate(() => document.activeElement.tagName), "H1", "the view does not begin at its title:");

@@ -41,7 +41,7 @@ export function Jobs({ query }) {
       <${Title} id="jobs">${t("jobs")}<//>
       ${may("editor") ? html`<a class="button primary" href="#/new">${t("newJob")}</a>` : null}
       <${Search} label=${t("searchLabel")} text=${prefix} address=${(text) => link(["jobs"], { ...searched, prefix: text })} replace=${() => route.value.query.has("prefix")} />
-      <${Search} label=${t("labelLabel")} text=${labels} address=${(text) => link(["jobs"], { ...searched, labels: text })} replace=${() => route.value.query.has("labels")} />
+      <${Search} label=${t("labelLabel")} text=${labels} address=${(text) => link(["jobs"], { ...searched, labels: text })} replace=${() => route.value.query.has("labels")} second=${true} />
     </div>
     <${Warnings} warnings=${answer?.warnings} />
     ${error && !error.trouble ? html`<p class="note bad" role="alert">${error.message}</p>` : null}

@@ -72,8 +72,9 @@ export function Empty({ title, children }) {
 /** Typing asks once it pauses. */
 const TYPED_MS = 250;
 
-/** A search whose text is in the address: `address(text)` is where it is; `replace()` says whether that is a step for Back. */
-export function Search({ label, text, address, replace }) {
+/** A search whose text is in the address: `address(text)` is where it is; `replace()` says whether that is a step for Back. A page has one
+ *  landmark for searching: a `second` search is none. */
+export function Search({ label, text, address, replace, second }) {
   const [typed, setTyped] = useState(text);
   const sent = useRef(text);
   const timer = useRef(0);
@@ -98,7 +99,7 @@ export function Search({ label, text, address, replace }) {
     event.preventDefault();
     send(typed);
   };
-  return html`<form class="search" role="search" onSubmit=${submit}>
+  return html`<form class="search" role=${second ? null : "search"} onSubmit=${submit}>
     <label><span>${label}</span>
       <input type="search" value=${typed} onInput=${type} autocomplete="off" spellcheck=${false} /></label>
   </form>`;

@@ -72,7 +72,7 @@ function Row({ run, named }) {
       <td role="cell" data-label=${t("worker")} class="worker"><bdi>${by}</bdi></td>
       <td role="cell" data-label=${t("runId")}><span><code>${runId}</code> <${Origin} run=${run} /></span></td>
       <td role="cell" class="actions">
-        ${run.killed ? null : html`<button type="button" class="small danger" aria-label=${t("killRun", { id: runId })} onClick=${() => confirming.set({ kind: "kill", name: job, runId })}>${t("kill")}</button>`}
+        ${run.killed || !may("operator") ? null : html`<button type="button" class="small danger" aria-label=${t("killRun", { id: runId })} onClick=${() => confirming.set({ kind: "kill", name: job, runId })}>${t("kill")}</button>`}
       </td>
     </tr>`;
   }
