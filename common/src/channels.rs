@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::domain::notify::{CHANNEL_NAMES, Notify, is_channel};
+use crate::secrets::{Cached, Reference};
 
 /// Messages of one channel in a minute, where the file does not say: what comes beyond is gathered.
 const PER_MINUTE_DEFAULT: u32 = 30;
@@ -86,30 +88,64 @@ pub enum Tls {
     None,
 }
 
-/// A text that is a secret: it stands in the file itself, or in one of its own, which is read each time.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+/// A text that is a secret: it stands in the file itself, in one of its own, which is read each time, or is kept by AWS.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The text.
     Text(String),
     /// Where it is.
-    File {
-        /// The file.
-        file: PathBuf,
-    },
+    File(PathBuf),
+    /// Who keeps it.
+    Reference(Reference),
+}
+
+/// A secret as it is written: `"text"`, `"ssm:…"`, `"secretsmanager:…"` or `{"file": "/path"}`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenSecret {
+    Text(String),
+    File { file: PathBuf },
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(match WrittenSecret::deserialize(from)? {
+            WrittenSecret::File { file } => Self::File(file),
+            WrittenSecret::Text(text) => match Reference::parse(&text) {
+                Some(reference) => Self::Reference(reference.map_err(D::Error::custom)?),
+                None => Self::Text(text),
+            },
+        })
+    }
 }
 
 impl Secret {
     /// The text as it is now, without line breaks at its end.
     ///
     /// # Errors
-    /// The file cannot be read, or is empty.
-    pub fn read(&self) -> io::Result<String> {
+    /// It cannot be read, or is empty.
+    pub async fn read(&self, vault: &Cached) -> io::Result<String> {
+        match self {
+            Self::Reference(reference) => {
+                let read = vault.read(reference).await;
+                self.checked(&read.map_err(|why| io::Error::other(format!("{reference}: {why}")))?)
+            }
+            Self::Text(_) | Self::File(_) => self.here().unwrap_or_else(|| self.checked("")),
+        }
+    }
+
+    /// The same, where nobody else has to be asked; `None` = AWS has to be.
+    fn here(&self) -> Option<io::Result<String>> {
         let text = match self {
-            Self::Text(text) => text.clone(),
-            Self::File { file } => fs::read_to_string(file)
-                .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", file.display())))?,
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(file) => fs::read_to_string(file)
+                .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", file.display()))),
+            Self::Reference(_) => return None,
         };
+        Some(text.and_then(|text| self.checked(&text)))
+    }
+
+    fn checked(&self, text: &str) -> io::Result<String> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
             return Err(io::Error::other(format!("{self:?} is empty")));
@@ -123,7 +159,8 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(_) => f.write_str("(secret)"),
-            Self::File { file } => write!(f, "{}", file.display()),
+            Self::File(file) => write!(f, "{}", file.display()),
+            Self::Reference(reference) => write!(f, "{reference}"),
         }
     }
 }
@@ -159,7 +196,8 @@ struct WrittenEmail {
 }
 
 impl Channels {
-    /// Reads and checks the file; secrets in files of their own are read once, to tell at once when they cannot be.
+    /// Reads and checks the file; secrets in files of their own are read once, to tell at once when they cannot be. What AWS keeps is not: it may
+    /// be away when a worker starts.
     ///
     /// # Errors
     /// What is wrong with it; no secret stands in that.
@@ -207,13 +245,15 @@ fn is_http(address: &str) -> bool {
 impl WrittenChannel {
     fn checked(self) -> Result<Channel, String> {
         let target = |target: Target| -> Result<Target, String> {
-            if !is_http(&target.url.read().map_err(|why| format!("url: {why}"))?) {
+            let url = target.url.here().transpose().map_err(|why| format!("url: {why}"))?;
+            if url.is_some_and(|url| !is_http(&url)) {
                 return Err("url is not like https://example.com/hook".to_owned());
             }
             for (name, value) in &target.headers {
                 let named = hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok();
-                let value = value.read().map_err(|why| format!("header {name}: {why}"))?;
-                if !named || hyper::header::HeaderValue::from_str(&value).is_err() {
+                let value = value.here().transpose().map_err(|why| format!("header {name}: {why}"))?;
+                let is_bad = |value: String| hyper::header::HeaderValue::from_str(&value).is_err();
+                if !named || value.is_some_and(is_bad) {
                     return Err(format!("header {name}: no header can have this name or value"));
                 }
             }
@@ -248,7 +288,7 @@ impl WrittenEmail {
             return Err("user and password go together".to_owned());
         }
         if let Some(password) = &self.password {
-            password.read().map_err(|why| format!("password: {why}"))?;
+            password.here().transpose().map_err(|why| format!("password: {why}"))?;
             if self.tls == Tls::None {
                 return Err(
                     "a password goes over TLS alone: leave out \"tls\", or write \"starttls\"".to_owned()
@@ -271,16 +311,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::secrets::{Problem, Source, Vault};
 
-    #[test]
-    fn every_kind_of_channel_is_read() {
+    /// Keeps every secret, each by its own name.
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Vault for Nobody {
+        async fn read(&self, sources: &[Source]) -> Vec<Result<String, Problem>> {
+            sources.iter().map(|source| Ok(format!("Bearer {}\n", source.name))).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_channel_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         fs::write(&file, "Bearer abc\n").unwrap();
         let text = json!({
             "channels": {
                 "ops": {"kind": "slack", "url": "https://hooks.example.com/x"},
-                "hook": {"kind": "webhook", "url": "http://127.0.0.1:1/", "headers": {"Authorization": {"file": file}}},
+                "hook": {"kind": "webhook", "url": "http://127.0.0.1:1/", "headers": {"Authorization": {"file": file}, "X-Token": "ssm:token"}},
                 "mail": {"kind": "email", "smtp": "mail.example.com", "tls": "starttls", "user": "u", "password": "p",
                          "from": "cron@example.com", "to": ["ops@example.com"]},
             },
@@ -291,12 +342,14 @@ mod tests {
         let read = Channels::parse(&text.to_string()).unwrap();
         assert_eq!((read.channels.len(), read.per_minute), (3, 5));
         let Channel::Webhook(hook) = &read.channels["hook"] else { panic!("{read:?}") };
-        assert_eq!(hook.headers["Authorization"].read().unwrap(), "Bearer abc");
+        let vault = Cached::new(std::sync::Arc::new(Nobody));
+        assert_eq!(hook.headers["Authorization"].read(&vault).await.unwrap(), "Bearer abc");
+        assert_eq!(hook.headers["X-Token"].read(&vault).await.unwrap(), "Bearer token");
         let Channel::Email(mail) = &read.channels["mail"] else { panic!("{read:?}") };
         assert_eq!((&*mail.host, mail.port), ("mail.example.com", 587));
         // What is read again is what the file says by then.
         fs::write(&file, "Bearer new").unwrap();
-        assert_eq!(hook.headers["Authorization"].read().unwrap(), "Bearer new");
+        assert_eq!(hook.headers["Authorization"].read(&vault).await.unwrap(), "Bearer new");
         let shown = format!("{read:?}");
         assert!(!shown.contains("hooks.example.com") && !shown.contains("Bearer"), "{shown}");
     }
@@ -316,6 +369,7 @@ mod tests {
             (channel(json!({"kind": "slack", "url": "ftp://geheim"})), "not like https://"),
             (channel(json!({"kind": "slack", "url": {"file": "/nowhere"}})), "/nowhere"),
             (channel(json!({"kind": "slack"})), "missing field `url`"),
+            (channel(json!({"kind": "slack", "url": "ssm:"})), "the reference names nothing"),
             (
                 channel(json!({"kind": "webhook", "url": "http://a", "headers": {"a b": "geheim"}})),
                 "header a b",

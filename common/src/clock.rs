@@ -162,11 +162,21 @@ impl Stopwatch {
     }
 }
 
+/// Time that processors have spent on this process.
+#[must_use]
+pub fn processor_time() -> Duration {
+    read(rustix::time::ClockId::ProcessCPUTime)
+}
+
 fn monotonic() -> Duration {
     #[cfg(target_os = "linux")]
     let clock = rustix::time::ClockId::Boottime;
     #[cfg(not(target_os = "linux"))]
     let clock = rustix::time::ClockId::Monotonic;
+    read(clock)
+}
+
+fn read(clock: rustix::time::ClockId) -> Duration {
     let time = rustix::time::clock_gettime(clock);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use crate::channels::Channels;
 use crate::domain::execution::is_user;
+use crate::job_secrets::JobSecrets;
 use crate::networks::{self, Networks};
 use crate::secrets::{Reference, Referring, Values};
+use crate::traces::{self, TraceSettings};
 
 /// One setting: an environment variable, and the flag of the same name (`CRON_DATA_DIR` = `--data-dir`).
 struct Variable {
@@ -48,7 +50,7 @@ const CREDENTIALS: [&str; 8] = [
 const HANDED_TO_JOBS: [&str; 5] =
     ["CRON_JOB_NAME", "CRON_RUN_ID", "CRON_PLAN_TIME", "CRON_ATTEMPT", "CRON_GUARDIAN"];
 
-const VARIABLES: [Variable; 38] = [
+const VARIABLES: [Variable; 39] = [
     Variable {
         name: "CRON_ETCD_ENDPOINTS",
         help: "etcd, comma-separated (default http://127.0.0.1:2379; local-dev: the embedded store when unset)",
@@ -262,6 +264,15 @@ const VARIABLES: [Variable; 38] = [
         set: |s, v| {
             s.channels = Some(Arc::new(Channels::read(&PathBuf::from(v))?));
             Ok(())
+        },
+        secret: None,
+    },
+    Variable {
+        name: "CRON_SECRETS_FILE",
+        help: "JSON file of the secrets that jobs may name, where each is kept and which jobs may use it (default: none, a job that names one fails)",
+        set: |s, v| {
+            JobSecrets::read(&PathBuf::from(v))?;
+            path(&mut s.secrets_file, v)
         },
         secret: None,
     },
@@ -588,6 +599,8 @@ pub struct Settings {
     pub spool_bytes_max: Option<u64>,
     /// See `CRON_NOTIFY_FILE`; `None` = not set.
     pub channels: Option<Arc<Channels>>,
+    /// See `CRON_SECRETS_FILE`; good when it was read first. `None` = not set.
+    pub secrets_file: Option<PathBuf>,
     /// See `CRON_LISTEN`.
     pub listen: SocketAddr,
     /// See `CRON_TLS_CERT`; set when and only when the key is.
@@ -606,6 +619,8 @@ pub struct Settings {
     bootstrap_token: Option<String>,
     /// See `CRON_OIDC_ISSUER` and the others.
     pub oidc: OidcSettings,
+    /// What OpenTelemetry's own variables say.
+    pub traces: TraceSettings,
     /// Words on the command line that are no flags.
     pub words: Vec<String>,
 }
@@ -634,6 +649,7 @@ impl Default for Settings {
             audit_days: 400,
             spool_bytes_max: None,
             channels: None,
+            secrets_file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8070)), // the seed's port
             tls_cert: None,
             tls_key: None,
@@ -643,6 +659,7 @@ impl Default for Settings {
             auth: None,
             bootstrap_token: None,
             oidc: OidcSettings::default(),
+            traces: TraceSettings::default(),
             words: Vec::new(),
         }
     }
@@ -842,7 +859,7 @@ pub fn private_variables() -> impl Iterator<Item = std::ffi::OsString> {
 }
 
 fn is_private(name: &str) -> bool {
-    name.starts_with("CRON_") || CREDENTIALS.contains(&name)
+    name.starts_with("CRON_") || CREDENTIALS.contains(&name) || name == traces::HEADERS
 }
 
 /// Where this user's programs keep state: `$XDG_STATE_HOME`, or `~/.local/state`.
@@ -869,8 +886,14 @@ pub fn parse(
 ) -> Result<Invocation, Error> {
     let mut settings = Settings::default();
     let mut faults = Vec::new();
-    let environment: BTreeMap<String, String> =
-        environment.filter(|(name, _)| name.starts_with("CRON_")).collect();
+    let mut environment: BTreeMap<String, String> = environment.collect();
+    for (variable, _) in traces::VARIABLES {
+        let set = environment.get(variable).filter(|value| !value.is_empty());
+        if let Some(Err(why)) = set.map(|value| settings.traces.take(variable, value)) {
+            faults.push(format!("{variable}: {why}"));
+        }
+    }
+    environment.retain(|name, _| name.starts_with("CRON_"));
     for (name, value) in &environment {
         match VARIABLES.iter().find(|v| v.name == name) {
             // An empty variable is how compose files and templates say "not set".
@@ -983,6 +1006,10 @@ fn help(program: &str) -> String {
         let _infallible =
             writeln!(text, "  --{:<24} {:<28} {}", flag_of(variable.name), variable.name, variable.help);
     }
+    let _infallible = writeln!(text, "\nand of OpenTelemetry's variables, which have no flags:");
+    for (name, help) in traces::VARIABLES {
+        let _infallible = writeln!(text, "  {name:<30} {help}");
+    }
     let secret: Vec<&str> = VARIABLES.iter().filter(|v| v.secret.is_some()).map(|v| v.name).collect();
     let _infallible = writeln!(
         text,
@@ -1050,8 +1077,10 @@ mod tests {
 
     #[test]
     fn what_is_secret_is_not_for_jobs() {
-        let private = ["CRON_MONGODB_URI", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "PATH"].map(is_private);
-        assert_eq!(private, [true, true, false, false]);
+        let private =
+            ["CRON_MONGODB_URI", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_HEADERS"].map(is_private);
+        let shared = ["AWS_REGION", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT"].map(is_private);
+        assert_eq!((private, shared), ([true; 3], [false; 3]));
     }
 
     #[test]
@@ -1064,6 +1093,16 @@ mod tests {
         assert!(faults(&[("CRON_ETCD_ENDPOINT", "x")], &[]).contains("did you mean CRON_ETCD_ENDPOINTS?"));
         assert!(faults(&[], &["--data-dri", "x"]).contains("did you mean --data-dir?"));
         assert!(settings(&[("CRON_RUN_ID", "x")], &[]).words.is_empty());
+    }
+
+    #[test]
+    fn of_opentelemetrys_variables_those_are_read_that_are_understood() {
+        let s = settings(&[("OTEL_SERVICE_NAME", "x"), ("OTEL_TRACES_SAMPLER_ARG", "0.5")], &[]);
+        assert_ne!(s.traces, TraceSettings::default());
+        assert_eq!(settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], &[]), Settings::default());
+        let said = faults(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "here"), ("OTEL_TRACES_SAMPLER_ARG", "2")], &[]);
+        assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT: it is not like http://"), "{said}");
+        assert!(said.contains("OTEL_TRACES_SAMPLER_ARG: it is not a number from 0 to 1"), "{said}");
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub const PAUSED: &str = "/cron/paused";
 pub const BASE: &str = "/cron/base";
 /// `/cron/settings`: written by the function `fleet_settings`; in which zone, by which dialect and rules jobs fire that say nothing themselves; lives until
 /// deleted; absent = UTC and the defaults of the options. Put again by whatever function changes a calendar, in the same transaction: its revision
-/// stands for all that the times of jobs depend on beside the jobs, and is what claims, adoptions and saves compare.
+/// stands for all that the times of jobs depend on beside the jobs, and is what claims, adoptions and saves compare. Put by workers, saying nothing, where
+/// it is missing and there are calendars: other hands have deleted it.
 pub const SETTINGS: &str = "/cron/settings";
 /// `/cron/calendars/{name}`: written by the functions of calendars, which put [`SETTINGS`] with it; the days; lives until deleted; absent = jobs that
 /// name it do not run.
@@ -66,6 +67,9 @@ pub const TOKENS_USED: &str = "/cron/tokens_used/";
 /// `/cron/tokens_changed`: written by whatever adds or revokes a token that may do everything, which compares that it is as it was: so two such
 /// changes come one after the other. Absent = there was none yet.
 pub const TOKENS_CHANGED: &str = "/cron/tokens_changed";
+/// `/cron/refused`: written by the functions, with a note under [`AUDIT`] of tokens that were refused, at most once a minute; when such a note was last
+/// left; stays; absent = never.
+pub const REFUSED: &str = "/cron/refused";
 /// `/cron/audit/{note id}`: written by whatever function changes something, in the transaction of the change itself; who did what; lives until
 /// it is moved to the store of records; none = nothing waits.
 pub const AUDIT: &str = "/cron/audit/";

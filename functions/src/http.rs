@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use common::api::envelope::{Envelope, Next};
 use common::api::errno::Kind;
-use common::clock;
+use common::clock::{self, Timestamp};
 use common::domain::access::Principal;
 use common::domain::audit::Origin;
 use common::domain::job::JobName;
+use common::domain::trace::TraceContext;
 use common::shortened::shortened;
 use lambda_http::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use lambda_http::http::{HeaderMap, Method, StatusCode};
 use lambda_http::{Body, Request};
 use serde_json::Value;
 
-use crate::{access, audit, caller, idempotency, other_site};
+use crate::access::{self, GoodUntil};
+use crate::{audit, caller, idempotency, other_site};
 
 /// What a handler answers.
 pub type Response = lambda_http::Response<Body>;
@@ -221,7 +223,9 @@ pub(crate) struct Call {
     headers: HeaderMap,
     caller: Option<String>,
     principal: Principal,
+    good_until: Option<Timestamp>,
     origin: Origin,
+    trace: Option<TraceContext>,
     body: Vec<u8>,
 }
 
@@ -241,7 +245,9 @@ impl Call {
             headers: request.headers().clone(),
             caller: caller::of(&request),
             principal: access::principal(&request),
+            good_until: request.extensions().get().map(|GoodUntil(until)| *until),
             origin: audit::origin(&request),
+            trace: request.extensions().get::<TraceContext>().copied(),
             body: match request.into_body() {
                 Body::Text(text) => text.into_bytes(),
                 Body::Binary(bytes) => bytes,
@@ -345,6 +351,11 @@ impl Call {
         &self.principal
     }
 
+    /// Until when what the caller has shown is good; `None` = it does not end by itself.
+    pub(crate) fn good_until(&self) -> Option<Timestamp> {
+        self.good_until
+    }
+
     /// Refuses a job that the caller may not touch, or see: before the store is asked, so that the answer does not tell whether it is there.
     pub(crate) fn reach(&self, job: &JobName) -> Result<(), Refusal> {
         access::reach(&self.principal, job)
@@ -353,6 +364,11 @@ impl Call {
     /// Who sends it, for what the change leaves behind.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Its place in a trace, for what it leads to.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 
     /// The headers.
@@ -403,6 +419,15 @@ impl Fields {
     /// The first field of that name, unless it is empty.
     pub(crate) fn filled(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// Whether the field of that name says `true`; left out or empty it does not.
+    pub(crate) fn switch(&self, name: &str) -> Result<bool, Refusal> {
+        match self.filled(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(_) => Err(Refusal::bad(format!("{name}: is neither true nor false: write one of them"))),
+        }
     }
 
     /// All fields of that name.

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use common::api::errno::Kind;
 use common::clock::Stopwatch;
+use common::traces::Tracer;
 use futures::FutureExt as _;
 use lambda_http::http::Method;
 use lambda_http::http::header::{HeaderName, HeaderValue};
@@ -12,7 +13,9 @@ use lambda_http::request::RequestContext;
 use lambda_http::{Request, RequestExt as _};
 use tracing::Instrument as _;
 
+use crate::access::Right;
 use crate::http::{Errno, Response, again, refuse};
+use crate::traces::{Said, Traced};
 use crate::{answer_headers, idempotency};
 
 /// By which a user can name a request to whoever reads the log.
@@ -36,6 +39,8 @@ pub struct Invocation {
     method: Method,
     /// Whether it has an `Idempotency-Key`.
     named: bool,
+    /// Its place in a trace, if it has one.
+    traced: Option<Traced>,
 }
 
 impl Invocation {
@@ -64,16 +69,29 @@ impl Invocation {
             route: crate::route(request).map_or(elsewhere, |route| route.path),
             method: request.method().clone(),
             named: request.headers().contains_key(idempotency::HEADER),
+            traced: None,
         }
     }
 
-    /// Puts the request's name beside it.
+    /// Finds the request's place in a trace. `is_frozen`: with its answer its process is, so that what there is to say goes before.
+    #[must_use]
+    pub fn traced_by(self, tracer: &Tracer, request: &Request, is_frozen: bool) -> Self {
+        // The console's files are asked for by every browser, and lead to nothing.
+        let is_public = crate::route(request).is_some_and(|route| route.right == Right::Public);
+        let traced = if is_public { None } else { Traced::of(request.headers(), tracer, is_frozen) };
+        Self { traced, ..self }
+    }
+
+    /// Puts the request's name beside it, and its place in a trace.
     pub fn name(&self, request: &mut Request) {
         request.extensions_mut().insert(RequestId(self.request_id.clone()));
+        if let Some(traced) = &self.traced {
+            request.extensions_mut().insert(traced.context);
+        }
     }
 
     /// Waits for `handling`, which serves the request. A panic is answered, too: it must not cost the process, and with it its connections.
-    pub async fn observe<F>(self, handling: F) -> Response
+    pub async fn observe<F>(mut self, handling: F) -> Response
     where
         F: Future<Output = Response>,
     {
@@ -81,7 +99,8 @@ impl Invocation {
         let span = tracing::error_span!(
             "request",
             requestId = %self.request_id,
-            gatewayRequestId = self.gateway_request_id.as_deref()
+            gatewayRequestId = self.gateway_request_id.as_deref(),
+            traceId = self.traced.as_ref().map(|traced| tracing::field::display(traced.context.trace))
         );
         async {
             let since = Stopwatch::start();
@@ -94,6 +113,10 @@ impl Invocation {
             }
             answer_headers::complete(response.headers_mut());
             self.log(&response, &since);
+            if let Some(traced) = self.traced.take() {
+                let (method, route, request_id) = (&self.method, self.route, self.request_id.as_str());
+                traced.end(Said { method, route, request_id, status: response.status() }).await;
+            }
             response
         }
         .instrument(span)

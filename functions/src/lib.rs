@@ -12,6 +12,7 @@ pub mod invocation;
 mod other_site;
 pub mod ports;
 mod store;
+mod traces;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,6 +26,7 @@ use common::config;
 use common::domain::access::Role;
 use common::kv::Kv;
 use common::run_log::RunLog;
+use common::traces::{Resource, Tracer};
 use lambda_http::Request;
 
 use crate::access::{Gate, Right};
@@ -391,13 +393,20 @@ where
                 Right::Public => Gate::published(),
                 _ => Gate::of_function(&opening, ports::kv(&opening)?, Arc::new(SystemClock))?,
             };
-            let serving = Arc::new((gate, build(&opening)?));
+            let resource = Resource {
+                service: format!("fleetcron-{function}"),
+                instance: common::ids::random_id(),
+                version: env!("CARGO_PKG_VERSION"),
+            };
+            let tracer = Tracer::new(&opening.traces, resource);
+            let serving = Arc::new((gate, build(&opening)?, tracer));
             let cold = Arc::new(AtomicBool::new(true));
             let service = lambda_http::service_fn(move |mut request: Request| {
                 let (serving, cold) = (Arc::clone(&serving), cold.swap(false, Ordering::Relaxed));
                 async move {
-                    let (gate, handler) = &*serving;
+                    let (gate, handler, tracer) = &*serving;
                     let invocation = Invocation::of_lambda(&request, function, cold);
+                    let invocation = invocation.traced_by(tracer, &request, true);
                     invocation.name(&mut request);
                     Ok::<_, std::convert::Infallible>(
                         invocation.observe(gate.through(route, request, handler)).await,

@@ -166,7 +166,11 @@ fn kv_refusal(error: &kv::Error) -> Refusal {
         ),
         kv::Error::Denied(_) => (
             Kind::Unavailable,
-            "the store of jobs (etcd) refuses this function's credentials: see CRON_ETCD_USERNAME, _PASSWORD, _CERT and _KEY",
+            "the store of jobs (etcd) refuses this function's credentials, or they do not allow this, nothing was changed: see CRON_ETCD_USERNAME, _PASSWORD, _CERT and _KEY, and the roles of that user; the function's log says which",
+        ),
+        kv::Error::Insecure(_) => (
+            Kind::Unavailable,
+            "the store of jobs (etcd) and this function do not agree on a connection, nothing was changed: see CRON_ETCD_ENDPOINTS, _CA, _CERT and _KEY, and etcd's own certificate; the function's log says which",
         ),
         kv::Error::Unconfigured(_) => (Kind::Unavailable, UNCONFIGURED),
         kv::Error::Compacted(_) | kv::Error::LeaseGone => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::api::errno::Kind;
 use common::clock;
+use common::traces::Tracer;
 use functions::Ports;
 use functions::access::Gate;
 use functions::http::{BODY_BYTES_MAX, Response, refuse};
@@ -67,6 +68,8 @@ pub struct Door {
     pub gate: Gate,
     /// `None` = plain HTTP.
     pub tls: Option<Tls>,
+    /// What keeps the traces of requests.
+    pub tracer: Tracer,
 }
 
 /// What a connection needs.
@@ -216,11 +219,11 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
     let (mut parts, incoming) = request.into_parts();
-    let Door { rules, gate, .. } = &*shared.door;
+    let Door { rules, gate, tracer, .. } = &*shared.door;
     parts.extensions.insert(rules.caller(peer, &parts.headers));
     let path = parts.uri.path().to_owned();
     let mut request = lambda_http::Request::from_parts(parts, Body::Empty).with_raw_http_path(path);
-    let invocation = Invocation::of_local(&request);
+    let invocation = Invocation::of_local(&request).traced_by(tracer, &request, false);
     invocation.name(&mut request);
     let answered = async {
         let (parts, _) = request.into_parts();
@@ -303,6 +306,12 @@ mod tests {
 
     use super::*;
 
+    impl Door {
+        fn open(rules: Rules, tls: Option<Tls>) -> Self {
+            Self { rules, gate: Gate::open(), tls, tracer: Tracer::default() }
+        }
+    }
+
     struct Server {
         address: std::net::SocketAddr,
         stop: oneshot::Sender<()>,
@@ -311,7 +320,7 @@ mod tests {
 
     impl Server {
         async fn start() -> Self {
-            Self::behind(Door { rules: rules(None, false, false), gate: Gate::open(), tls: None }).await
+            Self::behind(Door::open(rules(None, false, false), None)).await
         }
 
         async fn behind(door: Door) -> Self {
@@ -404,9 +413,7 @@ mod tests {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} at {host:?}: {answer}");
             assert!(status == 200 || answer.contains("names another host"), "{answer}");
         }
-        let proxied =
-            Server::behind(Door { rules: rules(Some(true), false, true), gate: Gate::open(), tls: None })
-                .await;
+        let proxied = Server::behind(Door::open(rules(Some(true), false, true), None)).await;
         let answer = proxied.talk("GET / HTTP/1.1\r\nHost: cron.example\r\nConnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let hostless = server.talk("GET /job/list HTTP/1.0\r\n\r\n").await;
@@ -462,7 +469,7 @@ mod tests {
         let (tls, client) = crate::tls::tests::pair(dir.path());
         let mut rules = rules(None, true, false);
         rules.https_only = true;
-        let server = Server::behind(Door { rules, gate: Gate::open(), tls: Some(tls) }).await;
+        let server = Server::behind(Door::open(rules, Some(tls))).await;
         let request = "GET /job/list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let stream = TcpStream::connect(server.address).await.unwrap();
         let mut stream = client.connect("localhost".try_into().unwrap(), stream).await.unwrap();
@@ -485,7 +492,7 @@ mod tests {
     async fn one_address_does_not_take_all_connections() {
         let mut rules = rules(None, false, false);
         rules.callers_apart = true;
-        let server = Server::behind(Door { rules, gate: Gate::open(), tls: None }).await;
+        let server = Server::behind(Door::open(rules, None)).await;
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS_EACH_MAX {
             held.push(TcpStream::connect(server.address).await.unwrap());

@@ -14,6 +14,7 @@ use common::run_log::RunLog;
 use common::run_log::embedded::EmbeddedRunLog;
 use common::schedule::Zone;
 use common::stores;
+use common::traces::{Resource, Tracer};
 use functions::access::{Gate, command};
 use functions::ports::{self, STORE_CALL_MAX};
 use local_dev::api_server::Door;
@@ -158,9 +159,16 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         true => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
         false => Gate::open(),
     };
+    let resource = Resource {
+        service: "fleetcron-api".to_owned(),
+        instance: own.instance.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let tracer = Tracer::new(&settings.traces, resource);
     say_where(address, settings, rules, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut serving = tokio::spawn(api_server::serve(listener, stores, Door { rules, gate, tls }, async {
+    let door = Door { rules, gate, tls, tracer };
+    let mut serving = tokio::spawn(api_server::serve(listener, stores, door, async {
         let _asked_or_gone = stopped.await;
     }));
     tokio::select! {

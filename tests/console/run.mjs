@@ -298,6 +298,73 @@ await check("the words and the next times of a schedule are shown while it is ty
   await fresh();
 });
 
+await check("a calendar is made from dates and from a file, chosen in a job, and not deleted while a job names it", async () => {
+  const name = "holidays <b>";
+  await link("Calendars").click();
+  await heading("Calendars");
+  await shown("There are no calendars yet");
+  await button("New calendar").click();
+  await page.locator("#calendar-name").fill(name);
+  await page.locator("#calendar-dates").fill("2027-01-01\nsoon");
+  await dialog().locator(".preview", { hasText: "is no date" }).waitFor();
+  await button("Save").click();
+  await page.locator("#calendar-dates-fault", { hasText: "is no date" }).waitFor();
+  equal(await page.evaluate(() => document.activeElement.id), "calendar-dates", "focus");
+  await page.locator("#calendar-dates").fill("2027-01-01\n2027-12-24/2027-12-26");
+  await dialog().locator(".preview", { hasText: "4 days" }).waitFor();
+  await button("Save").click();
+  await toast("Saved holidays");
+  await noDialog();
+  await button("New calendar").click();
+  await page.locator("#calendar-name").fill("of a file");
+  const event = ["BEGIN:VEVENT", "UID:1", "DTSTAMP:20270101T000000Z", "DTSTART;VALUE=DATE:20270501", "DTEND;VALUE=DATE:20270503", "END:VEVENT"];
+  const file = ["BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:-//tests//EN", ...event, "END:VCALENDAR", ""].join("\r\n");
+  await page.locator("#calendar-file").setInputFiles({ name: "none.ics", mimeType: "text/calendar", buffer: Buffer.from("no calendar") });
+  await page.locator("#calendar-file-told .fault").waitFor();
+  await page.locator("#calendar-file").setInputFiles({ name: "days.ics", mimeType: "text/calendar", buffer: Buffer.from(file) });
+  await shown("2 days were read from days.ics");
+  equal(await page.locator("#calendar-dates").inputValue(), "2027-05-01/2027-05-02");
+  await picture("calendar-file");
+  equal((await api("calendar/list")).data.map((calendar) => calendar.name), [name], "what was only looked at is saved:");
+  await button("Save").click();
+  await noDialog();
+  equal((await api("calendar/list")).data, [{ name, dates: ["2027-01-01", "2027-12-24/2027-12-26"], days: 4 }, { name: "of a file", dates: ["2027-05-01/2027-05-02"], days: 2 }]);
+  await button(`Show the days of ${name}`).click();
+  await page.locator(".detail dd", { hasText: "Fri 2027-12-24" }).waitFor();
+  await picture("calendars-mine");
+  await go("#/new");
+  await dialog().waitFor();
+  await unfold();
+  const choice = page.getByRole("group", { name: "Calendars to choose" }).first();
+  for (const [chosen, text] of [[name, name], ["of a file", `${name}, of a file`], [name, "of a file"], [name, `of a file, ${name}`], ["of a file", name]]) {
+    await choice.getByRole("button", { name: chosen }).click();
+    equal(await page.locator("#calendars-exclude").inputValue(), text);
+  }
+  await fill({ name: "with calendar", cronExpr: "0 9 * * *", command: "true" });
+  await page.locator("#preview", { hasText: "not on days of the calendar" }).waitFor();
+  await page.locator("#calendars-exclude").scrollIntoViewIfNeeded();
+  await picture("form-calendars");
+  await button("Save").click();
+  await heading("with calendar");
+  equal((await api("job/list?prefix=with calendar")).data[0].calendars, { exclude: [name] });
+  await go("#/calendars");
+  await button(`Delete the calendar ${name}`).click();
+  await button("Delete calendar").click();
+  await dialog().getByText('"with calendar"').waitFor();
+  await picture("calendar-named");
+  await button("Cancel").click();
+  await button("Delete the calendar of a file").click();
+  await button("Delete calendar").click();
+  await toast("Deleted of a file");
+  await button(`Delete the calendar ${name}`).click();
+  await button("Delete calendar").click();
+  await button("Delete it all the same").click();
+  await toast("with calendar");
+  await shown("There are no calendars yet");
+  await api("job/delete", { name: "with calendar" });
+  equal(await page.locator("main b").count(), 0, "markup was made of a name:");
+});
+
 await check("every option is typed, stored as the API has it, shown, and kept by an edit", async () => {
   const job = { name: "all options", command: "true", cronExpr: "@yearly" };
   const stored = async () => (await api("job/list?prefix=all")).data[0];
@@ -1069,6 +1136,41 @@ await check("by keyboard: a job is paused and resumed, run by hand, and its run 
   await api("job/delete", { name: "handy" });
 });
 
+await check("by keyboard: a calendar is made, its days are shown, and it is deleted after a question", async () => {
+  await pressOn("Calendars", "Enter", "Shift+Tab");
+  await heading("Calendars");
+  await pressOn("New calendar");
+  await dialog().waitFor();
+  equal((await focused()).id, "calendar-name", "the form does not begin at the name:");
+  await trapped("Save");
+  await tabTo("Name");
+  await write("keys");
+  await tabTo("Days");
+  await write("2027-01-01");
+  await press("Escape");
+  await shown("What you typed is not saved");
+  await pressOn("Keep editing");
+  await pressOn("Save");
+  await noDialog();
+  await focusOn("New calendar");
+  await pressOn("Show the days of keys");
+  await page.locator(".detail dd", { hasText: "2027-01-01" }).waitFor();
+  await focusOn("Hide the days of keys");
+  await press("Space");
+  await page.locator(".detail").waitFor({ state: "detached" });
+  await pressOn("Delete the calendar keys");
+  await dialog().waitFor();
+  await trapped("Delete calendar");
+  await pressOn("Delete calendar");
+  await shown("There are no calendars yet");
+  await pressOn("Audit", "Enter", "Shift+Tab");
+  await heading("Audit");
+  await page.locator(".version", { hasText: "calendar_delete" }).first().waitFor();
+  await pressOn("Jobs", "Enter", "Shift+Tab");
+  await pressOn("every second");
+  await heading("every second");
+});
+
 await check("by keyboard: workers and their detail", async () => {
   await page.locator(".runs td.worker a").first().waitFor();
   await pressOn(WORKER);
@@ -1153,12 +1255,21 @@ const PICTURED = {
   },
   "run/output": { from: 9_000_000, output: "a line of what is printed\n".repeat(100), next: 9_002_600, ended: true },
   "fleet/status": { paused: { since: Date.now() - 600_000, by: "10.0.0.7 (Mozilla/5.0)", reason: "<b>the database moves house</b> ".repeat(4) }, resumedAt: null },
-  "token/self": { name: `someone <b>with a long name</b> ${"x".repeat(60)}`, role: "admin", prefix: "team-", means: "token", id: "0123456789ab" },
+  "token/self": { name: `someone <b>with a long name</b> ${"x".repeat(60)}`, role: "admin", prefix: "team-", means: "token", id: "0123456789ab", expiresAt: Date.now() + 2.5 * 86_400_000 },
   "token/list": [
     { id: "0123456789ab", name: "someone <b>with a long name</b>", role: "admin", prefix: "team-", createdAt: Date.now() - 86_400_000, createdBy: "first admin from 10.0.0.7 (Mozilla/5.0)", expiresAt: null, usedAt: Date.now() - 5_000 },
     { id: "ba9876543210", name: "任务".repeat(16), role: "viewer", prefix: "", createdAt: Date.now() - 95 * 86_400_000, createdBy: "local-dev", expiresAt: Date.now() - 86_400_000, usedAt: null },
   ],
 };
+PICTURED["calendar/list"] = [
+  { name: "holidays", description: "Days on which nobody works <b>at all</b>, ".repeat(6), dates: ["2026-12-25", "2027-01-01", "2027-03-26/2027-03-29", "2031-05-01", "2032-12-24/2032-12-26"], days: 10 },
+  { name: "节假日".repeat(10), dates: [], days: 0 },
+];
+PICTURED["audit/list"] = [
+  { id: "3", at: Date.now() - 5_000, action: "calendar_save", by: { name: "someone <b>with a long name</b>", role: "admin" }, from: "10.0.0.7 (Mozilla/5.0)", thing: "calendar", name: "", details: { calendar: "holidays" }, changes: { dates: { before: ["2027-01-01"], after: ["2027-01-01", "2027-12-24/2027-12-26"] } } },
+  { id: "2", at: Date.now() - 65_000, action: "token_refused", by: null, from: "192.0.2.7 (curl/8.5.0)", thing: "token", name: "", details: { count: 23, addresses: { "192.0.2.7": 20, "2001:db8::1": 3 } }, changes: {} },
+  { id: "1", at: Date.now() - 95_000, action: "save", by: { name: "ci", role: "editor" }, from: "10.0.0.8", thing: "job", name: "x".repeat(255), changes: { command: { before: "true", after: `${"long ".repeat(40)}` } } },
+];
 const NOBODY = { status: 401, json: { errno: -2, msg: "show a token", data: null } };
 const pictured = async (path) => page.route(`**/${path}*`, (route) => route.fulfill(PICTURED[path] === null ? NOBODY : { json: { errno: 0, msg: "success", data: PICTURED[path] } }));
 
@@ -1195,6 +1306,13 @@ const VIEWS = [
     await page.locator(".bar .primary").click();
     await dialog().waitFor();
   }, ["token/self", "token/list"]],
+  ["calendars", "#/calendars?calendar=holidays", async () => page.locator(".detail dd").first().waitFor(), ["calendar/list"]],
+  ["calendar-new", "#/calendars", async () => {
+    await page.locator(".bar .primary").click();
+    await page.locator("#calendar-dates").fill("2027-01-01\n2027-12-24/2027-12-26");
+    await dialog().locator(".preview strong").waitFor();
+  }, ["calendar/list"]],
+  ["audit", "#/audit", async () => page.locator(".version").nth(2).waitFor(), ["audit/list"]],
   ["form-edit", "#/jobs/every%20second/edit", async () => page.locator("dialog.drawer[open]").waitFor()],
   ["confirm", "#/jobs/every%20second", async () => {
     await page.locator(".bar .danger").click();
@@ -1419,7 +1537,8 @@ await check("a viewer signs in, looks, and is offered nothing that a viewer may 
   equal(await kept(), [viewer, null], "kept:");
   assert(!page.url().includes("fct_"), page.url());
   await page.locator(".who", { hasText: "viewer" }).waitFor();
-  for (const name of ["New job", "Tokens", /^Edit /]) equal(await link(name).count(), 0, `${name}:`);
+  await page.locator(".who .chip", { hasText: /^expires in/ }).waitFor();
+  for (const name of ["New job", "Tokens", "Audit", /^Edit /]) equal(await link(name).count(), 0, `${name}:`);
   for (const name of [/^Delete /, /^Kill /]) equal(await button(name).count(), 0, `${name}:`);
   await picture("signed-in-viewer");
   await go("#/new");
@@ -1428,6 +1547,12 @@ await check("a viewer signs in, looks, and is offered nothing that a viewer may 
   await noDialog();
   await go("#/tokens");
   await shown("Tokens are for admins to see.");
+  await go("#/audit");
+  await shown("The audit is for admins with all jobs to see.");
+  await link("Calendars").click();
+  await shown("There are no calendars yet");
+  equal(await button("New calendar").count(), 0, "a viewer is offered to make a calendar:");
+  await go("#/tokens");
   await page.reload();
   await heading("Tokens");
   equal(await dialog().count(), 0, "it asks again after a reload:");
@@ -1478,6 +1603,16 @@ await check("an admin revokes a token after a question", async () => {
   await shown("新建令牌");
   await picture("tokens-zh");
   await noScript();
+});
+
+await check("the last token of an admin with all jobs goes only when that is said twice", async () => {
+  await page.locator("header select").first().selectOption("en");
+  await button(`Revoke the token ${TOKEN}`).click();
+  await button("Revoke token").click();
+  await dialog().getByText("this is the last token of an admin").waitFor();
+  await picture("token-last");
+  await button("Revoke the last one").click();
+  await dialog().getByText("Sign in to Fleetcron").waitFor();
 });
 
 await check("the browser complained about nothing", () => equal(complaints, []));

@@ -1,6 +1,7 @@
 //! What end-to-end tests are made of: a fleet of real parts on loopback, a client, and waiting for conditions.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -137,6 +138,25 @@ pub fn has_mongo(test: &str) -> bool {
         skip(test, "no MongoDB-protocol server in target/servers");
     }
     found
+}
+
+/// A directory with etcd, etcdctl and etcdutl of one version, below `dir` if it must be made; `None` where an etcd is installed without the others.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn etcd_programs(dir: &Path) -> Option<PathBuf> {
+    let etcd = provision::etcd_path();
+    if etcd.is_symlink() {
+        let beside = etcd.canonicalize().unwrap().parent().unwrap().to_owned();
+        return ["etcdctl", "etcdutl"].iter().all(|program| beside.join(program).is_file()).then_some(beside);
+    }
+    let dir = dir.join("bin");
+    std::fs::create_dir_all(&dir).unwrap();
+    for name in ["etcd", "etcdctl", "etcdutl"] {
+        symlink(&etcd, dir.join(name)).unwrap(); // ours is all three
+    }
+    Some(dir)
 }
 
 /// A store without a fleet, of a test's own.

@@ -12,4 +12,5 @@ pub mod fixtures;
 pub mod function;
 pub mod line;
 pub mod runtime_api;
+pub mod secure_etcd;
 pub mod seed;

@@ -51,6 +51,26 @@ pub fn check(workspace: &Path, cargo: &mut Command) -> anyhow::Result<usize> {
     Ok(packages.len())
 }
 
+/// Has cargo-deny hold the dependencies against the same file: their licences, the banned crates and the sources, or `what` of it is asked for. What it
+/// knows beside (`advisories`) it fetches.
+///
+/// # Errors
+/// It is not installed, or finds something: it says what by itself.
+pub fn deny(workspace: &Path, cargo: &mut Command, what: &[String]) -> anyhow::Result<()> {
+    let checks = ["licenses", "bans", "sources"].map(str::to_owned);
+    let what = if what.is_empty() { &checks[..] } else { what };
+    let status =
+        cargo.current_dir(workspace).args(["deny", "check"]).args(what).status().context("run cargo")?;
+    // Cargo's own answer to a command that it does not know.
+    if status.code() == Some(101) {
+        bail!("cargo deny could not be run; how to get it: cargo install cargo-deny --locked");
+    }
+    if !status.success() {
+        bail!("cargo deny found what it told above");
+    }
+    Ok(())
+}
+
 fn fault(package: &Value, rules: &Rules) -> Option<String> {
     let name = package["name"].as_str().unwrap_or_default();
     let version = package["version"].as_str().unwrap_or_default();

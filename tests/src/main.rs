@@ -1,7 +1,7 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
 //! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip; `… -- bench [what…]`
-//! what the workers can do (`bench/`). `… -- soak [fires]` fires so many times on each kind of store (100,000) and counts records and bytes.
-//! `… -- sbom` prints what the programs are built from (`sbom.rs`). `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
+//! what the workers can do (`bench/`). `… -- soak [fires [a second]]` fires so many times on each kind of store (100,000, 200 a second) and counts records and bytes.
+//! `… -- sbom` prints what the programs are built from (`sbom.rs`), `… -- deny` has cargo-deny hold it against `deny.toml`. `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
 
 mod bench;
 mod init_time;
@@ -61,6 +61,12 @@ fn main() -> ExitCode {
     }
     if words == ["measure-functions"] {
         return exit(init_time::measure());
+    }
+    if let Some((word, what)) = words.split_first()
+        && word == "deny"
+    {
+        let mut cargo = Command::new("cargo");
+        return exit(licences::deny(workspace(), without_cargo_variables(&mut cargo), what));
     }
     if words == ["sbom"] {
         let mut cargo = Command::new("cargo");
@@ -176,6 +182,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
         Step { name: "arm64 tools", what: What::Tool(provision::arm64_tools) },
         Step { name: "compose library", what: What::Tool(provision::compose) },
         Step { name: "kubernetes-validate", what: What::Tool(provision::kubernetes_validate) },
+        Step { name: "promtool", what: What::Tool(provision::promtool) },
         Step { name: "debian root", what: What::Tool(provision::debian_root) },
         Step { name: "browser", what: What::Tool(browser) },
         Step { name: "fmt", what: What::Cargo(vec![words("fmt --all --check")]) },

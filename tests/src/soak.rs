@@ -1,11 +1,13 @@
-//! The soak: many fires on one worker, first on etcd with a MongoDB-protocol server, then on the embedded stores of `local-dev`. Prints how
-//! large the stores become, and holds the number of fires against their records.
+//! The soak: many fires on one worker (release programs), first on etcd with a MongoDB-protocol server, then on the embedded stores of
+//! `local-dev`. Prints how large the stores become, and holds the number of fires against their records. The shell of the jobs is `/bin/true`:
+//! the machine's time goes to claims and records.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::bench::release;
 use anyhow::{Context, ensure};
 use common::clock::{Stopwatch, sleep};
 use common::domain::record::Record;
@@ -13,15 +15,17 @@ use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{RecordQuery, RunLog};
 use futures::TryStreamExt;
 use local_dev::native::process::{Process, free_port};
-use local_dev::native::{programs, servers};
+use local_dev::native::workspace;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tests::fixtures::{Fleet, guard, http, number, status, wait_for};
 
-/// Every-second jobs: so many fires a second.
-const JOBS: usize = 200;
+/// Every-second jobs when nothing else is said: so many fires a second.
+const JOBS: u64 = 200;
 /// Fires on each pair of stores when nothing else is said.
 const FIRES: u64 = 100_000;
+/// What the worker starts in the place of a shell.
+const SHELL: (&str, &str) = ("CRON_SHELL", "/bin/true");
 /// How often the sizes are printed.
 const PRINT_EVERY: Duration = Duration::from_secs(20);
 /// What is left to do when the jobs are gone is done in this time.
@@ -60,21 +64,29 @@ impl Account {
     }
 }
 
-/// Runs it: `words` say how many fires.
+/// Runs it: `words` say how many fires, and how many a second.
 ///
 /// # Errors
 /// When something does not start, or fires and records differ.
 pub async fn run(words: &[String]) -> anyhow::Result<()> {
-    let fires = match words {
-        [] => FIRES,
-        [fires] => fires.parse().context("a number of fires")?,
-        _ => anyhow::bail!("soak takes one number: how many fires"),
+    let number = |word: &String| word.parse::<u64>().with_context(|| format!("{word}: not a number"));
+    let (fires, jobs) = match words {
+        [] => (FIRES, JOBS),
+        [fires] => (number(fires)?, JOBS),
+        [fires, jobs] => (number(fires)?, number(jobs)?),
+        _ => anyhow::bail!("soak takes two numbers: how many fires, and how many of them a second"),
     };
-    servers::build(&["--workspace", "--bin", "worker", "--bin", "local-dev"]).await?;
-    let seconds = Duration::from_secs(fires / JOBS as u64);
-    println!("{JOBS} jobs, each every second, for {} s (debug build); {}", seconds.as_secs(), load());
-    on_etcd(seconds).await?;
-    on_the_embedded_store(seconds).await
+    ensure!((1..=10_000).contains(&jobs), "{jobs} a second: wants 1 to 10000");
+    release()?;
+    let seconds = Duration::from_secs(fires / jobs);
+    println!("{jobs} jobs, each every second, for {} s; {}", seconds.as_secs(), load());
+    on_etcd(jobs, seconds).await?;
+    on_the_embedded_store(jobs, seconds).await
+}
+
+/// Where the release programs are.
+fn built() -> PathBuf {
+    workspace().join("target/release")
 }
 
 fn load() -> String {
@@ -82,17 +94,17 @@ fn load() -> String {
     format!("load {}", load.trim())
 }
 
-fn name(number: usize) -> String {
+fn name(number: u64) -> String {
     format!("soak-{number}")
 }
 
-async fn on_etcd(time: Duration) -> anyhow::Result<()> {
+async fn on_etcd(jobs: u64, time: Duration) -> anyhow::Result<()> {
     // Without compaction of its own, so that it is the worker's doing that it stays small.
     let fleet = Fleet::start_with("soak", &["--auto-compaction-retention=0"]).await;
     let mut fleet = fleet.context("the servers are missing: run the tests once")?;
-    fleet.worker("w1", &[]).await;
+    fleet.worker_of(&built().join("worker"), "w1", &[SHELL]).await;
     println!("\netcd and MongoDB's protocol\n  s      fires   etcd MB  in use MB  worker MB");
-    for number in 0..JOBS {
+    for number in 0..jobs {
         fleet.put_job(&name(number), ":", "* * * * * * *").await;
     }
     let started = Stopwatch::start();
@@ -102,7 +114,7 @@ async fn on_etcd(time: Duration) -> anyhow::Result<()> {
         let room = kv.status().await.context("etcd's status")?;
         let metrics =
             http().get(format!("http://{}/metrics", fleet.workers[0].listen())).send().await?.text().await?;
-        let fires = metrics.lines().find_map(|line| line.strip_prefix("fleetcron_lateness_ms_count "));
+        let fires = metrics.lines().find_map(|line| line.strip_prefix("fleetcron_lateness_seconds_count "));
         println!(
             "{:>5} {:>9} {:>9} {:>10} {:>10}",
             started.elapsed().as_secs(),
@@ -129,25 +141,25 @@ async fn on_etcd(time: Duration) -> anyhow::Result<()> {
     }
     let conflicts = client.database("cron").collection::<Document>("log_conflicts");
     ensure!(conflicts.count_documents(doc! {}).await? == 0, "a fire has records of two claims");
-    report(&accounts)
+    report(jobs, &accounts)
 }
 
-async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
+async fn on_the_embedded_store(jobs: u64, time: Duration) -> anyhow::Result<()> {
     let dir = tests::fixtures::TestDir::new("soak-embedded");
     let data = dir.path().join("data");
     std::fs::create_dir_all(&data).context("create its directory")?;
     // Else it would begin with jobs of its own.
     std::fs::write(data.join("samples-made"), "").context("mark the samples as made")?;
     let url = format!("127.0.0.1:{}", free_port()?);
-    let mut command = Command::new(programs()?.join("local-dev"));
-    command.env("CRON_LISTEN", &url).env("CRON_DATA_DIR", &data).stdin(Stdio::null());
+    let mut command = Command::new(built().join("local-dev"));
+    command.env("CRON_LISTEN", &url).env("CRON_DATA_DIR", &data).env(SHELL.0, SHELL.1).stdin(Stdio::null());
     let mut process =
         Process::start("local-dev", command, &dir.path().join("local-dev.log"), guard().as_ref())?;
     let client = http();
     wait_for("local-dev", REST, async || client.get(format!("http://{url}/job/list")).send().await.ok())
         .await;
     println!("\nthe embedded stores\n  s   store MB  records MB  process MB");
-    for number in 0..JOBS {
+    for number in 0..jobs {
         let job = json!({"name": name(number), "command": ":", "cronExpr": "* * * * * * *"});
         let saved =
             client.post(format!("http://{url}/job/save")).form(&[("job", job.to_string())]).send().await?;
@@ -164,7 +176,7 @@ async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
             resident_mb(process.pid()),
         );
     }
-    for number in 0..JOBS {
+    for number in 0..jobs {
         let form = [("name", name(number))];
         client.post(format!("http://{url}/job/delete")).form(&form).send().await?;
     }
@@ -172,7 +184,7 @@ async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
     wait_for("local-dev's end", REST, async || process.ended()).await;
     let run_log = EmbeddedRunLog::open(&data)?;
     let mut accounts = BTreeMap::<String, Account>::new();
-    for number in 0..JOBS {
+    for number in 0..jobs {
         for skip in (0..).step_by(PAGE as usize) {
             let query = RecordQuery { job_name: name(number), skip, limit: PAGE, ..RecordQuery::default() };
             let page = run_log.list(&query).await?;
@@ -184,7 +196,7 @@ async fn on_the_embedded_store(time: Duration) -> anyhow::Result<()> {
             }
         }
     }
-    report(&accounts)
+    report(jobs, &accounts)
 }
 
 fn add(account: &mut Account, record: &Record) -> anyhow::Result<()> {
@@ -196,7 +208,7 @@ fn add(account: &mut Account, record: &Record) -> anyhow::Result<()> {
     account.add(from.ms(), to.ms(), skipped, record.status.map_or("", |status| status.as_str()))
 }
 
-fn report(accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
+fn report(jobs: u64, accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
     let sum = |of: fn(&Account) -> i64| accounts.values().map(of).sum::<i64>();
     println!(
         "{} jobs: {} runs with a record ({} lost), {} fires skipped; {}",
@@ -211,7 +223,7 @@ fn report(accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
         let seconds = (account.last - account.first) / 1000 + 1;
         ensure!(account.is_whole(), "{job}: {seconds} s, {runs} runs and {skipped} skipped");
     }
-    ensure!(accounts.len() == JOBS, "some jobs have no record");
+    ensure!(accounts.len() as u64 == jobs, "some jobs have no record");
     println!("every second of every job has exactly one record, or is in one of a range");
     Ok(())
 }

@@ -14,7 +14,8 @@ const MADE: &[&str] = &[
     "choice.", "help.", "role.", "roleMay.", "days.",
 ];
 /// The questions before something is done: each has its texts.
-const QUESTIONS: &[&str] = &["run", "kill", "delete", "rollback", "fleetPause", "fleetResume", "revoke"];
+const QUESTIONS: &[&str] =
+    &["run", "kill", "delete", "rollback", "fleetPause", "fleetResume", "revoke", "calendarDelete"];
 
 fn sources() -> PathBuf {
     workspace().join("functions/src/console")
@@ -104,7 +105,7 @@ fn every_text_that_the_code_asks_for_exists_and_every_text_is_asked_for() {
     assert!(found > 100, "only {found} keys were found in the scripts");
     let asked_before = |key: &str| {
         let rests = QUESTIONS.iter().filter_map(|question| key.strip_prefix(question));
-        rests.into_iter().any(|rest| ["Title", "Question", "Help", "Do"].contains(&rest))
+        rests.into_iter().any(|rest| ["Title", "Question", "Help", "Do", "Insist"].contains(&rest))
     };
     for key in texts.keys() {
         let quoted = format!("\"{key}\"");

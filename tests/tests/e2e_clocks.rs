@@ -102,11 +102,11 @@ impl Clocked {
         let metrics = get(self.listen, "/metrics").await.unwrap().1;
         let gauge = |name: &str| {
             let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim().parse::<i64>().unwrap()
+            line.trim().parse::<f64>().unwrap()
         };
-        assert_eq!(gauge("fleetcron_clock_trusted "), 0);
-        let offset_ms = gauge("fleetcron_clock_offset_ms ");
-        assert!((offset_ms - seconds_off * 1000).abs() < 1_000, "{offset_ms} ms, and is {seconds_off} s");
+        assert_eq!(gauge("fleetcron_clock_trusted "), 0.0);
+        let offset = gauge("fleetcron_clock_offset_seconds ");
+        assert!((offset - seconds_off as f64).abs() < 1.0, "{offset} s, and is {seconds_off} s");
     }
 }
 

@@ -1,14 +1,25 @@
 //! The door of the API, on the real program: where `local-dev` listens and where it refuses to, TLS, and who is let in.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use common::clock::{Clock as _, SystemClock};
 use local_dev::native::process::{Process, free_port};
 use local_dev::native::workspace;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519, PublicKeyData as _,
+    SigningKey as _,
+};
 use rustix::process::Signal;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
 use serde_json::{Value, json};
 use tests::fixtures::{SOON, TestDir, http, program, site};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,6 +41,7 @@ struct Made {
     certificate: String,
     key: String,
     ca: reqwest::Certificate,
+    ca_file: String,
 }
 
 fn made(dir: &TestDir) -> Made {
@@ -49,6 +61,7 @@ fn made(dir: &TestDir) -> Made {
         certificate: put("cert.pem", own.pem()),
         key: put("key.pem", key.serialize_pem()),
         ca: reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap(),
+        ca_file: put("ca.pem", authority.pem()),
     }
 }
 
@@ -56,7 +69,7 @@ fn made(dir: &TestDir) -> Made {
 async fn others_than_this_machine_come_in_only_over_tls_and_with_a_token() {
     let dir = TestDir::new("door");
     let port = free_port().unwrap();
-    let Made { certificate, key, ca } = made(&dir);
+    let Made { certificate, key, ca, .. } = made(&dir);
     let tls = [("CRON_TLS_CERT", certificate.as_str()), ("CRON_TLS_KEY", key.as_str())];
     let open = [tls[0], tls[1], ("CRON_AUTH", "open")];
     let mixed = [("CRON_TLS_CERT", certificate.as_str()), ("CRON_TLS_KEY", certificate.as_str())];
@@ -124,4 +137,102 @@ async fn others_than_this_machine_come_in_only_over_tls_and_with_a_token() {
     local.signal(Signal::TERM);
     assert!(local.wait(SOON).await.unwrap().success());
     assert!(!healthy());
+}
+
+/// An OpenID provider: serves its documents over TLS, one a connection.
+fn provide(listener: &TcpListener, tls: &Arc<ServerConfig>, documents: &[(&str, Value)]) {
+    for stream in listener.incoming() {
+        let (mut stream, mut session) = (stream.unwrap(), ServerConnection::new(Arc::clone(tls)).unwrap());
+        let mut talk = rustls::Stream::new(&mut session, &mut stream);
+        let mut asked = Vec::new();
+        let mut some = [0; 1024];
+        while !asked.ends_with(b"\r\n\r\n") {
+            match talk.read(&mut some) {
+                Ok(read @ 1..) => asked.extend_from_slice(&some[..read]),
+                // It does not believe this certificate.
+                _ => break,
+            }
+        }
+        let asked = String::from_utf8(asked).unwrap();
+        let found = documents.iter().find(|(path, _)| asked.starts_with(&format!("GET {path} ")));
+        let Some((_, document)) = found else { continue };
+        let text = document.to_string();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+        talk.write_all((head + &text).as_bytes()).unwrap();
+        session.send_close_notify();
+        let _gone = session.complete_io(&mut stream);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_documents_come_over_tls_from_whom_the_machines_authorities_vouch_for() {
+    let (dir, others) = (TestDir::new("provider"), TestDir::new("provider-others"));
+    let Made { certificate, key, ca_file, .. } = made(&dir);
+    let another_ca = made(&others).ca_file;
+    let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(certificate).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("https://{}", listener.local_addr().unwrap());
+    let signer = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let documents = [
+        (
+            "/.well-known/openid-configuration",
+            json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}),
+        ),
+        (
+            "/keys",
+            json!({"keys": [{"kid": "k", "kty": "OKP", "crv": "Ed25519", "x": encoded(signer.der_bytes())}]}),
+        ),
+    ];
+    // It ends with this process.
+    let _serving = std::thread::spawn(move || provide(&listener, &Arc::new(tls), &documents));
+
+    let expires = SystemClock.now().ms() / 1000 + 600;
+    let claims =
+        json!({"iss": issuer, "aud": "cron", "sub": "ada", "exp": expires, "fleetcron_role": "viewer"});
+    let signed = [json!({"alg": "EdDSA", "kid": "k"}), claims]
+        .map(|part| encoded(part.to_string().as_bytes()))
+        .join(".");
+    let token = format!("{signed}.{}", encoded(&signer.sign(signed.as_bytes()).unwrap()));
+
+    for (authorities, expected) in [(&another_ca, 503), (&ca_file, 200)] {
+        let port = free_port().unwrap();
+        let address = format!("127.0.0.1:{port}");
+        let settings = [
+            ("CRON_LISTEN", address.as_str()),
+            ("CRON_AUTH", "required"),
+            ("CRON_OIDC_ISSUER", &issuer),
+            ("CRON_OIDC_AUDIENCE", "cron"),
+            ("SSL_CERT_FILE", authorities),
+        ];
+        let mut local = start(&dir, port, &settings).await;
+        let url = format!("http://{address}");
+        local
+            .ready(async || http().get(&url).send().await.is_ok_and(|page| page.status() == 200))
+            .await
+            .unwrap();
+        let who = http().get(format!("{url}/token/self")).header("authorization", format!("Bearer {token}"));
+        let answer = who.send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{}", local.tail());
+        if expected == 200 {
+            let who: Value = answer.json().await.unwrap();
+            let who = &who["data"];
+            assert_eq!(
+                (&who["means"], &who["id"], &who["role"]),
+                (&json!("jwt"), &json!("ada"), &json!("viewer"))
+            );
+            assert_eq!(who["expiresAt"], expires * 1000);
+        } else {
+            assert!(local.tail().contains("the OpenID provider's keys cannot be had"), "{}", local.tail());
+        }
+        local.stop(Signal::TERM, SOON).await;
+    }
 }

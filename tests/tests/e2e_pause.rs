@@ -4,8 +4,7 @@
 //! Without these parts each test says SKIPPED; `cargo run -p tests` provisions them.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use lambda_http::{Body, RequestExt as _};
 use local_dev::native::{provision, workspace};
 use mongodb::bson::Document;
 use serde_json::{Value, json};
-use tests::fixtures::{Fleet, SOON, now_ms, number, skip, status, wait_for};
+use tests::fixtures::{Fleet, SOON, etcd_programs, now_ms, number, skip, status, wait_for};
 
 /// A claim is made at most so long before its fire's time, in ms; what was claimed before a pause may start in it.
 const LEAD_MS: i64 = 1_000;
@@ -144,21 +143,6 @@ async fn a_job_fires_from_its_start_to_before_its_end() {
     assert!(records.iter().all(|record| status(record) == "succeeded"), "{records:?}");
 }
 
-/// A directory with etcd, etcdctl and etcdutl of one version; `None` where an etcd is installed without the others.
-fn etcd_programs(fleet: &Fleet) -> Option<PathBuf> {
-    let etcd = provision::etcd_path();
-    if etcd.is_symlink() {
-        let beside = etcd.canonicalize().unwrap().parent().unwrap().to_owned();
-        return ["etcdctl", "etcdutl"].iter().all(|program| beside.join(program).is_file()).then_some(beside);
-    }
-    let dir = fleet.dir.path().join("bin");
-    std::fs::create_dir_all(&dir).unwrap();
-    for name in ["etcd", "etcdctl", "etcdutl"] {
-        symlink(&etcd, dir.join(name)).unwrap(); // ours is all three
-    }
-    Some(dir)
-}
-
 fn run(programs: &Path, program: &Path, words: &[&str]) {
     let path = provision::path_with(programs).unwrap();
     let done = Command::new(program).args(words).env("PATH", path).output().unwrap();
@@ -168,7 +152,7 @@ fn run(programs: &Path, program: &Path, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_is_put_back_paused_runs_nothing_until_the_pause_is_lifted() {
     let Some(mut fleet) = Fleet::start("pause-snapshot").await else { return };
-    let Some(programs) = etcd_programs(&fleet) else {
+    let Some(programs) = etcd_programs(fleet.dir.path()) else {
         skip("pause-snapshot", "etcdctl and etcdutl beside the installed etcd");
         return;
     };

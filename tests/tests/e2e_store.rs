@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::clock::sleep;
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions, Permission};
+use local_dev::native::process::get;
 use tests::account::{Account, all_running, finish};
 use tests::fixtures::{Counting, Fleet, SOON, now_ms, number, status, wait_for};
 use tests::line::Line;
@@ -214,6 +215,8 @@ async fn while_etcd_is_full_everything_waits_and_afterwards_goes_on() {
     })
     .await;
     sleep(Duration::from_secs(10)).await; // longer than the leases: that they are renewed is what is tried
+    let (_, metrics) = get(fleet.workers[0].listen(), "/metrics").await.unwrap();
+    assert!(metrics.contains("\nfleetcron_store_full 1\n"), "{metrics}");
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "no session was lost");
 
     // What its operator does.
@@ -348,6 +351,12 @@ async fn half_a_minute_without_etcd_costs_the_fires_of_that_time_and_nothing_els
     fleet.etcd.kill();
     sleep(Duration::from_secs(30)).await; // the absence itself is what is tried
     let during: Vec<String> = (0..2).map(|worker| log_of(&mut fleet, worker)).collect();
+    for worker in &fleet.workers {
+        let (code, why) = get(worker.listen(), "/readyz").await.unwrap();
+        assert_eq!((code, why.as_str()), (503, "no session\n"));
+        let (_, metrics) = get(worker.listen(), "/metrics").await.unwrap();
+        assert!(metrics.contains("\nfleetcron_session 0\n"), "{metrics}");
+    }
     fleet.etcd.restart().await.unwrap();
 
     let back = now_ms() / 1000;

@@ -322,6 +322,14 @@ fn secrets_are_named_and_never_carried_and_each_role_reads_those_of_its_own_stor
                     assert!(!secret, "{program}: {variable} is {value}");
                 }
             }
+            if program == "worker" && set == "everything" {
+                // What CRON_SECRETS_FILE may name.
+                assert_eq!(variables["CRON_SECRETS_FILE"], "/etc/fleetcron/secrets.json");
+                named.insert(
+                    "arn:aws:secretsmanager:eu-central-1:123456789012:secret:fleetcron/jobs/*".to_owned(),
+                );
+                named.insert("arn:aws:ssm:eu-central-1:123456789012:parameter/fleetcron/jobs/*".to_owned());
+            }
             let all = statements(&resources);
             let own = || all.iter().filter(|(whose, _)| whose.starts_with(&format!("{role} ")));
             let readable: BTreeSet<String> = own()
@@ -334,9 +342,11 @@ fn secrets_are_named_and_never_carried_and_each_role_reads_those_of_its_own_stor
                 .collect();
             assert_eq!(readable, named, "{program} reads what its settings name, in set {set}");
             for (whose, statement) in own().filter(|(_, s)| texts(&s["Action"]).contains("kms:Decrypt")) {
-                let equals = &statement["Condition"]["StringEquals"];
+                let (equals, like) =
+                    (&statement["Condition"]["StringEquals"], &statement["Condition"]["StringLike"]);
                 assert_eq!(equals["kms:ViaService"], "secretsmanager.eu-central-1.amazonaws.com", "{whose}");
-                let secret = equals["kms:EncryptionContext:SecretARN"].as_str().unwrap();
+                let which = if like.is_null() { equals } else { like };
+                let secret = which["kms:EncryptionContext:SecretARN"].as_str().unwrap();
                 assert!(named.contains(secret), "{whose}: {secret}");
             }
         }
@@ -398,6 +408,79 @@ fn a_worker_has_time_to_drain_and_opens_nothing() {
         for (name, rule) in resources.iter().filter(|(_, r)| r["Type"] == "AWS::EC2::SecurityGroupIngress") {
             assert_eq!(rule["Properties"]["GroupId"], "${EndpointsSecurityGroup}", "{name}");
             assert_eq!(rule["Properties"]["FromPort"], 443, "{name}");
+        }
+    }
+}
+
+/// The names of metrics that the template itself counts from logs, with their namespace.
+fn counted(resources: &Map<String, Value>) -> BTreeSet<(String, String)> {
+    let filters = of_type(resources, "AWS::Logs::MetricFilter");
+    let mut found = BTreeSet::new();
+    for (name, filter) in filters {
+        let group = filter["LogGroupName"].as_str().unwrap().trim_matches(['$', '{', '}']);
+        assert_eq!(resources[group]["Type"], "AWS::Logs::LogGroup", "{name}");
+        for made in filter["MetricTransformations"].as_array().unwrap() {
+            let text = |key: &str| made[key].as_str().unwrap().to_owned();
+            found.insert((text("MetricNamespace"), text("MetricName")));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_alarm_reaches_somebody_and_the_runbook_says_what_it_means() {
+    if !has_tools("infra-alarms") {
+        return;
+    }
+    let runbook = std::fs::read_to_string(workspace().join("infra/RUNBOOK.md")).unwrap();
+    let (_, section) = runbook.split_once("\n## Alarms on AWS\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let known: BTreeSet<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let topic = "arn:aws:sns:eu-central-1:123456789012:alarms";
+    let resources = expand("everything");
+    let counted = counted(&resources);
+    let alarms = of_type(&resources, "AWS::CloudWatch::Alarm");
+    for (name, alarm) in &alarms {
+        for whom in ["AlarmActions", "OKActions"] {
+            assert_eq!(alarm[whom], json!([topic]), "{name}");
+        }
+        let says = alarm["AlarmDescription"].as_str().unwrap();
+        assert!(says.ends_with(&format!(" infra/RUNBOOK.md#{}", name.to_lowercase())), "{name}: {says}");
+        // Where nothing is counted nothing is wrong, but for workers: where nothing is counted there is none.
+        let missing = if *name == "NoWorkersAlarm" { "breaching" } else { "notBreaching" };
+        assert_eq!(alarm["TreatMissingData"], missing, "{name}");
+        let metric = ["Namespace", "MetricName"].map(|key| alarm[key].as_str().unwrap().to_owned());
+        let [namespace, metric] = metric;
+        assert!(
+            namespace.starts_with("AWS/") || counted.contains(&(namespace.clone(), metric.clone())),
+            "{name}: nobody counts {namespace} {metric}"
+        );
+    }
+    assert_eq!(
+        alarms.keys().copied().collect::<BTreeSet<_>>(),
+        known,
+        "the runbook's alarms are those that there are"
+    );
+    let least = expand("least");
+    assert!(
+        !least.values().any(|r| r["Type"] == "AWS::CloudWatch::Alarm"),
+        "without a topic nobody would hear them"
+    );
+    for set in SETS {
+        let resources = expand(set);
+        let dashboard = &of_type(&resources, "AWS::CloudWatch::Dashboard")["Dashboard"]["DashboardBody"];
+        let dashboard: Value = serde_json::from_str(dashboard.as_str().unwrap()).unwrap();
+        let widgets = dashboard["widgets"].as_array().unwrap();
+        assert!(widgets.len() > 5, "{dashboard}");
+        let metrics =
+            widgets.iter().flat_map(|w| w["properties"]["metrics"].as_array().into_iter().flatten());
+        for metric in metrics.filter_map(Value::as_array) {
+            let Some(namespace) = metric[0].as_str() else { continue };
+            let metric = metric[1].as_str().unwrap();
+            assert!(
+                namespace.starts_with("AWS/") || counted.contains(&(namespace.to_owned(), metric.to_owned())),
+                "nobody counts {namespace} {metric}"
+            );
         }
     }
 }

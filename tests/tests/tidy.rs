@@ -155,3 +155,81 @@ fn every_rust_file_says_first_what_it_is_for() {
         .collect();
     assert_none("the first line says what the file is for", &faults);
 }
+
+/// Rows of a table of ARCHITECTURE.md, each with its cells, without the head.
+fn degradation() -> Vec<Vec<String>> {
+    let text = text(&workspace().join("ARCHITECTURE.md"));
+    let (_, section) = text.split_once("\n## Degradation\n").expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn every_cell_of_the_table_of_degradation_names_tests_that_exist() {
+    let module = |path: &Path| {
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let of_directory = ["mod", "tests"].contains(&stem.as_str());
+        let directory = path.parent().and_then(Path::file_name).filter(|_| of_directory);
+        directory.map_or(stem, |directory| directory.to_string_lossy().into_owned())
+    };
+    let sources: Vec<(String, String)> = files()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| (module(&path), text(&path)))
+        .collect();
+    let rows = degradation();
+    assert!(rows.len() > 10, "the table was not found");
+    let mut faults = Vec::new();
+    for row in &rows {
+        assert_eq!(row.len(), 4, "{row:?}");
+        for cell in &row[1..] {
+            let named: Vec<(&str, &str)> =
+                cell.split('`').skip(1).step_by(2).filter_map(|word| word.split_once("::")).collect();
+            if named.is_empty() {
+                faults.push(format!("{}: no test is named: {cell}", row[0]));
+            }
+            for (file, test) in named {
+                let is_it =
+                    |(stem, text): &(String, String)| stem == file && text.contains(&format!("fn {test}("));
+                if !sources.iter().any(is_it) {
+                    faults.push(format!("{}: there is no {file}::{test}", row[0]));
+                }
+            }
+        }
+    }
+    assert_none("each cell is held by a test", &faults);
+}
+
+/// Where `unsafe` stands, and how often: each with its argument in ARCHITECTURE.md ("Unsafe code").
+const UNSAFE: &[(&str, usize)] = &[("worker/src/exec/shell.rs", 1), ("worker/src/private.rs", 1)];
+
+#[test]
+fn what_the_compiler_cannot_prove_is_argued_and_stands_nowhere_else() {
+    // Put together here, so that this file has none.
+    let begins = ["unsafe", " {"].concat();
+    let allowed = ["unsafe", "_code"].concat();
+    let mut found = Vec::new();
+    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+    {
+        let text = text(&path);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let blocks: Vec<usize> = (0..lines.len()).filter(|n| lines[*n].contains(&begins)).collect();
+        for block in &blocks {
+            let comment = lines[..*block].iter().rev().take_while(|line| line.starts_with("//"));
+            let told = comment.clone().any(|line| line.starts_with("// SAFETY: "));
+            assert!(told, "{}:{} does not say why it is safe", name(&path), block + 1);
+        }
+        assert_eq!(
+            blocks.is_empty(),
+            !text.contains(&allowed),
+            "{}: unsafe code or a leave for it",
+            name(&path)
+        );
+        if !blocks.is_empty() {
+            found.push((name(&path), blocks.len()));
+        }
+    }
+    let found: Vec<(&str, usize)> = found.iter().map(|(name, many)| (name.as_str(), *many)).collect();
+    assert_eq!(found, UNSAFE);
+}

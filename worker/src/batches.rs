@@ -77,6 +77,11 @@ impl<T: Batched> Batches<T> {
         queue.push_back((member, Stopwatch::start()));
     }
 
+    /// How many wait to be sent.
+    pub(crate) fn waiting(&self) -> usize {
+        self.together.len() + self.alone.len()
+    }
+
     /// The next batch that may be sent now.
     pub(crate) fn next(&mut self) -> Option<Batch<T>> {
         if self.alone_in_flight < self.bounds.alone

@@ -16,8 +16,11 @@ use common::ids::{backoff, random_below};
 use common::keys;
 use common::kv::{self, Kv, Pair, Range};
 use common::run_log::RunLog;
+use common::secrets::Aws;
+use common::traces::{Resource, Tracer};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::audit::{self, Reading, Suspects, Unknown};
 use crate::batches::{Answered, Batches};
@@ -27,6 +30,7 @@ use crate::data_dir::{self, DataDir};
 use crate::exec::gate::{Begun, GateFile, Gates, Starts};
 use crate::exec::process::{self, Running};
 use crate::exec::request;
+use crate::exec::secrets::Secrets;
 use crate::exec::shell::Shell;
 use crate::exec::work::Work;
 use crate::guardian::Guard;
@@ -43,11 +47,12 @@ use crate::scheduler::{
 use crate::seen::SeenFile;
 use crate::session::{self, Session, Standing};
 use crate::sink::{Sink, SinkSettings};
-use crate::status::Status;
+use crate::status::{Facts, Status, Turn};
+use crate::timed::Timed;
 use crate::waiting::{Entry, Figures};
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
-use crate::{claims, clocks, sweep, upkeep};
+use crate::{claims, clocks, sweep, traces, upkeep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
 const INPUTS: usize = 4096;
@@ -71,11 +76,15 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
 /// While so many runs that have ended are open in the store there is no audit: it reads each.
 const AUDITED_MAX: usize = 10_000;
+/// Fires that are due and not claimed are counted up to so many: the loop does not count a million of them while it is behind.
+const COUNTED_MAX: usize = 10_000;
 /// Marks are read whole this often, to find those of deleted jobs.
 const READ_ALL_MARKS_EVERY: Duration = Duration::from_secs(3600);
 /// A draining worker whose runs have ended waits so long for the record store; what is not stored then ends as `lost`.
 /// Whoever sends SIGKILL in the end waits longer than `CRON_DRAIN_SECONDS` and this together.
 pub const LAST_RECORDS_MAX: Duration = Duration::from_secs(30);
+/// And so long for its last spans to go.
+const LAST_SPANS_MAX: Duration = Duration::from_secs(2);
 /// Pauses between attempts to free a lock or to move a run double from the first to the second, in ms.
 const RETRY_MIN_MS: u64 = 50;
 const RETRY_MAX_MS: u64 = 2_000;
@@ -122,11 +131,22 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options that settings give, for the worker of this data directory.
+    /// The options that settings give, for the worker of this data directory. To be called in a runtime, in which its traces are sent.
     #[must_use]
     pub fn new(settings: &Settings, identity: Identity, data_dir: &DataDir, guard: Guard) -> Self {
+        let worker_id = crate::identity::worker_id(settings, &identity);
+        let resource = Resource {
+            service: "fleetcron-worker".to_owned(),
+            instance: worker_id.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let tracer = Tracer::new(&settings.traces, resource);
+        let secrets = Arc::new(Secrets::new(settings.secrets_file.as_deref(), Arc::new(Aws)));
+        let shell = Shell::new(&settings.shell, &settings.users).guarded_by(guard);
+        let shell = shell.knowing(Arc::clone(&secrets)).traced_by(tracer.clone());
+        let outbound = Outbound::new(settings.http_networks.clone()).knowing(secrets).traced_by(tracer);
         Self {
-            worker_id: crate::identity::worker_id(settings, &identity),
+            worker_id,
             identity,
             session_ttl: settings.session_ttl,
             log_batch_size: settings.log_batch_size,
@@ -134,8 +154,8 @@ impl Options {
             retention: Retention::new(settings),
             audit_days: settings.audit_days,
             data_dir: Some(data_dir.path.clone()),
-            shell: Arc::new(Shell::new(&settings.shell, &settings.users).guarded_by(guard)),
-            outbound: Arc::new(Outbound::new(settings.http_networks.clone())),
+            shell: Arc::new(shell),
+            outbound: Arc::new(outbound),
             spool_bytes_max: settings.spool_bytes_max,
             channels: settings.channels.clone().unwrap_or_default(),
         }
@@ -167,7 +187,12 @@ impl Worker {
     #[must_use]
     pub fn start(ports: Ports, options: Options) -> Self {
         let (commands, asked) = mpsc::channel(8);
-        let status = Arc::new(Status::default());
+        let facts = Facts {
+            started: ports.clock.now(),
+            session_ttl: options.session_ttl,
+            max_runs: options.identity.max_runs,
+        };
+        let status = Arc::new(Status::new(facts, options.shell.tracer().counted()));
         let task = tokio::spawn(Driver::new(ports, options, Arc::clone(&status)).run(asked));
         Self { commands, task, status }
     }
@@ -298,7 +323,8 @@ impl Driver {
         let (inputs, received) = mpsc::channel(INPUTS);
         let seen_file = options.data_dir.as_deref().map(|dir| SeenFile::new(data_dir::seen_file(dir)));
         let before = seen_file.as_ref().and_then(SeenFile::read);
-        let witness = Arc::new(Witness::new(ports.kv, before));
+        let timed = Arc::new(Timed::new(ports.kv, Arc::clone(&status.store)));
+        let witness = Arc::new(Witness::new(timed, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let gates = Gates::new(Arc::clone(&options.shell));
         let live = Live::default();
@@ -307,6 +333,7 @@ impl Driver {
             timeout: options.log_commit_timeout,
             spool: options.data_dir.as_deref().map(data_dir::spool),
             spool_bytes_max: options.spool_bytes_max,
+            appends: Arc::clone(&status.appends),
         };
         let notices = Notices::new(
             Arc::clone(&options.channels),
@@ -370,6 +397,7 @@ impl Driver {
             Arc::clone(&self.sweeper),
             Arc::clone(&self.own_sids),
             Arc::clone(&self.floor),
+            Arc::clone(&self.status),
         ));
         let keeping_up = tokio::spawn(upkeep::keep_up(
             Arc::clone(&self.ports.kv),
@@ -429,11 +457,8 @@ impl Driver {
             self.spare_own_sids();
             self.floor.store(self.scheduler.floor().ms(), Relaxed);
             self.first.store(self.scheduler.owns_slot(0), Relaxed);
-            self.status.note_marks_ahead(self.scheduler.marks_ahead());
-            self.status.note_requests_waiting(self.scheduler.requests_waiting());
-            let waiting = self.sink.waiting().figures();
-            let (now, open_runs) = (self.ports.clock.now(), self.scheduler.open_runs());
-            self.status.beat(now, open_runs, waiting, self.session.is_some());
+            let inputs = received.len();
+            self.status.beat(self.ports.clock.now(), self.turn(inputs));
         }
         self.leave().await;
         for task in self
@@ -443,6 +468,22 @@ impl Driver {
             .chain(noticing)
         {
             task.abort();
+        }
+    }
+
+    /// How things are, for whoever asks for metrics. Every figure is at hand.
+    fn turn(&self, inputs: usize) -> Turn {
+        let ends = self.releases.waiting();
+        Turn {
+            renewed: self.session.as_ref().map(|_| self.renewed),
+            paused: self.scheduler.is_paused(),
+            draining: self.draining,
+            jobs: self.scheduler.jobs(),
+            open_runs: self.scheduler.open_runs(),
+            marks_ahead: self.scheduler.marks_ahead(),
+            requests_waiting: self.scheduler.requests_waiting(),
+            queues: [self.claims.waiting(), self.adoptions.waiting(), ends, self.gates.shells(), inputs],
+            waiting: self.sink.waiting().figures(),
         }
     }
 
@@ -491,8 +532,10 @@ impl Driver {
             Input::Event(event) => {
                 // An event that waited behind others may come after the session's end: that goes first.
                 self.look_after_session().await;
-                if let Event::RunEnded(run_id, _) = &event {
-                    self.running.remove(run_id);
+                if let Event::RunEnded(run_id, ending) = &event {
+                    if let Some(span) = self.running.remove(run_id).and_then(|running| running.span) {
+                        self.options.shell.tracer().take(traces::ended(*span, ending));
+                    }
                     self.live.end(run_id);
                 }
                 self.notices.see(&event);
@@ -502,6 +545,7 @@ impl Driver {
             Input::SessionEnded => self.sweeper.notify_one(),
             Input::SessionReady(session) => {
                 tracing::info!(sid = %session.sid, worker_id = %session.worker_id, "session established");
+                self.status.count_session();
                 self.renewed = session.since;
                 self.options.shell.guard().lease_renewed(self.renewed, self.options.session_ttl);
                 let (sid, worker_id) = (session.sid, session.worker_id.clone());
@@ -740,6 +784,12 @@ impl Driver {
             // Also without a session: the loop sleeps until the next heartbeat, and must never find it overdue.
             self.heartbeat = Stopwatch::start();
         }
+        if due {
+            let now = self.ports.clock.now();
+            let oldest = self.scheduler.oldest_due_unclaimed(now);
+            let age_ms = oldest.map_or(0, |due| now.ms_since(due));
+            self.status.note_due(age_ms, self.scheduler.due_unclaimed(now, COUNTED_MAX));
+        }
         let Some(session) = &self.session else { return };
         let sid = session.sid;
         if self.renewed.elapsed() >= self.options.session_ttl {
@@ -748,9 +798,6 @@ impl Driver {
         if !due {
             return;
         }
-        let now = self.ports.clock.now();
-        self.status
-            .note_oldest_due(self.scheduler.oldest_due_unclaimed(now).map_or(0, |due| now.ms_since(due)));
         if self.all_marks_read.elapsed() >= READ_ALL_MARKS_EVERY {
             self.all_marks_read = Stopwatch::start();
             self.perform(Action::ReadMarks { slots: Slots::All, serializable: true }).await;
@@ -854,6 +901,7 @@ impl Driver {
         }
         tracing::warn!(%sid, why, open_runs = self.scheduler.open_runs(), "session lost");
         self.session = None;
+        self.status.count_lost_session();
         self.options.shell.guard().lease_lost();
         self.step(Event::SessionLost).await;
         // The scheduler has forgotten them.
@@ -873,6 +921,7 @@ impl Driver {
             open_runs = self.scheduler.open_runs(),
             "the store was put back to an earlier state: everything is read again, fires up to now are not caught up"
         );
+        self.status.count_rewind();
         self.inputs = self.inputs.of(news.era);
         for task in self.watching.drain(..) {
             task.abort();
@@ -958,6 +1007,7 @@ impl Driver {
             }
         }
         self.keep_what_was_seen();
+        self.options.shell.tracer().flush(LAST_SPANS_MAX).await;
         tracing::info!("left");
     }
 
@@ -988,10 +1038,9 @@ impl Driver {
                     running.kill(how);
                 }
             }
-            Action::Record { record, settles } => {
-                if let Some(status) = record.status {
-                    self.status.count(status, settles.is_some());
-                }
+            Action::Record { mut record, settles } => {
+                traces::name(self.options.shell.tracer(), &mut record);
+                self.status.count(&record, settles.is_some());
                 self.sink.put(Entry { record, settles });
             }
             Action::Adopt(adoption) => self.adoptions.put(adoption),
@@ -1194,7 +1243,7 @@ impl Driver {
         let mut starts = std::mem::take(&mut self.starts);
         let begun = self.gates.open_due(now, self.ports.clock.as_ref(), &mut starts);
         for run in begun {
-            self.status.count_start(run.start_time.ms_since(run.due));
+            self.status.count_start(run.trigger, run.start_time.ms_since(run.due));
             self.take_begun(run);
         }
         for (open, work, due) in starts.into_values() {
@@ -1204,13 +1253,16 @@ impl Driver {
 
     fn start_run(&mut self, open: OpenRun, work: Work, due: Timestamp) {
         let now = self.ports.clock.now();
-        self.status.count_start(now.ms_since(due));
-        let (running, asked) = Running::new(&work);
+        let trigger = open.trigger;
+        self.status.count_start(trigger, now.ms_since(due));
+        let (mut running, asked) = Running::new(&work);
+        running.span = traces::begin(self.options.shell.tracer(), &open);
+        let of_run = traces::log_span(&open);
         let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
         let clock = Arc::clone(&self.ports.clock);
         let (shell, outbound) = (Arc::clone(&self.options.shell), Arc::clone(&self.options.outbound));
         // A task of its own, so that a panic in it is this run's failure and nobody else's.
-        let ending = tokio::spawn(async move {
+        let ending = async move {
             Some(match work.request() {
                 // In a box: most runs are commands, and need no room for a request.
                 Some(http) => {
@@ -1219,8 +1271,9 @@ impl Driver {
                 }
                 None => process::run(&shell, &open, &work, &captured, clock.as_ref(), asked).await,
             })
-        });
-        self.take_begun(Begun { run_id, due, work: of, start_time: now, running, ending });
+        };
+        let ending = tokio::spawn(ending.instrument(of_run));
+        self.take_begun(Begun { run_id, due, work: of, trigger, start_time: now, running, ending });
     }
 
     /// Keeps what there is of a command that has begun, waits for its end in the background, and takes that as an event.
@@ -1308,6 +1361,7 @@ async fn sweep_often(
     asked: Arc<Notify>,
     own_sids: Arc<Mutex<BTreeSet<Sid>>>,
     floor: Arc<AtomicI64>,
+    status: Arc<Status>,
 ) {
     let retries = Retries::new("open runs left behind not closed");
     loop {
@@ -1316,7 +1370,8 @@ async fn sweep_often(
         let (kv, run_log) = (ports.kv.as_ref(), ports.run_log.as_ref());
         let swept = sweep::sweep(kv, run_log, ports.clock.as_ref(), &spared, floor).await;
         let pause = match swept {
-            Ok(_) => {
+            Ok(closed) => {
+                status.count_lost_found(closed);
                 retries.worked();
                 SWEEP_EVERY
             }

@@ -16,12 +16,20 @@ const DESCRIPTORS_PER_RUN: u64 = 4;
 #[must_use]
 pub fn identity(settings: &Settings, instance: String, now: Timestamp) -> Identity {
     let address = first_address().map(|address| address.to_string()).unwrap_or_default();
+    let fit = runs_from_limits();
+    if let Some(max_runs) = settings.max_runs.filter(|max_runs| *max_runs > fit) {
+        tracing::warn!(
+            max_runs,
+            fit,
+            "CRON_MAX_RUNS is more than the limit on open files has room for: runs beyond that will fail"
+        );
+    }
     Identity {
         instance,
         host: host(),
         address,
         labels: settings.worker_labels.clone(),
-        max_runs: settings.max_runs.unwrap_or_else(runs_from_limits),
+        max_runs: settings.max_runs.unwrap_or(fit),
         started_at: now,
     }
 }

@@ -7,10 +7,13 @@ use std::time::Duration;
 use common::causes;
 use common::domain::http::check_url;
 use common::networks::Networks;
+use common::traces::Tracer;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url, redirect};
 use tokio::sync::Semaphore;
 use url::Host;
+
+use crate::exec::secrets::Secrets;
 
 /// Whoever does not even take a connection in this time is not there.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -27,13 +30,40 @@ pub struct Outbound {
     networks: Arc<Networks>,
     /// Made by the first call: it reads all certificates of the system's authorities, which workers without such jobs need not.
     client: Mutex<Option<Client>>,
+    /// What keeps the traces of runs.
+    tracer: Tracer,
+    /// What headers of jobs may name in the place of values.
+    secrets: Arc<Secrets>,
 }
 
 impl Outbound {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(networks: Networks) -> Self {
-        Self { networks: Arc::new(networks), client: Mutex::new(None) }
+        let client = Mutex::new(None);
+        Self { networks: Arc::new(networks), client, tracer: Tracer::default(), secrets: Arc::default() }
+    }
+
+    /// The traces of what it sends are kept by this.
+    #[must_use]
+    pub fn traced_by(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// What keeps traces.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// Requests may have these secrets.
+    #[must_use]
+    pub fn knowing(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..self }
+    }
+
+    /// The secrets that jobs may name.
+    pub(crate) fn secrets(&self) -> &Arc<Secrets> {
+        &self.secrets
     }
 
     /// The client. It follows no redirects, since each address has to be [checked](Self::check) before it is called.

@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::clock;
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::claims::settle;
+use crate::histogram::{Histogram, REQUESTS_MS};
 use crate::live::Live;
 use crate::notify::Notices;
 use crate::retries::Retries;
@@ -79,6 +80,25 @@ pub(crate) struct SinkSettings {
     pub(crate) spool: Option<PathBuf>,
     /// What it may take on disk; `None` = see [`spool::open`].
     pub(crate) spool_bytes_max: Option<u64>,
+    /// Told how the record store does.
+    pub(crate) appends: Arc<Appends>,
+}
+
+/// How the record store has taken what it was sent.
+#[derive(Debug)]
+pub(crate) struct Appends {
+    /// How long it took for what was sent at once, also where no answer came.
+    pub(crate) times: Histogram,
+    /// How often it has failed.
+    pub(crate) failed: AtomicU64,
+    /// Records of two claims for one fire.
+    pub(crate) conflicts: AtomicU64,
+}
+
+impl Default for Appends {
+    fn default() -> Self {
+        Self { times: Histogram::new(REQUESTS_MS), failed: AtomicU64::new(0), conflicts: AtomicU64::new(0) }
+    }
 }
 
 impl Sink {
@@ -375,8 +395,12 @@ impl Storing {
             let at_once = self.at_once.load(Relaxed);
             let (some, rest) = left.split_at(at_once.min(left.len()));
             let asked = clock::Stopwatch::start();
-            match self.run_log.append(some).await {
+            let answer = self.run_log.append(some).await;
+            let appends = &self.settings.appends;
+            appends.times.count(asked.elapsed());
+            match answer {
                 Ok(appended) => {
+                    appends.conflicts.fetch_add(appended.conflicts.len() as u64, Relaxed);
                     for conflict in &appended.conflicts {
                         tracing::error!(record = %conflict.id, claim = ?conflict.claim, "a fire has records of two claims: it was run twice");
                     }
@@ -392,6 +416,7 @@ impl Storing {
                 Err(why @ run_log::Error::Invalid(_)) => return Err(why),
                 Err(why) => {
                     failures += 1;
+                    appends.failed.fetch_add(1, Relaxed);
                     self.at_once.store((some.len() / 2).max(1), Relaxed);
                     self.storing.failed(&why);
                     self.waiting.note_store(false);

@@ -57,6 +57,7 @@ impl World {
             timeout: Duration::from_millis(10),
             spool: Some(self.spool()),
             spool_bytes_max: Some(spool_bytes_max),
+            appends: Arc::default(),
         };
         let kv = Arc::clone(&self.kv) as Arc<dyn Kv>;
         let notices = Notices::none(Arc::clone(&kv));

@@ -38,6 +38,7 @@ use crate::batches::Batched as _;
 use crate::claims::HeldLock;
 use crate::driver::{Options, Ports, Worker};
 use crate::exec::process::tests as runs;
+use crate::fleet_settings;
 use crate::follow::{News, follow};
 use crate::live::Live;
 use crate::notify::Notices;
@@ -49,7 +50,6 @@ use crate::scheduler::{
 };
 use crate::sink::{Sink, SinkSettings};
 use crate::waiting::Entry;
-use crate::watches::read_settings;
 use crate::{audit, claims, session, sweep};
 
 const TTL: Duration = Duration::from_secs(600);
@@ -279,17 +279,46 @@ async fn settings_and_calendars_are_read_as_of_one_revision() {
         calendar.days.add(day, day);
         calendar
     };
-    put(&kv, keys::calendar(&calendar), days(1).encode()).await;
+    let Event::Settings(Some(read), 0) = fleet_settings::read(&kv).await.unwrap() else {
+        panic!("there is nothing")
+    };
+    assert_eq!(read, FleetSettings::default());
     put(&kv, format!("{}newer", keys::CALENDARS), "{\"v\":2}").await;
-    let Event::Settings(Some(read), 0) = read_settings(&kv).await.unwrap() else { panic!("there are none") };
+    put(&kv, keys::SETTINGS, "{\"v\":1,\"timezone\":\"Asia/Tokyo\"}").await;
+    let revision = put(&kv, keys::calendar(&calendar), days(1).encode()).await;
+    let Event::Settings(Some(read), at) = fleet_settings::read(&kv).await.unwrap() else {
+        panic!("there are some")
+    };
+    assert!(at < revision, "what is there is left as it is");
     let mut expected = Calendars::default();
     expected.insert(calendar.clone(), days(1).days);
-    assert_eq!(read, FleetSettings { calendars: expected, ..FleetSettings::default() });
-    let revision = put(&kv, keys::SETTINGS, "{\"v\":1,\"timezone\":\"Asia/Tokyo\"}").await;
-    let Event::Settings(Some(read), at) = read_settings(&kv).await.unwrap() else { panic!("there are some") };
-    assert_eq!((read.timezone.map(|zone| zone.to_string()), at), (Some("Asia/Tokyo".to_owned()), revision));
+    assert_eq!(
+        (read.timezone.map(|zone| zone.to_string()), read.calendars),
+        (Some("Asia/Tokyo".to_owned()), expected)
+    );
     put(&kv, keys::SETTINGS, "{\"v\":2}").await;
-    assert!(matches!(read_settings(&kv).await.unwrap(), Event::Settings(None, _)));
+    assert!(matches!(fleet_settings::read(&kv).await.unwrap(), Event::Settings(None, _)));
+}
+
+/// So that a claim that was decided by the days of before finds another revision, however often other hands delete the key.
+#[tokio::test]
+async fn settings_that_are_missing_are_put_where_there_are_calendars_and_their_revision_never_comes_back() {
+    let kv = store();
+    let mut known = BTreeSet::new();
+    for day in 1..=3 {
+        let mut calendar = Calendar::default();
+        calendar.days.add(day, day);
+        put(&kv, keys::calendar(&CalendarName::parse("holidays").unwrap()), calendar.encode()).await;
+        kv.txn(Txn { then: vec![Op::delete(keys::SETTINGS)], ..Txn::default() }).await.unwrap();
+        let Event::Settings(Some(read), revision) = fleet_settings::read(&kv).await.unwrap() else {
+            panic!("they are the defaults")
+        };
+        let calendars = read.calendars.clone();
+        assert_eq!(read, FleetSettings { calendars, ..FleetSettings::default() });
+        assert!(revision > 0 && known.insert(revision), "{revision} comes twice");
+        let again = fleet_settings::read(&kv).await.unwrap();
+        assert!(matches!(again, Event::Settings(Some(_), at) if at == revision), "put once");
+    }
 }
 
 #[tokio::test]
@@ -1031,8 +1060,13 @@ async fn a_sweep_gets_done_on_a_store_that_is_slow() {
 #[tokio::test]
 async fn records_reach_a_store_that_is_slow() {
     let (kv, run_log) = (Arc::new(store()), Arc::new(slow_log()));
-    let settings =
-        SinkSettings { size: 100, timeout: Duration::from_millis(10), spool: None, spool_bytes_max: None };
+    let settings = SinkSettings {
+        size: 100,
+        timeout: Duration::from_millis(10),
+        spool: None,
+        spool_bytes_max: None,
+        appends: Arc::default(),
+    };
     let notices = Notices::none(Arc::clone(&kv) as Arc<dyn Kv>);
     let run_log_port = Arc::clone(&run_log) as Arc<dyn RunLog>;
     let mut sink = Sink::start(kv, run_log_port, settings, Live::default(), notices);
@@ -1111,7 +1145,7 @@ async fn open_runs_of_sessions_that_are_gone_are_closed_once_and_no_others() {
 
 // --- following ---------------------------------------------------------------------------------------------------------
 
-/// A store whose watches can be cut, whose next watches fail in a given way, and which refuses so many leases.
+/// A store whose watches can be cut, whose next watches fail in a given way, and which refuses so many leases, and puts of the settings.
 struct Faulty {
     inner: EmbeddedKv,
     failing: Mutex<Vec<kv::Error>>,
@@ -1126,7 +1160,13 @@ impl Kv for Faulty {
         self.lists.fetch_add(1, Ordering::Relaxed);
         self.inner.range(range).await
     }
+    /// Nobody may put the settings.
     async fn txn(&self, txn: Txn) -> Result<TxnReply, kv::Error> {
+        let settings =
+            |op: &Op| matches!(op, Op::Put { key, .. } if key.strip_prefix(keys::SETTINGS).is_some());
+        if txn.then.iter().any(settings) {
+            return Err(kv::Error::Denied("permission denied".to_owned()));
+        }
         self.inner.txn(txn).await
     }
     /// While a failure is left, a watch brings one batch and then fails.
@@ -1162,6 +1202,23 @@ impl Kv for Faulty {
     async fn room(&self) -> Result<kv::Room, kv::Error> {
         self.inner.room().await
     }
+}
+
+#[tokio::test]
+async fn where_a_worker_may_not_put_missing_settings_it_goes_by_no_calendar() {
+    let kv = Faulty {
+        inner: store(),
+        failing: Mutex::default(),
+        no_leases: AtomicUsize::new(0),
+        lists: AtomicUsize::new(0),
+        watches: AtomicUsize::new(0),
+    };
+    let calendar = Calendar::default().encode();
+    put(&kv.inner, keys::calendar(&CalendarName::parse("holidays").unwrap()), calendar).await;
+    let Event::Settings(Some(read), 0) = fleet_settings::read(&kv).await.unwrap() else {
+        panic!("jobs without a calendar go on")
+    };
+    assert_eq!(read, FleetSettings::default());
 }
 
 #[tokio::test]

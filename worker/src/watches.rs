@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::{self, Stopwatch, Timestamp};
-use common::domain::calendars::{Calendar, CalendarName, Calendars};
 use common::domain::job::{Job, JobName};
 use common::domain::kill::KillRequest;
 use common::domain::options::Labels;
 use common::domain::pause::{Base, Pause};
 use common::domain::request::Request;
 use common::domain::run::RunId;
-use common::domain::settings::FleetSettings;
 use common::domain::worker::{self, Sid};
 use common::ids::backoff;
 use common::keys;
-use common::kv::{self, Kv, Pair, Range, Revision, Span};
+use common::kv::{Kv, Pair, Range, Revision, Span};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
@@ -24,6 +22,7 @@ use crate::audit::Reading;
 use crate::batches::Answered;
 use crate::claims::parse_base;
 use crate::exec::gate::GateFile;
+use crate::fleet_settings;
 use crate::follow::{News, follow};
 use crate::scheduler::{AdoptAnswer, Claim, ClaimAnswer, Event, JobSeen, KillSeen, Members, RequestSeen};
 use crate::session::{Session, Standing};
@@ -32,8 +31,6 @@ use crate::witness::Era;
 /// Pauses between attempts to read the settings double from here to [`SETTINGS_RETRY_MAX_MS`], in ms.
 const SETTINGS_RETRY_MIN_MS: u64 = 100;
 const SETTINGS_RETRY_MAX_MS: u64 = 5_000;
-/// Calendars are read so many at a time: each has 120 kB at most.
-const CALENDARS_PAGE: usize = 16;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -450,7 +447,7 @@ async fn follow_settings(kv: Arc<dyn Kv>, to: Inputs, span: Span, turn: Arc<Mute
             let _turn = turn.lock().await;
             let mut attempt = 0;
             loop {
-                match read_settings(kv.as_ref()).await {
+                match fleet_settings::read(kv.as_ref()).await {
                     Ok(event) => return tell(&to, vec![event]).await,
                     Err(why) => tracing::warn!(%why, "the fleet's settings not read: tried again"),
                 }
@@ -460,38 +457,6 @@ async fn follow_settings(kv: Arc<dyn Kv>, to: Inputs, span: Span, turn: Arc<Mute
         }
     })
     .await;
-}
-
-/// Reads the fleet's settings and calendars as of one revision.
-pub(crate) async fn read_settings(kv: &dyn Kv) -> Result<Event, kv::Error> {
-    let found = kv.range(Range::key(keys::SETTINGS)).await?;
-    let mut calendars = Calendars::default();
-    let mut rest = Some(Span::prefix(keys::CALENDARS));
-    while let Some(span) = rest.take() {
-        let page = kv.range(Range::all(span.clone()).limit(CALENDARS_PAGE).at(found.revision)).await?;
-        rest = page.pairs.last().filter(|_| page.more).map(|last| span.after(&last.key));
-        for pair in &page.pairs {
-            let name = pair.key.strip_prefix(keys::CALENDARS).and_then(|name| CalendarName::parse(name).ok());
-            match (name, Calendar::decode(&pair.value)) {
-                (Some(name), Ok(calendar)) => calendars.insert(name, calendar.days),
-                (None, _) => tracing::error!(key = %pair.key, "not the name of a calendar: left alone"),
-                (_, Err(why)) => {
-                    tracing::error!(key = %pair.key, %why, "calendar cannot be read: jobs that name it are not run until it can");
-                }
-            }
-        }
-    }
-    let Some(pair) = found.pairs.first() else {
-        return Ok(Event::Settings(Some(FleetSettings { calendars, ..FleetSettings::default() }), 0));
-    };
-    let settings = FleetSettings::decode(&pair.value);
-    if let Err(why) = &settings {
-        tracing::error!(key = %pair.key, %why, "the fleet's settings cannot be read: nothing is claimed until they can");
-    }
-    Ok(Event::Settings(
-        settings.ok().map(|settings| FleetSettings { calendars, ..settings }),
-        pair.mod_revision,
-    ))
 }
 
 pub(crate) fn base_event(news: &News) -> Event {

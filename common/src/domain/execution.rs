@@ -1,12 +1,13 @@
 //! How the command of a job is run: the options that only who runs it looks at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::http::{self, Http};
+use super::secret::{SECRETS_MAX, SecretName};
 
 /// `outputLimitBytes` of a job that gives none.
 pub const OUTPUT_LIMIT_BYTES_DEFAULT: u32 = 1024 * 1024;
@@ -49,6 +50,9 @@ impl Environment {
             if value.contains('\0') {
                 return Err(format!("the value of {name:?} contains a NUL character: leave it out"));
             }
+            if let Some(Err(why)) = SecretName::in_value(value) {
+                return Err(format!("the value of {name:?}: {why}"));
+            }
             bytes += name.len() + value.len();
             variables.insert(name.clone(), value.clone());
         }
@@ -57,7 +61,17 @@ impl Environment {
                 "has {bytes} bytes: put what is large into a file, {ENV_BYTES_MAX} fit here"
             ));
         }
-        Ok(Self(variables))
+        let environment = Self(variables);
+        let secrets = environment.secrets().collect::<BTreeSet<_>>().len();
+        if secrets > SECRETS_MAX {
+            return Err(format!("names {secrets} secrets: {SECRETS_MAX} are the most"));
+        }
+        Ok(environment)
+    }
+
+    /// The secrets that values stand for.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretName> {
+        self.iter().filter_map(|(_, value)| SecretName::in_value(value)?.ok())
     }
 
     /// Whether there is none.
@@ -173,6 +187,12 @@ pub struct Execution {
 }
 
 impl Execution {
+    /// The secrets that it names.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretName> {
+        let variables = self.env.iter().flat_map(Environment::secrets);
+        variables.chain(self.http.iter().flat_map(|http| http.secrets()))
+    }
+
     /// Most bytes of output that are kept.
     #[must_use]
     pub fn output_limit(&self) -> usize {

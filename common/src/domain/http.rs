@@ -1,5 +1,6 @@
 //! The option `http`: a request that a job sends in place of running a command, and what its answer must be.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -7,6 +8,7 @@ use url::Url;
 
 use super::execution::Execution;
 use super::job::Fault;
+use super::secret::{SECRETS_MAX, SecretName};
 
 /// `timeoutSeconds` of a job with `http` that gives none: a receiver that hangs would hold the job's lock for ever.
 pub const TIMEOUT_SECONDS_DEFAULT: u32 = 60;
@@ -146,6 +148,11 @@ impl Http {
     /// Names and values of the headers.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().flatten().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The secrets that headers name.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretName> {
+        self.headers().filter_map(|(_, value)| SecretName::in_header(value)?.1.ok())
     }
 
     /// The body.
@@ -363,6 +370,9 @@ fn address(value: &Value) -> Result<String, String> {
         format!("url: {text:?} is no address ({why}): write one like \"https://example.com/\"")
     })?;
     check_url(&url).map_err(|why| format!("url: {why}"))?;
+    if text.contains("=secret:") {
+        return Err("url: takes no secrets, since addresses stand in logs: give them in a header".to_owned());
+    }
     Ok(text.to_owned())
 }
 
@@ -393,6 +403,7 @@ fn headers(value: &Value) -> Result<Vec<(String, String)>, String> {
         return Err(format!("headers: there are {}: give at most {HEADERS_MAX}", given.len()));
     }
     let mut headers: Vec<(String, String)> = Vec::with_capacity(given.len());
+    let mut secrets = BTreeSet::new();
     for (name, value) in given {
         let wrong = |why: String| format!("headers: {name:?} {why}");
         let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -417,11 +428,19 @@ fn headers(value: &Value) -> Result<Vec<(String, String)>, String> {
         if value.trim() != value {
             return Err(wrong("has a value with blanks around it: leave them out".to_owned()));
         }
+        match SecretName::in_header(value) {
+            Some((_, Err(why))) => return Err(wrong(format!("has a value with {why}"))),
+            Some((_, Ok(secret))) => drop(secrets.insert(secret)),
+            None => {}
+        }
         headers.push((name.clone(), value.to_owned()));
     }
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > HEADER_BYTES_MAX {
         return Err(format!("headers: have {bytes} bytes: {HEADER_BYTES_MAX} fit"));
+    }
+    if secrets.len() > SECRETS_MAX {
+        return Err(format!("headers: name {} secrets: {SECRETS_MAX} are the most", secrets.len()));
     }
     Ok(headers)
 }
@@ -438,6 +457,11 @@ fn body(value: &Value) -> Result<String, String> {
         .ok_or("body: is not a string: write what is to be sent in quotes, also if it is JSON")?;
     if text.len() > BODY_BYTES_MAX {
         return Err(format!("body: is {} bytes long: {BODY_BYTES_MAX} fit", text.len()));
+    }
+    if let Some(Ok(secret)) = SecretName::in_value(text) {
+        return Err(format!(
+            "body: takes no secrets, {secret} would be sent as it stands: give it in a header"
+        ));
     }
     Ok(text.to_owned())
 }
@@ -545,6 +569,13 @@ mod tests {
             (with("headers", json!({"X": "好"})), "at character 1"),
             (with("headers", json!({"X": "a\0"})), "'\\0' at character 2"),
             (with("headers", json!({"X": " a"})), "blanks around it"),
+            (
+                with("headers", json!({"X": "Bearer secret:"})),
+                "\"X\" has a value with secret: names no secret",
+            ),
+            (with("headers", json!({"X": "token=secret:a"})), "stands alone, or behind one word"),
+            (json!({"url": "https://a/?key=secret:a"}), "give them in a header"),
+            (with("body", json!("secret:a")), "secret:a would be sent as it stands"),
             (with("headers", json!({"X": "a", "x": "b"})), "\"x\" is there twice"),
             (with("headers", json!({"HOST": "a"})), "may not be given"),
             (with("headers", json!({"Transfer-Encoding": "chunked"})), "may not be given"),

@@ -138,6 +138,37 @@ pub enum SkipReason {
 }
 
 impl SkipReason {
+    /// Every reason, in the order of its declaration.
+    pub const ALL: [Self; 10] = [
+        Self::Overlap,
+        Self::Misfire,
+        Self::Deleted,
+        Self::Disabled,
+        Self::Superseded,
+        Self::NoWorker,
+        Self::Replaced,
+        Self::StoreWentBack,
+        Self::Cancelled,
+        Self::WorkerGone,
+    ];
+
+    /// The reason as it is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap",
+            Self::Misfire => "misfire",
+            Self::Deleted => "deleted",
+            Self::Disabled => "disabled",
+            Self::Superseded => "superseded",
+            Self::NoWorker => "noWorker",
+            Self::Replaced => "replaced",
+            Self::StoreWentBack => "storeWentBack",
+            Self::Cancelled => "cancelled",
+            Self::WorkerGone => "workerGone",
+        }
+    }
+
     /// For `err`, where the seed's web page shows it.
     #[must_use]
     pub fn sentence(self) -> &'static str {
@@ -256,6 +287,9 @@ pub struct Record {
     /// The run whose success led to it, for trigger `after`: of the jobs that its job waits for the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<RunId>,
+    /// The trace that it belongs to: that of whoever asked for it, or one that it has begun and that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// There was more output than the limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output_truncated: bool,
@@ -297,6 +331,7 @@ impl Record {
             attempt: Some(open.attempt),
             trigger: Some(open.trigger),
             after: open.after.clone(),
+            trace_id: open.trace.map(|asked| asked.trace.to_string()),
             output_truncated: false,
             output_bytes: None,
             killed_by: None,
@@ -400,4 +435,22 @@ pub struct Ending {
     pub signal: Option<i32>,
     /// See [`Record::http_status`].
     pub http_status: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_the_one_that_is_stored() {
+        let stored = |value: serde_json::Value| value.as_str().map(str::to_owned);
+        for (place, reason) in SkipReason::ALL.into_iter().enumerate() {
+            assert_eq!(stored(serde_json::to_value(reason).unwrap()).as_deref(), Some(reason.as_str()));
+            assert_eq!(reason as usize, place);
+        }
+        for (place, trigger) in Trigger::ALL.into_iter().enumerate() {
+            assert_eq!(stored(serde_json::to_value(trigger).unwrap()).as_deref(), Some(trigger.as_str()));
+            assert_eq!(trigger as usize, place);
+        }
+    }
 }

@@ -11,6 +11,7 @@ use super::kill::Killed;
 use super::retry::Retry;
 use super::run::{OpenRun, RunId, Trigger};
 use super::stored;
+use super::trace::{self, TraceContext};
 use crate::clock::Timestamp;
 
 /// Format version that is written.
@@ -61,6 +62,9 @@ pub struct Request {
     /// The workers that are still to get a request each of it: it is not run itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
+    /// Where in which trace whoever asked for it was, or for what it goes back to; absent = nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::stored")]
+    pub trace: Option<TraceContext>,
 }
 
 impl Request {
@@ -83,6 +87,7 @@ impl Request {
             killed: None,
             target: None,
             targets: Vec::new(),
+            trace: None,
         }
     }
 
@@ -112,6 +117,7 @@ impl Request {
             killed: None,
             target: None,
             targets,
+            trace: None,
         }
     }
 
@@ -135,6 +141,7 @@ impl Request {
             killed: None,
             target: None,
             targets: Vec::new(),
+            trace: open.trace,
         };
         (open.run_id.of_attempt(attempt), request)
     }
@@ -159,6 +166,7 @@ impl Request {
             killed: None,
             target: None,
             targets: Vec::new(),
+            trace: None,
         };
         (run_id, request)
     }
@@ -198,6 +206,14 @@ mod tests {
         assert_eq!(manual.encode(), stored);
         let plain = Request::manual(RunId::from_text("0a"), name(), Environment::default(), at);
         assert_eq!(plain.env, None);
+        let traced = |trace: &str| {
+            let stored = std::str::from_utf8(stored).unwrap();
+            let stored = format!(r#"{},"trace":"{trace}"}}"#, stored.strip_suffix('}').unwrap());
+            Request::decode(stored.as_bytes()).unwrap().trace.map(|trace| trace.to_string())
+        };
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traced(trace).as_deref(), Some(trace));
+        assert_eq!(traced("nonsense"), None, "it is not worth the run");
         assert!(matches!(Request::decode(br#"{"v":2}"#), Err(stored::Error::Newer { .. })));
     }
 

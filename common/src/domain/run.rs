@@ -11,6 +11,7 @@ use crate::domain::job::JobName;
 use crate::domain::record::{RecordId, Skipped};
 use crate::domain::retry::Retry;
 use crate::domain::stored;
+use crate::domain::trace::{self, TraceContext};
 use crate::domain::worker::Sid;
 
 /// Format version that is written.
@@ -108,6 +109,21 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// Every trigger, in the order of its declaration.
+    pub const ALL: [Self; 5] = [Self::Schedule, Self::Manual, Self::Retry, Self::After, Self::Broadcast];
+
+    /// The trigger as it is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Manual => "manual",
+            Self::Retry => "retry",
+            Self::After => "after",
+            Self::Broadcast => "broadcast",
+        }
+    }
+
     /// A fire of its job's schedule.
     #[must_use]
     pub fn is_of_schedule(self) -> bool {
@@ -162,6 +178,9 @@ pub struct OpenRun {
     /// The id of the worker that it is for: of a job that runs on every worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// The trace that it goes on with: of whoever asked for it. Absent = it begins one of its own, see [`TraceContext::of_run`].
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::stored")]
+    pub trace: Option<TraceContext>,
 }
 
 impl OpenRun {

@@ -1,15 +1,17 @@
 //! The store in etcd.
 
+mod tls;
+
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Certificate, Client, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, Identity, KeyValue,
-    LeaseTimeToLiveOptions, PutOptions, TlsOptions, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
-    WatchRequestSender, WatchResponse, WatchResponseStream,
+    Client, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, KeyValue,
+    LeaseTimeToLiveOptions, PutOptions, TxnOp, TxnOpResponse, TxnResponse, WatchOptions, WatchRequestSender,
+    WatchResponse, WatchResponseStream,
 };
 use futures::StreamExt;
 use tonic::Code;
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::causes;
 use crate::clock::{Clock, Stopwatch, SystemClock, Timestamp, timeout};
-use crate::config::{EtcdSettings, Pem};
+use crate::config::EtcdSettings;
 
 /// HTTP/2 pings go out this often while a request or a watch is open. etcd counts pings below five seconds apart
 /// (`--grpc-keepalive-min-time`), and any on an idle connection, as abuse and hangs up: hence ten, and none while idle.
@@ -44,7 +46,12 @@ const LEASE_SECONDS_MAX: u64 = 9_000_000_000;
 /// It connects on first use, to one endpoint at a time; when a call fails on the way, the next attempt goes to the next endpoint over
 /// a new connection.
 pub struct EtcdKv {
-    endpoints: Vec<(String, ConnectOptions)>,
+    endpoints: Vec<String>,
+    tls: tls::Tls,
+    /// Name and password.
+    user: Option<(String, String)>,
+    /// It was said that etcd asks nobody for a name, though there is one.
+    open_said: AtomicBool,
     call_limit: Duration,
     current: Mutex<Current>,
     /// Held while connecting, so that callers who find no connection make one and not many.
@@ -66,6 +73,8 @@ struct Current {
 #[derive(Clone)]
 struct Connection {
     client: Client,
+    /// It has logged in as nobody, though there is a user: etcd asked for none.
+    nameless: bool,
     /// Tells connections apart: whoever finds one broken must not throw away its successor.
     number: usize,
 }
@@ -82,6 +91,12 @@ enum Repeat {
 enum Failure {
     /// etcd did not do it, another attempt may succeed.
     NotDone(String),
+    /// It did not do it, for want of TLS that both sides like: what to do, in words. Another member may be better.
+    Insecure(String),
+    /// The connection ended before it brought any answer: as [`Self::NoAnswer`], and what to look at.
+    Cut(String),
+    /// It did not do it, since the connection has no user: one with a user may.
+    Nobody,
     /// No answer: etcd may have done it, or may still do it.
     NoAnswer(String),
     /// etcd refuses, and will refuse again.
@@ -92,31 +107,14 @@ impl EtcdKv {
     /// A client with these settings; every call takes at most `call_limit`, connecting included. Does not connect yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a PEM file cannot be read.
+    /// [`Error::Invalid`] when a PEM file cannot be read, or is not what its setting wants.
     pub fn new(settings: &EtcdSettings, call_limit: Duration) -> Result<Self, Error> {
-        let endpoints = settings.endpoints_or_default();
-        let step = call_limit / attempts(endpoints.len());
-        let tls = tls(settings)?;
-        let endpoints = endpoints.into_iter().map(|endpoint| {
-            let mut options = ConnectOptions::new()
-                .with_connect_timeout(step)
-                .with_keep_alive(PING_EVERY, PING_ANSWER)
-                .with_keep_alive_while_idle(false)
-                .with_tcp_keepalive(PING_EVERY)
-                .with_auto_token_refresh(true)
-                // Else a member that is cut off from its leader keeps a watch open that sees nothing.
-                .with_require_leader(true);
-            if endpoint.starts_with("https://") {
-                options = options.with_tls(tls.clone());
-            }
-            if let (Some(user), Some(password)) = (&settings.username, &settings.password) {
-                options = options.with_user(user, password);
-            }
-            (endpoint, options)
-        });
         let current = Current { connection: None, connected: 0, heard: Timestamp::ZERO, proven: false };
         Ok(Self {
-            endpoints: endpoints.collect(),
+            endpoints: settings.endpoints_or_default(),
+            tls: tls::Tls::read(settings)?,
+            user: settings.username.clone().zip(settings.password.clone()),
+            open_said: AtomicBool::new(false),
             call_limit,
             current: Mutex::new(current),
             connecting: tokio::sync::Mutex::new(()),
@@ -159,7 +157,7 @@ impl EtcdKv {
     {
         let attempts = attempts(self.endpoints.len());
         let step = self.call_limit / attempts;
-        let mut why = format!("no answer within {:?}", self.call_limit);
+        let mut why = Error::Unavailable(format!("no answer within {:?}", self.call_limit));
         for _ in 0..attempts {
             let left = self.call_limit.saturating_sub(started.elapsed());
             if left.is_zero() {
@@ -168,12 +166,12 @@ impl EtcdKv {
             let connection = match timeout(left.min(step), self.connection()).await {
                 Ok(Ok(connection)) => connection,
                 Ok(Err(Failure::Refused(e))) => return Err(e),
-                Ok(Err(Failure::NotDone(w) | Failure::NoAnswer(w))) => {
-                    why = w;
+                Ok(Err(failure)) => {
+                    why = failure.lasting();
                     continue;
                 }
                 Err(elapsed) => {
-                    why = format!("connecting: {elapsed}");
+                    why = Error::Unavailable(format!("connecting: {elapsed}"));
                     continue;
                 }
             };
@@ -184,25 +182,35 @@ impl EtcdKv {
                     self.answered(connection.number);
                     return Ok(answer);
                 }
-                Ok(Err(e)) => failure(e),
+                Ok(Err(e)) => self.failure(connection.number, e),
                 Err(elapsed) => Failure::NoAnswer(elapsed.to_string()),
             };
             match failure {
+                // Now it asks. It may have taken the name in the client certificate for a user's.
+                Failure::Refused(Error::Denied(w)) if connection.nameless => {
+                    self.discard(connection.number);
+                    why = Error::Denied(w);
+                }
                 Failure::Refused(e) => {
                     self.answered(connection.number);
                     return Err(e);
                 }
-                Failure::NoAnswer(w) if repeat == Repeat::Never => {
+                // Whoever has no user will have none with the next connection.
+                Failure::Nobody if self.user.is_none() => {
+                    self.answered(connection.number);
+                    return Err(failure.lasting());
+                }
+                Failure::NoAnswer(w) | Failure::Cut(w) if repeat == Repeat::Never => {
                     self.discard(connection.number);
                     return Err(Error::Indeterminate(w));
                 }
-                Failure::NotDone(w) | Failure::NoAnswer(w) => {
+                failure => {
                     self.discard(connection.number);
-                    why = w;
+                    why = failure.lasting();
                 }
             }
         }
-        Err(Error::Unavailable(why))
+        Err(why)
     }
 
     /// The connection in use, or a new one to the next endpoint.
@@ -220,14 +228,80 @@ impl EtcdKv {
             current.connected += 1;
             current.connected
         };
-        let (endpoint, options) = &self.endpoints[(number - 1) % self.endpoints.len()];
-        let connecting = Box::pin(Client::connect([endpoint], Some(options.clone())));
-        let connection = Connection { client: connecting.await.map_err(failure)?, number };
+        let (client, nameless) = match Box::pin(self.connect(number, self.user.as_ref())).await {
+            Ok(client) => {
+                self.open_said.store(false, Ordering::Relaxed);
+                (client, false)
+            }
+            // Whoever gives users to an etcd that is in use gives the programs theirs first, and etcd asks for them once all have one. Who lets
+            // everybody in is not protected by our going away.
+            Err(e) if self.user.is_some() && asks_for_no_user(&e) => {
+                if !self.open_said.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "etcd asks nobody for a name, though CRON_ETCD_USERNAME is set: `etcdctl auth enable` makes it ask"
+                    );
+                }
+                let connecting = Box::pin(self.connect(number, None));
+                (connecting.await.map_err(|e| self.failure(number, e))?, true)
+            }
+            Err(e) => return Err(self.failure(number, e)),
+        };
+        let connection = Connection { client, nameless, number };
         let mut current = self.current();
         current.connection = Some(connection.clone());
         current.heard = SystemClock.now();
         current.proven = false;
         Ok(connection)
+    }
+
+    /// A new connection; logs in, if with a user.
+    async fn connect(
+        &self,
+        number: usize,
+        user: Option<&(String, String)>,
+    ) -> Result<Client, etcd_client::Error> {
+        let endpoint = self.endpoint(number);
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(self.call_limit / attempts(self.endpoints.len()))
+            .with_keep_alive(PING_EVERY, PING_ANSWER)
+            .with_keep_alive_while_idle(false)
+            .with_tcp_keepalive(PING_EVERY)
+            .with_auto_token_refresh(true)
+            // Else a member that is cut off from its leader keeps a watch open that sees nothing.
+            .with_require_leader(true);
+        if endpoint.starts_with("https://") {
+            options = options.with_tls(self.tls.options());
+        }
+        if let Some((name, password)) = user {
+            options = options.with_user(name, password);
+        }
+        Client::connect([endpoint], Some(options)).await
+    }
+
+    /// Where connection number `number` leads.
+    fn endpoint(&self, number: usize) -> &str {
+        &self.endpoints[number.saturating_sub(1) % self.endpoints.len()]
+    }
+
+    fn failure(&self, number: usize, error: etcd_client::Error) -> Failure {
+        let endpoint = self.endpoint(number);
+        if let Some(why) = self.tls.in_words(endpoint, &error) {
+            return Failure::Insecure(format!("{endpoint}: {why}"));
+        }
+        let current = self.current();
+        let answered = current.proven && current.connection.as_ref().is_some_and(|c| c.number == number);
+        drop(current);
+        // What etcd itself says has no cause. Whoever is not let in hears of it in an alert, unless the end of the connection is faster.
+        let cut = matches!(&error, etcd_client::Error::GRpcStatus(status) if std::error::Error::source(status).is_some());
+        match failure(error) {
+            Failure::NoAnswer(_) if cut && !answered => {
+                Failure::Cut(format!("{endpoint}: {}", self.tls.of_a_cut(endpoint)))
+            }
+            Failure::NotDone(why) if why.starts_with(CLOSED) && !answered => {
+                Failure::Insecure(format!("{endpoint}: {}", self.tls.of_a_cut(endpoint)))
+            }
+            failure => failure,
+        }
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -246,7 +320,9 @@ impl EtcdKv {
         let mut current = self.current();
         if current.connection.as_ref().is_some_and(|c| c.number == number) {
             current.heard = SystemClock.now();
-            current.proven = true;
+            if !std::mem::replace(&mut current.proven, true) {
+                self.tls.agreed();
+            }
         }
     }
 
@@ -279,23 +355,33 @@ fn attempts(endpoints: usize) -> u32 {
     u32::try_from(endpoints).unwrap_or(u32::MAX).max(2)
 }
 
-fn tls(settings: &EtcdSettings) -> Result<TlsOptions, Error> {
-    // An error says that somebody installed one already.
-    let _already_installed = rustls::crypto::ring::default_provider().install_default();
-    let read = |what: &str, pem: &Pem| match pem {
-        Pem::Text(text) => Ok(text.clone().into_bytes()),
-        Pem::File(path) => std::fs::read(path)
-            .map_err(|e| Error::Invalid(format!("the {what} file {} cannot be read: {e}", path.display()))),
-    };
-    let mut options = match &settings.ca {
-        Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(read("CRON_ETCD_CA", ca)?)),
-        None => TlsOptions::new().with_enabled_roots(),
-    };
-    if let (Some(cert), Some(key)) = (&settings.cert, &settings.key) {
-        let identity = Identity::from_pem(read("CRON_ETCD_CERT", cert)?, read("CRON_ETCD_KEY", key)?);
-        options = options.identity(identity);
+impl Failure {
+    /// What it is called when no other attempt follows.
+    fn lasting(self) -> Error {
+        match self {
+            Self::NotDone(why) | Self::NoAnswer(why) => Error::Unavailable(why),
+            Self::Insecure(why) | Self::Cut(why) => Error::Insecure(why),
+            Self::Nobody => Error::Denied(denied("user name is empty")),
+            Self::Refused(error) => error,
+        }
     }
-    Ok(options)
+}
+
+fn asks_for_no_user(error: &etcd_client::Error) -> bool {
+    let etcd_client::Error::GRpcStatus(status) = error else { return false };
+    status.message().contains("authentication is not enabled")
+}
+
+/// etcd's words, and what to do about them.
+fn denied(words: &str) -> String {
+    let advice = if words.contains("authentication failed") {
+        "CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD are no user and password of it"
+    } else if words.contains("user name is empty") {
+        "it asks for a user, set CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD"
+    } else {
+        "the roles of its user do not allow this, see infra/etcd-roles.sh"
+    };
+    format!("{words}: {advice}")
 }
 
 #[async_trait]
@@ -475,11 +561,9 @@ fn cancelled(answer: &WatchResponse) -> Error {
 }
 
 fn watch_error(failure: Failure) -> Error {
-    match failure {
-        Failure::Refused(e) => e,
-        Failure::NotDone(why) | Failure::NoAnswer(why) => {
-            Error::Unavailable(format!("the watch ended: {why}"))
-        }
+    match failure.lasting() {
+        Error::Unavailable(why) => Error::Unavailable(format!("the watch ended: {why}")),
+        error => error,
     }
 }
 
@@ -659,6 +743,9 @@ fn failure(error: etcd_client::Error) -> Failure {
     }
 }
 
+/// How the story of a request begins that was not written any more.
+const CLOSED: &str = "the connection was closed";
+
 /// The whole story, when there was no connection or it ended before the request was written to it.
 fn never_sent(status: &tonic::Status) -> Option<String> {
     let mut cause = std::error::Error::source(status);
@@ -667,7 +754,7 @@ fn never_sent(status: &tonic::Status) -> Option<String> {
             return Some(format!("connecting: {}", causes::in_words(connect)));
         }
         if let Some(transport) = error.downcast_ref::<hyper::Error>().filter(|e| e.is_canceled()) {
-            return Some(format!("the connection was closed: {}", causes::in_words(transport)));
+            return Some(format!("{CLOSED}: {}", causes::in_words(transport)));
         }
         cause = error.source();
     }
@@ -685,12 +772,13 @@ fn by_message(code: Code, message: &str) -> Failure {
     } else if says("invalid auth token") || says("auth store is old") {
         // The next attempt logs in anew.
         Failure::NotDone(text())
+    } else if says("user name is empty") {
+        Failure::Nobody
     } else if says("permission denied")
         || says("authentication failed")
         || says("authentication is not enabled")
-        || says("user name is empty")
     {
-        Failure::Refused(Error::Denied(text()))
+        Failure::Refused(Error::Denied(denied(&text())))
     } else if says("no leader") || says("not supported for learner") {
         // The next attempt goes to another member.
         Failure::NotDone(text())
@@ -728,9 +816,17 @@ mod tests {
         check(Code::ResourceExhausted, full, refused(Error::Full(text(full))));
         let busy = "etcdserver: too many requests";
         check(Code::ResourceExhausted, busy, refused(Error::Unavailable(text(busy))));
-        for words in ["etcdserver: permission denied", "etcdserver: user name is empty"] {
-            check(Code::PermissionDenied, words, refused(Error::Denied(text(words))));
+        for words in [
+            "etcdserver: permission denied",
+            "etcdserver: authentication failed, invalid user ID or password",
+        ] {
+            let said = by_message(Code::PermissionDenied, words);
+            let Failure::Refused(Error::Denied(said)) = said else { panic!("{words}: {said:?}") };
+            assert!(said.starts_with(&text(words)), "{said}");
         }
+        check(Code::InvalidArgument, "etcdserver: user name is empty", Failure::Nobody);
+        let moved_on = "etcdserver: revision of auth store is old";
+        check(Code::InvalidArgument, moved_on, Failure::NotDone(text(moved_on)));
         for words in ["etcdserver: duplicate key given in txn request", "etcdserver: request is too large"] {
             check(Code::InvalidArgument, words, refused(Error::Invalid(text(words))));
         }

@@ -436,6 +436,10 @@ pub enum Error {
     /// The credentials are refused.
     #[error("access denied: {0}")]
     Denied(String),
+    /// No connection that both sides trust (TLS), or none of the kind that the settings want: nothing was asked of the store. Try again once
+    /// that is mended.
+    #[error("no secure connection to the store: {0}")]
+    Insecure(String),
     /// The settings refer to secrets that cannot be read: nothing was asked of the store. Try again once that is mended.
     #[error("the configuration cannot be read: {0}")]
     Unconfigured(String),

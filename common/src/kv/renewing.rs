@@ -13,7 +13,8 @@ impl Refusal for Error {
     }
 
     fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied(_))
+        // A client certificate is a credential as well.
+        matches!(self, Self::Denied(_) | Self::Insecure(_))
     }
 }
 
@@ -60,11 +61,11 @@ impl Kv for Renewing<dyn Kv> {
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
-        self.call(|kv| async move { kv.compact(revision).await }).await
+        self.once(|kv| async move { kv.compact(revision).await }).await
     }
 
     async fn room(&self) -> Result<Room, Error> {
-        self.call(|kv| async move { kv.room().await }).await
+        self.once(|kv| async move { kv.room().await }).await
     }
 
     fn cluster_id(&self) -> u64 {

@@ -271,7 +271,9 @@ mod tests {
         let days = Days { exclude: vec![NamedDays { name: "gone".into(), days: None }], ..Days::default() };
         let settings = ScheduleSettings { days: Some(Arc::new(days)), ..ScheduleSettings::default() };
         let why = Schedule::parse("* * * * *", &settings).unwrap_err();
-        assert!(why.to_string().contains("there is no calendar gone"), "{why}");
+        assert_eq!(why.of_job(), "calendars: there is no calendar gone");
+        let wrong = Schedule::parse("61 * * * *", &ScheduleSettings::default()).unwrap_err();
+        assert!(wrong.of_job().starts_with("cronExpr: minute: "), "{}", wrong.of_job());
     }
 
     #[test]

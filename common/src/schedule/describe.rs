@@ -293,7 +293,10 @@ mod english {
             match minute {
                 Shape::All if of_day.second.is_place() => text.push_str(" of every minute"),
                 Shape::All => {}
-                _ => text = format!("{text} in {}", which(minute, "minute")),
+                _ => {
+                    let of = if of_day.second.is_place() { "of" } else { "in" };
+                    text = format!("{text} {of} {}", which(minute, "minute"));
+                }
             }
             places = *minute != Shape::All;
         } else {
@@ -410,7 +413,7 @@ mod english {
 }
 
 mod chinese {
-    use super::{Fields, Place, Shape, SpecialDay, Time, depends_on_zone, joined, special_days};
+    use super::{Fields, Place, Shape, SpecialDay, Time, depends_on_zone, special_days};
 
     const DAYS: [&str; 8] = ["周日", "周一", "周二", "周三", "周四", "周五", "周六", "周日"];
 
@@ -424,8 +427,12 @@ mod chinese {
             None if of_day.clock.is_some() => parts.push("每天".to_owned()),
             None => {}
         }
-        parts.push(time(&of_day));
-        let text = parts.join("，");
+        let when = time(&of_day);
+        let text = match (parts.join("，"), &of_day.clock) {
+            (days, _) if days.is_empty() => when,
+            (days, Some(_)) => format!("{days} {when}"),
+            (days, None) => format!("{days}，{when}"),
+        };
         if depends_on_zone(fields) { format!("{text}（{}）", fields.zone()) } else { text }
     }
 
@@ -445,37 +452,38 @@ mod chinese {
 
     fn time(of_day: &Time) -> String {
         if let Some(times) = &of_day.clock {
-            return joined(times, "、", "和");
+            return series(times, "和");
         }
+        let Time { second, minute, hour, .. } = of_day;
+        let (smallest, unit) = if of_day.has_seconds() { (second, "秒") } else { (minute, "分钟") };
+        let minute_is_told = of_day.has_seconds() && *minute != Shape::All;
         let mut parts = Vec::new();
-        let minute_is_place = of_day.minute.is_place();
-        match &of_day.hour {
-            Shape::All if minute_is_place || (of_day.has_seconds() && of_day.minute != Shape::All) => {
-                parts.push("每小时".to_owned());
-            }
+        let minute_goes_on = matches!(minute, Shape::Steps { even: true, .. }) && second.is_place();
+        // What the hour is told for is one moment of it, or what goes on within it.
+        let is_moment = if minute_is_told { !minute_goes_on } else { smallest.is_place() };
+        match hour {
+            Shape::All if is_moment => parts.push("每小时".to_owned()),
             Shape::All => {}
-            Shape::Steps { first: 0, step, even: true, .. } => {
-                parts.push(format!("每隔 {step} 小时的一小时内"))
-            }
-            Shape::Steps { first, step, last, .. } => {
-                parts.push(format!("{first} 点至 {last} 点每隔 {step} 小时的一小时内"));
+            Shape::Steps { first, step, even: true, .. } if is_moment => {
+                parts.push(format!("从 {first} 点起每 {step} 小时"));
             }
             hour => parts.extend(list(hour, |n| format!("{n} 点"))),
         }
-        if !of_day.has_seconds() {
-            parts.push(often(&of_day.minute, "分钟"));
-            return parts.join("的");
+        if minute_is_told {
+            parts.push(if minute_goes_on {
+                often(minute, "分钟")
+            } else {
+                format!("第 {} 分钟", list(minute, |n| n.to_string()).unwrap_or_default())
+            });
+        } else if of_day.has_seconds() && second.is_place() {
+            parts.push("每分钟".to_owned());
         }
-        match &of_day.minute {
-            Shape::All if of_day.second.is_place() => parts.push("每分钟".to_owned()),
-            Shape::All => {}
-            Shape::Steps { first, step, last, .. } => {
-                parts.push(format!("第 {first} 至 {last} 分钟中每隔 {step} 分钟的一分钟内"));
-            }
-            minute => parts.push(format!("第 {} 分钟", list(minute, |n| n.to_string()).unwrap_or_default())),
+        let told = often(smallest, unit);
+        match (parts.join("的"), smallest.is_place()) {
+            (within, _) if within.is_empty() => told,
+            (within, true) => format!("{within}的{told}"),
+            (within, false) => format!("{within}内{told}"),
         }
-        parts.push(often(&of_day.second, "秒"));
-        parts.join("的")
     }
 
     fn often(shape: &Shape, unit: &str) -> String {
@@ -485,7 +493,7 @@ mod chinese {
             Shape::Steps { first: 0, step, even: true, .. } => format!("每 {step} {unit}"),
             Shape::Steps { first, step, even: true, .. } => format!("从第 {first} {unit}起每 {step} {unit}"),
             Shape::Steps { first, step, last, .. } => {
-                format!("第 {first} 至 {last} {unit}中每 {step} {unit}")
+                format!("第 {first} 至 {last} {unit}中的每 {step} {unit}")
             }
             _ => format!("第 {} {unit}", list(shape, |n| n.to_string()).unwrap_or_default()),
         }
@@ -501,9 +509,25 @@ mod chinese {
             Shape::Spans(spans) => spans.clone(),
         };
         let told = |(first, last): &(u32, u32)| {
-            if first == last { name(*first) } else { format!("{}至{}", name(*first), name(*last)) }
+            if first == last { name(*first) } else { with("至", &name(*first), &name(*last)) }
         };
-        Some(joined(&spans.iter().map(told).collect::<Vec<_>>(), "、", "和"))
+        Some(series(&spans.iter().map(told).collect::<Vec<_>>(), "和"))
+    }
+
+    /// Two parts with a word between, and with a space where a number meets it.
+    fn with(word: &str, left: &str, right: &str) -> String {
+        let space = |number: bool| if number { " " } else { "" };
+        let before = space(left.ends_with(|c: char| c.is_ascii_digit()));
+        let behind = space(right.starts_with(|c: char| c.is_ascii_digit()));
+        format!("{left}{before}{word}{behind}{right}")
+    }
+
+    /// `甲、乙和丙`.
+    fn series(parts: &[String], and: &str) -> String {
+        match parts {
+            [all @ .., last] if !all.is_empty() => with(and, &all.join("、"), last),
+            parts => parts.concat(),
+        }
     }
 
     fn days(fields: &Fields) -> Option<String> {
@@ -511,38 +535,36 @@ mod chinese {
         let mut month_parts = match Shape::of(fields, Place::DayOfMonth) {
             Shape::All => Vec::new(),
             Shape::Spans(spans) if spans.is_empty() => Vec::new(),
+            Shape::Steps { first, step, whole: true, .. } => vec![format!("每月 {first} 日起每 {step} 天")],
             Shape::Steps { first, step, last, .. } => {
-                vec![format!("每月 {first} 日至 {last} 日每 {step} 天")]
+                vec![format!("每月 {first} 日至 {last} 日中的每 {step} 天")]
             }
             shape => vec![format!("每月 {}", list(&shape, |n| format!("{n} 日")).unwrap_or_default())],
         };
         month_parts.extend(of_month.into_iter().map(special));
         let weekday = |n: u32| DAYS.get(n as usize).copied().unwrap_or_default().to_owned();
         let plain = list(&Shape::of(fields, Place::DayOfWeek), weekday).filter(|days| !days.is_empty());
-        let mut week_parts: Vec<String> = plain.into_iter().map(|days| format!("每{days}")).collect();
+        // Where both must hold, the weekday says which of the days are meant.
+        let each = if month_parts.is_empty() || fields.is_either_day() { "每" } else { "" };
+        let mut week_parts: Vec<String> = plain.into_iter().map(|days| format!("{each}{days}")).collect();
         week_parts.extend(of_week.into_iter().map(special));
-        let or = |parts: &[String]| joined(parts, "、", "或");
+        let or = |parts: &[String]| series(parts, "或");
         match (month_parts.as_slice(), week_parts.as_slice()) {
             ([], []) => None,
             (days, []) | ([], days) => Some(or(days)),
-            (of_month, of_week) if fields.is_either_day() => {
-                Some(format!("{}或{}", or(of_month), or(of_week)))
-            }
-            (of_month, of_week) => Some(format!("{}且须为{}", or(of_month), or(of_week))),
+            (of_month, of_week) if fields.is_either_day() => Some(with("或", &or(of_month), &or(of_week))),
+            (of_month, of_week) => Some(format!("{}，且须为{}", or(of_month), or(of_week))),
         }
     }
 
     fn special(day: SpecialDay) -> String {
         let weekday = |n: u32| DAYS.get(n as usize).copied().unwrap_or_default();
-        let from_last = |n: u32| match n {
-            0 => "每月最后一天".to_owned(),
-            _ => format!("每月最后一天的前 {n} 天"),
-        };
         match day {
-            SpecialDay::FromLast(n) => from_last(n),
-            SpecialDay::Workday(n) => format!("离每月 {n} 日最近的工作日"),
+            SpecialDay::FromLast(0) => "每月最后一天".to_owned(),
+            SpecialDay::FromLast(n) => format!("每月倒数第 {} 天", n + 1),
+            SpecialDay::Workday(n) => format!("每月离 {n} 日最近的工作日"),
             SpecialDay::WorkdayFromLast(0) => "每月最后一个工作日".to_owned(),
-            SpecialDay::WorkdayFromLast(n) => format!("离{}最近的工作日", from_last(n)),
+            SpecialDay::WorkdayFromLast(n) => format!("每月离倒数第 {} 天最近的工作日", n + 1),
             SpecialDay::LastWeekday(day) => format!("每月最后一个{}", weekday(day)),
             SpecialDay::NthWeekday(day, n) => format!("每月第 {n} 个{}", weekday(day)),
         }
@@ -564,71 +586,98 @@ mod tests {
             (
                 "*/7 * * * *",
                 "at every 7th minute from 0 through 56 of every hour",
-                "每小时的第 0 至 56 分钟中每 7 分钟",
+                "每小时的第 0 至 56 分钟中的每 7 分钟",
             ),
             ("17 * * * *", "at minute 17 of every hour", "每小时的第 17 分钟"),
-            ("09,39 * * * *", "at minutes 9 and 39 of every hour", "每小时的第 9和39 分钟"),
-            ("25 6 * * *", "at 06:25 every day, UTC", "每天，06:25（UTC）"),
-            ("47 6 * * 7", "at 06:47 on Sunday, UTC", "每周日，06:47（UTC）"),
-            ("52 6 1 * *", "at 06:52 on day 1 of the month, UTC", "每月 1 日，06:52（UTC）"),
-            ("30 7-23 * * *", "at minute 30 of hours 7 through 23, UTC", "7 点至23 点的第 30 分钟（UTC）"),
+            ("09,39 * * * *", "at minutes 9 and 39 of every hour", "每小时的第 9 和 39 分钟"),
+            ("25 6 * * *", "at 06:25 every day, UTC", "每天 06:25（UTC）"),
+            ("47 6 * * 7", "at 06:47 on Sunday, UTC", "每周日 06:47（UTC）"),
+            ("52 6 1 * *", "at 06:52 on day 1 of the month, UTC", "每月 1 日 06:52（UTC）"),
+            ("30 7-23 * * *", "at minute 30 of hours 7 through 23, UTC", "7 点至 23 点的第 30 分钟（UTC）"),
             (
                 "*/15 8-18 * * 1-5",
                 "every 15 minutes in hours 8 through 18 on Monday through Friday, UTC",
-                "每周一至周五，8 点至18 点的每 15 分钟（UTC）",
+                "每周一至周五，8 点至 18 点内每 15 分钟（UTC）",
             ),
-            ("12 */12 * * *", "at 00:12 and 12:12 every day, UTC", "每天，00:12和12:12（UTC）"),
-            ("0 */4 * * *", "at minute 0 of every 4th hour, UTC", "每隔 4 小时的一小时内的第 0 分钟（UTC）"),
-            ("0 8,20 * * *", "at 08:00 and 20:00 every day, UTC", "每天，08:00和20:00（UTC）"),
+            ("12 */12 * * *", "at 00:12 and 12:12 every day, UTC", "每天 00:12 和 12:12（UTC）"),
+            ("0 */4 * * *", "at minute 0 of every 4th hour, UTC", "从 0 点起每 4 小时的第 0 分钟（UTC）"),
+            ("18 */3 * * *", "at minute 18 of every 3rd hour, UTC", "从 0 点起每 3 小时的第 18 分钟（UTC）"),
+            (
+                "18 1-23/2 * * *",
+                "at minute 18 of every 2nd hour from 1 through 23, UTC",
+                "从 1 点起每 2 小时的第 18 分钟（UTC）",
+            ),
+            (
+                "18 */5 * * *",
+                "at minute 18 of every 5th hour from 0 through 20, UTC",
+                "0 点、5 点、10 点、15 点和 20 点的第 18 分钟（UTC）",
+            ),
+            (
+                "*/20 */6 * * *",
+                "every 20 minutes in every 6th hour, UTC",
+                "0 点、6 点、12 点和 18 点内每 20 分钟（UTC）",
+            ),
+            (
+                "*/10 5,50 * * * * *",
+                "every 10 seconds in minutes 5 and 50 of every hour",
+                "每小时的第 5 和 50 分钟内每 10 秒",
+            ),
+            (
+                "0 0 L-2 * *",
+                "at 00:00 on the day 2 days before the last of the month, UTC",
+                "每月倒数第 3 天 00:00（UTC）",
+            ),
+            (
+                "0 0 1-15/3 * *",
+                "at 00:00 on every 3rd day from 1 through 13 of the month, UTC",
+                "每月 1 日至 13 日中的每 3 天 00:00（UTC）",
+            ),
+            ("0 8,20 * * *", "at 08:00 and 20:00 every day, UTC", "每天 08:00 和 20:00（UTC）"),
             (
                 "0 0 13 * 5",
                 "at 00:00 on day 13 of the month or on Friday, UTC",
-                "每月 13 日或每周五，00:00（UTC）",
+                "每月 13 日或每周五 00:00（UTC）",
             ),
             (
                 "0 0 */2 * 5",
                 "at 00:00 on every 2nd day from 1 through 31 of the month if that is Friday, UTC",
-                "每月 1 日至 31 日每 2 天且须为每周五，00:00（UTC）",
+                "每月 1 日起每 2 天，且须为周五 00:00（UTC）",
             ),
             (
                 "0 0 * jan,mar-may sat,sun",
                 "at 00:00 on Saturday and Sunday in January and March through May, UTC",
-                "1 月和3 月至5 月，每周六和周日，00:00（UTC）",
+                "1 月和 3 月至 5 月，每周六和周日 00:00（UTC）",
             ),
             (
                 "0 0 * * FRI-MON",
                 "at 00:00 on Monday and Friday through Sunday, UTC",
-                "每周一和周五至周日，00:00（UTC）",
+                "每周一和周五至周日 00:00（UTC）",
             ),
-            ("0 0 L * *", "at 00:00 on the last day of the month, UTC", "每月最后一天，00:00（UTC）"),
+            ("0 0 L * *", "at 00:00 on the last day of the month, UTC", "每月最后一天 00:00（UTC）"),
             (
                 "0 0 15W * *",
                 "at 00:00 on the working day nearest to day 15 of the month, UTC",
-                "离每月 15 日最近的工作日，00:00（UTC）",
+                "每月离 15 日最近的工作日 00:00（UTC）",
             ),
             (
                 "0 0 LW * *",
                 "at 00:00 on the last working day of the month, UTC",
-                "每月最后一个工作日，00:00（UTC）",
+                "每月最后一个工作日 00:00（UTC）",
             ),
-            ("0 0 * * 5L", "at 00:00 on the last Friday of the month, UTC", "每月最后一个周五，00:00（UTC）"),
-            ("0 0 * * 5#2", "at 00:00 on the 2nd Friday of the month, UTC", "每月第 2 个周五，00:00（UTC）"),
+            ("0 0 * * 5L", "at 00:00 on the last Friday of the month, UTC", "每月最后一个周五 00:00（UTC）"),
+            ("0 0 * * 5#2", "at 00:00 on the 2nd Friday of the month, UTC", "每月第 2 个周五 00:00（UTC）"),
             ("*/10 * * * * * *", "every 10 seconds", "每 10 秒"),
-            ("30 0 9 * * * *", "at 09:00:30 every day, UTC", "每天，09:00:30（UTC）"),
-            (
-                "15 */5 * * * * *",
-                "at second 15 in every 5th minute of every hour",
-                "每小时的第 0 至 55 分钟中每隔 5 分钟的一分钟内的第 15 秒",
-            ),
-            ("* * 3 * * * 2030", "every second in hour 3 in 2030, UTC", "2030 年，3 点的每秒（UTC）"),
+            ("30 0 9 * * * *", "at 09:00:30 every day, UTC", "每天 09:00:30（UTC）"),
+            ("15 */5 * * * * *", "at second 15 of every 5th minute of every hour", "每 5 分钟的第 15 秒"),
+            ("* * 3 * * * 2030", "every second in hour 3 in 2030, UTC", "2030 年，3 点内每秒（UTC）"),
             ("@every 90s", "every 1 minute and 30 seconds", "每 1 分钟 30 秒"),
             ("@hourly", "at minute 0 of every hour", "每小时的第 0 分钟"),
             (
                 "0 9 * * *\n@hourly",
                 "at 09:00 every day, UTC; also at minute 0 of every hour",
-                "每天，09:00（UTC）；以及每小时的第 0 分钟",
+                "每天 09:00（UTC）；以及每小时的第 0 分钟",
             ),
-            ("CRON_TZ=Asia/Tokyo 0 9 * * *", "at 09:00 every day, Asia/Tokyo", "每天，09:00（Asia/Tokyo）"),
+            ("CRON_TZ=Asia/Tokyo 0 9 * * *", "at 09:00 every day, Asia/Tokyo", "每天 09:00（Asia/Tokyo）"),
             (
                 "@at 2030-01-01T09:00:00+09:00",
                 "once, at 2030-01-01T00:00:00.000Z",

@@ -19,12 +19,15 @@ const HASH_SEED: u64 = 0x6372_6f6e_4820_0001;
 /// As much of a faulty text as a message repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
 
+/// The field of an error that is about the calendars beside the expression.
+const CALENDARS: &str = "calendars";
+
 /// What is wrong with an expression, where, and what to write instead.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {
     /// The line that it stands in, from 1; 0 where there is only one.
     pub line: usize,
-    /// Name of the field (`minute`, `day of month`, …); empty for the expression as a whole.
+    /// Name of the field (`minute`, `day of month`, …); empty for the expression as a whole; `calendars` for days that are not known.
     pub field: &'static str,
     /// The text at fault.
     pub text: String,
@@ -52,6 +55,14 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// The same behind the name of the job's option that is to be mended.
+    #[must_use]
+    pub fn of_job(&self) -> String {
+        if self.field == CALENDARS { self.to_string() } else { format!("cronExpr: {self}") }
+    }
+}
 
 /// A piece of the expression and where it starts: an offset in bytes, which are characters since all is ASCII by then.
 #[derive(Clone, Copy)]
@@ -107,7 +118,8 @@ pub(super) fn parse(text: &str, settings: &ScheduleSettings<'_>) -> Result<Parse
         settings.days.as_ref().map(|days| days.missing()).filter(|missing| !missing.is_empty())
     {
         // Whoever does not know the days must not take all of them for days with fires.
-        return Err(whole(format!("there is no calendar {}", missing.join(", "))));
+        let message = format!("there is no calendar {}", missing.join(", "));
+        return Err(Error { field: CALENDARS, ..whole(message) });
     }
     let mut parsed = Parsed { expressions: Vec::new(), warnings: Vec::new() };
     for (n, line) in &lines {

@@ -1,6 +1,7 @@
 //! References to secrets in the settings, and how they become values.
 
 mod aws;
+mod cached;
 mod renewing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use aws::Aws;
+pub use cached::Cached;
 pub(crate) use renewing::Refusal;
 pub use renewing::{Made, Renewing};
 

@@ -88,6 +88,17 @@ impl<C: ?Sized> Renewing<C> {
         }
     }
 
+    /// Does a call whose refusal says nothing about the credentials: what only some users may do.
+    pub(crate) async fn once<T, E, F>(&self, call: impl FnOnce(Arc<C>) -> F + Send) -> Result<T, E>
+    where
+        C: Send + Sync,
+        E: Refusal,
+        F: Future<Output = Result<T, E>> + Send,
+    {
+        let held = self.client().await.map_err(|error| E::unconfigured(error.to_string()))?;
+        call(Arc::clone(&held.client)).await
+    }
+
     /// The client in use; the first call reads the secrets.
     async fn client(&self) -> Result<Arc<Held<C>>, Error> {
         if let Some(held) = self.held() {

@@ -157,6 +157,16 @@ impl Claims {
         self.text("sub").filter(good).ok_or("it does not say whom it is about")
     }
 
+    /// When the token expires.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        let end = self.seconds("exp").ok()??;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a time that is too far away becomes the last one"
+        )]
+        Some(Timestamp::from_ms((end * 1000.0) as i64))
+    }
+
     /// The claim of that name; where there is none, the dots of the name lead into objects.
     pub(super) fn find(&self, name: &str) -> Option<&Value> {
         self.0.get(name).or_else(|| {

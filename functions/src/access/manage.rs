@@ -87,7 +87,7 @@ impl Stored {
 }
 
 /// What a token is called in the audit. What is stored of it is not kept there: its hash is nobody's business.
-const TOKEN: &str = "token";
+pub(super) const TOKEN: &str = "token";
 
 /// Makes a token for `whose` wish; the answer is all that is ever shown of its secret.
 ///

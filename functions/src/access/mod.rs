@@ -9,6 +9,7 @@ mod failures;
 mod jwt;
 pub(crate) mod manage;
 mod oidc;
+mod refused;
 mod right;
 mod tokens;
 
@@ -17,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::api::errno::Kind;
-use common::clock::Clock;
+use common::clock::{Clock, Timestamp};
 use common::config::{self, Auth, Settings};
 use common::domain::access::{Means, Principal, Role};
 use common::domain::job::JobName;
@@ -30,6 +31,7 @@ use lambda_http::{Body, Request};
 use self::bearer::Shown;
 use self::failures::Failures;
 use self::oidc::Oidc;
+use self::refused::Refused;
 pub use self::right::Right;
 pub(crate) use self::right::{check, nobody, out_of_reach};
 use self::tokens::{Bootstrap, Tokens};
@@ -56,6 +58,16 @@ pub(crate) fn reach(principal: &Principal, job: &JobName) -> Result<(), Refusal>
     if principal.reaches(job) { Ok(()) } else { Err(out_of_reach(principal)) }
 }
 
+/// Until when what the caller has shown is good; stands beside a request whose caller has shown something that ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GoodUntil(pub(crate) Timestamp);
+
+/// Whom a token stands for, and until when.
+struct Known {
+    principal: Principal,
+    until: Option<Timestamp>,
+}
+
 /// Says who calls.
 pub struct Gate(How);
 
@@ -73,6 +85,7 @@ struct Guarded {
     bootstrap: Option<Bootstrap>,
     oidc: Option<Oidc>,
     failures: Failures,
+    refused: Refused,
 }
 
 /// Why a request was not let in.
@@ -105,8 +118,13 @@ impl Gate {
     pub fn guarded(kv: Arc<dyn Kv>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
         let bootstrap = settings.has_bootstrap_token().then(|| Bootstrap::new(settings));
         let oidc = Oidc::new(&settings.oidc, Arc::clone(&clock));
-        let guarded =
-            Guarded { tokens: Tokens::new(kv, clock), bootstrap, oidc, failures: Failures::default() };
+        let guarded = Guarded {
+            tokens: Tokens::new(Arc::clone(&kv), Arc::clone(&clock)),
+            bootstrap,
+            oidc,
+            failures: Failures::default(),
+            refused: Refused::new(kv, clock),
+        };
         Self(How::Guarded(Box::new(guarded)))
     }
 
@@ -154,15 +172,20 @@ impl Gate {
     async fn admit(&self, route: &Route, mut request: Request) -> Result<Request, Response> {
         // Nobody but this gate says who calls.
         request.extensions_mut().remove::<Principal>();
+        request.extensions_mut().remove::<GoodUntil>();
         if route.right != Right::Public {
             let principal = match &self.0 {
                 How::Open => Principal::anybody(),
                 // It would serve what is not published without asking: that function was given the wrong gate.
                 How::Published => return Err(stopped(route, None, &Stopped::Unknown)),
-                How::Guarded(guarded) => guarded
-                    .authenticate(route, &request)
-                    .await
-                    .map_err(|why| stopped(route, caller::address(&request), &why))?,
+                How::Guarded(guarded) => {
+                    let known = guarded
+                        .authenticate(route, &request)
+                        .await
+                        .map_err(|why| stopped(route, caller::address(&request), &why))?;
+                    known.until.map(|until| request.extensions_mut().insert(GoodUntil(until)));
+                    known.principal
+                }
             };
             request.extensions_mut().insert(principal);
         }
@@ -178,29 +201,33 @@ impl Gate {
 }
 
 impl Guarded {
-    async fn authenticate(&self, route: &Route, request: &Request) -> Result<Principal, Stopped> {
+    async fn authenticate(&self, route: &Route, request: &Request) -> Result<Known, Stopped> {
         let address = caller::address(request);
-        let answered = match bearer::shown(request.headers()) {
+        let mut answered = match bearer::shown(request.headers()) {
             Shown::Nothing => return Err(Stopped::Unknown),
             Shown::Token(token) => self.known(route, token, address).await,
             Shown::Nonsense(why) => Err(Stopped::Wrong(why)),
         };
         if matches!(answered, Err(Stopped::Wrong(_))) {
             if self.failures.are_too_many(address) {
-                return Err(Stopped::TooMany);
+                answered = Err(Stopped::TooMany);
+            } else {
+                self.failures.count(address);
             }
-            self.failures.count(address);
+        }
+        if matches!(answered, Err(Stopped::Wrong(_) | Stopped::TooMany)) {
+            self.refused.count(request);
         }
         answered
     }
 
     /// Who the bearer of the token is. Which of the kinds a token is of is told by how it looks, and one that looks like a kind is tried as that kind
     /// alone: nothing that one of them refuses is taken by another.
-    async fn known(&self, route: &Route, shown: &str, address: Option<IpAddr>) -> Result<Principal, Stopped> {
+    async fn known(&self, route: &Route, shown: &str, address: Option<IpAddr>) -> Result<Known, Stopped> {
         if let Some(secret) = Secret::parse(shown) {
             // What is known already costs nothing: whoever shares an address with somebody who guesses goes on working.
-            if let Some(principal) = self.tokens.remembered(&secret) {
-                return Ok(principal);
+            if let Some(known) = self.tokens.remembered(&secret) {
+                return Ok(known);
             }
             if self.failures.are_too_many(address) {
                 return Err(Stopped::TooMany);

@@ -13,8 +13,8 @@ use common::https;
 use common::shortened::shortened;
 use serde_json::Value;
 
-use super::Stopped;
 use super::jwt::{Claims, Expected, Keys, Unverified};
+use super::{Known, Stopped};
 use crate::http::Refusal;
 
 /// The provider's keys are asked for again after so long, in case it has withdrawn one.
@@ -89,7 +89,7 @@ impl Oidc {
     }
 
     /// Whom the token is about, and what that may do.
-    pub(super) async fn principal(&self, token: &str) -> Result<Principal, Stopped> {
+    pub(super) async fn principal(&self, token: &str) -> Result<Known, Stopped> {
         let unverified = Unverified::parse(token).map_err(Stopped::Wrong)?;
         let keys = self.keys(&unverified.kid).await?;
         let claims = unverified.verify(&keys, &self.expected, self.clock.now()).map_err(Stopped::Wrong)?;
@@ -105,7 +105,9 @@ impl Oidc {
         let prefix = self.prefix(&claims)?;
         let name = claims.text("preferred_username").unwrap_or(&subject);
         let name = name.chars().filter(|c| !c.is_control()).collect();
-        Ok(Principal { name: shortened(name, NAME_BYTES_MAX), role, prefix, means: Means::Jwt(subject) })
+        let name = shortened(name, NAME_BYTES_MAX);
+        let principal = Principal { name, role, prefix, means: Means::Jwt(subject) };
+        Ok(Known { principal, until: claims.expires_at() })
     }
 
     /// The highest of the roles that are named; other words in a list are other programs' business.

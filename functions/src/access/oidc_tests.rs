@@ -155,7 +155,7 @@ fn scene() -> (Signer, Arc<Provider>, Oidc) {
 /// `wrong`, `not allowed`, `unavailable`, or the role.
 async fn outcome(oidc: &Oidc, token: &str) -> String {
     match oidc.principal(token).await {
-        Ok(principal) => principal.role.word().to_owned(),
+        Ok(known) => known.principal.role.word().to_owned(),
         Err(Stopped::Wrong(why)) => format!("wrong: {why}"),
         Err(Stopped::Refused(refusal)) => format!("{:?}", refusal.kind),
         Err(Stopped::Unknown | Stopped::TooMany) => panic!("not its business"),
@@ -172,7 +172,8 @@ async fn a_token_signed_by_a_key_of_the_provider_is_taken() {
     ] {
         let token = signer.raw(by, header, &claims().to_string());
         assert_eq!(outcome(&oidc, &token).await, "editor", "{by}");
-        let principal = oidc.principal(&token).await.ok().unwrap();
+        let Known { principal, until } = oidc.principal(&token).await.ok().unwrap();
+        assert_eq!(until, Some(NOW.plus_ms(300_000)));
         assert_eq!((principal.name.as_str(), principal.prefix.as_str()), ("ada", ""));
         assert_eq!(principal.means, Means::Jwt("ada".to_owned()));
     }
@@ -305,7 +306,7 @@ async fn role_and_prefix_come_from_claims_and_are_never_guessed() {
     ] {
         let mut claims = but("team", team.clone());
         claims["realm_access"] = json!({"roles": ["admin"]});
-        let got = oidc.principal(&signer.token(&claims)).await.ok();
+        let got = oidc.principal(&signer.token(&claims)).await.ok().map(|known| known.principal);
         assert_eq!(got.as_ref().map(|principal| principal.prefix.as_str()), expected, "{team}");
         assert!(got.is_none_or(|principal| principal.role == Role::Admin));
     }

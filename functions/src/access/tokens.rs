@@ -14,7 +14,7 @@ use common::kv::{Compare, Kv, Op, Txn};
 use common::secrets::{Aws, Vault, resolve};
 use sha2::{Digest as _, Sha256};
 
-use super::Stopped;
+use super::{Known, Stopped};
 use crate::http::Refusal;
 use crate::store;
 
@@ -34,6 +34,10 @@ pub(super) struct Tokens {
     remembered: Mutex<BTreeMap<TokenId, Remembered>>,
 }
 
+fn known(token: &Token, id: &TokenId) -> Known {
+    Known { principal: token.principal(id), until: token.expires_at }
+}
+
 struct Remembered {
     token: Token,
     since: Stopwatch,
@@ -45,15 +49,15 @@ impl Tokens {
     }
 
     /// The bearer of a token that was good a moment ago.
-    pub(super) fn remembered(&self, secret: &Secret) -> Option<Principal> {
+    pub(super) fn remembered(&self, secret: &Secret) -> Option<Known> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = remembered.get(secret.id()).filter(|known| known.since.elapsed() < REMEMBERED_FOR)?;
         let good = fresh.token.hash.is(&secret.hash()) && fresh.token.is_live(self.clock.now());
-        good.then(|| fresh.token.principal(secret.id()))
+        good.then(|| known(&fresh.token, secret.id()))
     }
 
     /// The bearer of a token that is good now. The same work is done whether a token of its id is known or not.
-    pub(super) async fn look_up(&self, secret: &Secret) -> Result<Principal, Stopped> {
+    pub(super) async fn look_up(&self, secret: &Secret) -> Result<Known, Stopped> {
         let (key, used) = (keys::token(secret.id()), keys::token_used(secret.id()));
         // Not the answer of any one member, which may not have heard yet that the token is revoked.
         let look = Txn { then: vec![Op::get(key), Op::get(used)], ..Txn::default() };
@@ -75,11 +79,11 @@ impl Tokens {
             Some(_) => return Err(Stopped::Wrong("its id is known, and the rest of it is wrong")),
             None => return Err(Stopped::Wrong("its id is not known")),
         };
-        let principal = token.principal(secret.id());
+        let known = known(&token, secret.id());
         let last = found.pair(1).and_then(|pair| Used::decode(&pair.value).ok());
         self.remember(secret.id(), token);
         self.note_use(secret.id(), last.map(|used| used.at), now);
-        Ok(principal)
+        Ok(known)
     }
 
     fn remember(&self, id: &TokenId, token: Token) {
@@ -127,19 +131,20 @@ impl Bootstrap {
     }
 
     /// Whoever makes the first token, if what is shown is the secret.
-    pub(super) async fn principal(&self, shown: &str) -> Result<Principal, Stopped> {
+    pub(super) async fn principal(&self, shown: &str) -> Result<Known, Stopped> {
         let hash = self.hash().await?;
         // Hashes are compared, so that where they differ tells nothing of the secret.
         let shown: [u8; 32] = Sha256::digest(shown).into();
         if !bool::from(subtle::ConstantTimeEq::ct_eq(&shown[..], &hash[..])) {
             return Err(Stopped::Wrong("it is neither a token nor the bootstrap token"));
         }
-        Ok(Principal {
+        let principal = Principal {
             name: "bootstrap".to_owned(),
             role: Role::Admin,
             prefix: String::new(),
             means: Means::Bootstrap,
-        })
+        };
+        Ok(Known { principal, until: None })
     }
 
     async fn hash(&self) -> Result<[u8; 32], Stopped> {

@@ -4,6 +4,7 @@ import {
   THEMES, answeredAt, caller, chooseLanguage, chooseTheme, go, html, language, link, local, may, paused, refresh, route, t, theme, troubles, useCell, usePoll, utc, whoAmI,
 } from "./core.js";
 import { Audit } from "./audit.js";
+import { Calendars } from "./calendars.js";
 import { Confirmation } from "./dialogs.js";
 import { FleetPaused, useFleet } from "./fleet.js";
 import { JobForm } from "./form.js";
@@ -25,6 +26,9 @@ function formOf({ parts }) {
   if (parts.length === 3 && parts[0] === "jobs" && ["edit", "copy"].includes(parts[2])) return { kind: parts[2], name: parts[1] };
   return null;
 }
+
+/** The views of one part, which is also the name of their title; what is no view is told below the jobs. */
+const VIEWS = ["running", "workers", "calendars", "tokens", "audit"];
 
 /** A role may be changed, or end, while the page is open. */
 const WHO_EVERY_MS = 60_000;
@@ -76,18 +80,19 @@ function toMain(event) {
 
 function View({ view: { parts, query }, workers, fleet }) {
   const [first, second, third, fourth] = parts;
-  const title = parts.length >= 2 && first === "jobs" ? second : ["workers", "running", "tokens", "audit"].includes(first) ? t(first) : t("jobs");
+  const title = parts.length >= 2 && first === "jobs" ? second : VIEWS.includes(first) ? t(first) : t("jobs");
   useEffect(() => {
     document.title = `${title} · Fleetcron`;
   }, [title]);
   if (parts.length === 0 || (parts.length === 1 && first === "jobs")) return html`<${Jobs} query=${query} />`;
   if (parts.length === 2 && first === "jobs") return html`<${Job} key=${second} name=${second} query=${query} />`;
   if (parts.length === 3 && first === "jobs" && third === "versions") return html`<${Versions} key=${second} name=${second} query=${query} />`;
-  if (parts.length === 1 && first === "audit") return html`<${Audit} query=${query} />`;
   if (parts.length === 4 && first === "jobs" && third === "runs") return html`<${Run} key=${fourth} name=${second} id=${fourth} />`;
   if (parts.length === 1 && first === "running") return html`<${Running} query=${query} />`;
   if (parts.length === 1 && first === "workers") return html`<${Workers} query=${query} workers=${workers} fleet=${fleet} />`;
+  if (parts.length === 1 && first === "calendars") return html`<${Calendars} query=${query} />`;
   if (parts.length === 1 && first === "tokens") return html`<${Tokens} />`;
+  if (parts.length === 1 && first === "audit") return html`<${Audit} query=${query} />`;
   return html`<${Title} id="none">${t("noSuchView")}<//><p><a href="#/jobs">${t("allJobs")}</a></p>`;
 }
 
@@ -98,10 +103,12 @@ function Head({ parts, workers }) {
   return html`<header>
     <a class="brand" href="#/jobs">Fleetcron</a>
     <nav aria-label=${t("views")}>
-      <a href="#/jobs" aria-current=${current(!["workers", "running", "tokens"].includes(view))}>${t("jobs")}</a>
+      <a href="#/jobs" aria-current=${current(!VIEWS.includes(view))}>${t("jobs")}</a>
       <a href="#/running" aria-current=${current(view === "running")}>${t("running")}</a>
       <a href="#/workers" aria-current=${current(view === "workers")}>${t("workers")}${count === undefined ? null : html` <span class=${`count ${count === 0 ? "none" : ""}`}>${count}</span>`}</a>
+      <a href="#/calendars" aria-current=${current(view === "calendars")}>${t("calendars")}</a>
       ${may("admin") ? html`<a href="#/tokens" aria-current=${current(view === "tokens")}>${t("tokens")}</a>` : null}
+      ${may("admin", true) ? html`<a href="#/audit" aria-current=${current(view === "audit")}>${t("audit")}</a>` : null}
     </nav>
     <${Freshness} />
     <div class="choices">

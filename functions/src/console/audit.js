@@ -1,5 +1,5 @@
-// Who changed what, newest first: for admins.
-import { html, ask, link, t, usePoll } from "./core.js";
+// Who changed what, newest first: for admins with all jobs.
+import { html, ask, caller, link, may, t, useCell, usePoll } from "./core.js";
 import { Empty, Name, Search, Time, Title, Warnings, dash } from "./parts.js";
 import { Changes, Pages } from "./versions.js";
 
@@ -8,10 +8,12 @@ const PAGE = 50;
 const EVERY_MS = 15_000;
 
 export function Audit({ query }) {
+  useCell(caller);
   const after = query.get("after") ?? "";
   const job = query.get("job") ?? "";
   const asked = new URLSearchParams({ limit: PAGE, after, ...(job && { job }) });
-  const { data: answer, error } = usePoll(`audit ${asked}`, (signal) => ask(`audit/list?${asked}`, { signal }), EVERY_MS);
+  const { data: answer, error } = usePoll(may("admin", true) ? `audit ${asked}` : null, (signal) => ask(`audit/list?${asked}`, { signal }), EVERY_MS);
+  if (!may("admin", true)) return html`<${Title} id="audit">${t("audit")}<//><p class="note doubt">${t("auditForAdmins")}</p>`;
   return html`
     <div class="bar"><${Title} id="audit">${t("audit")}<//>
       <${Search} label=${t("auditJob")} text=${job} address=${(text) => link(["audit"], { job: text })} replace=${() => true} /></div>

@@ -162,6 +162,9 @@ export function duration(ms) {
   return `${plural(Math.floor(hours / 24), "day", 0)} ${plural(hours % 24, "hour", 0)}`;
 }
 
+/** The day of the week of a date like `2027-01-31`. */
+export const weekday = (date) => formatter("weekday", (locale) => new Intl.DateTimeFormat(locale, { weekday: "short", timeZone: "UTC" })).format(Date.parse(date));
+
 export function number(value) {
   return formatter("number", (locale) => new Intl.NumberFormat(locale)).format(value);
 }

@@ -74,12 +74,17 @@ async function resumeFleet() {
   say(t("fleetResumeDone"), { warnings });
 }
 
-async function revoke({ name, id }) {
-  const { data, warnings } = await ask("token/revoke", { body: { id } });
+async function revoke({ name, id, insist }) {
+  const { data, warnings } = await ask("token/revoke", { body: { id, ...insist } });
   say(t(data ? "revoked" : "revokedNone", { name }), { warnings });
 }
 
-/** By kind: what is done, and whether something may be typed before. */
+async function deleteCalendar({ name, insist }) {
+  const { data, warnings } = await ask("calendar/delete", { body: { name, ...insist } });
+  say(t(data ? "deleted" : "deletedNone", { name }), { warnings });
+}
+
+/** By kind: what is done, and whether something may be typed before. `insist`: the field by which the API does what it refuses at first, and says so. */
 const QUESTIONS = {
   run: { act: run, typed: { label: "runEnvironment", help: "runEnvironmentHelp", rows: 4, placeholder: "NAME=value" } },
   kill: { act: kill, danger: true },
@@ -87,7 +92,8 @@ const QUESTIONS = {
   rollback: { act: rollback },
   fleetPause: { act: pauseFleet, danger: true, typed: { label: "fleetPauseReason", help: "fleetPauseReasonHelp", rows: 2 } },
   fleetResume: { act: resumeFleet },
-  revoke: { act: revoke, danger: true },
+  revoke: { act: revoke, danger: true, insist: "last" },
+  calendarDelete: { act: deleteCalendar, danger: true, insist: "force" },
 };
 
 /** The question that is open. */
@@ -99,9 +105,10 @@ export function Confirmation() {
 const randomKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function Confirm({ kind, name, runId, id, version }) {
-  const { act, danger, typed: input } = QUESTIONS[kind];
+  const { act, danger, typed: input, insist } = QUESTIONS[kind];
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
+  const [insisting, setInsisting] = useState(false);
   const [typed, setTyped] = useState("");
   const [key, setKey] = useState(randomKey);
   const close = () => confirming.set(null);
@@ -115,11 +122,13 @@ function Confirm({ kind, name, runId, id, version }) {
     setBusy(true);
     setFault("");
     try {
-      await act({ name, runId, id, version, typed, key });
+      await act({ name, runId, id, version, typed, key, insist: insisting ? { [insist]: "true" } : {} });
       close();
       refresh();
     } catch (error) {
       setFault(error.message);
+      // What stands against it was read; who goes on after that means it.
+      setInsisting(insist !== undefined && error.status === 409 && error.message.includes(`${insist}=true`));
       setBusy(false);
     }
   };
@@ -138,7 +147,7 @@ function Confirm({ kind, name, runId, id, version }) {
       <p class="note bad" role="alert" hidden=${!fault}>${fault}</p>
       <div class="buttons">
         <button type="button" onClick=${close}>${t("cancel")}</button>
-        <button type="submit" class=${danger ? "danger solid" : "primary"} aria-disabled=${String(busy)}>${t(busy ? "working" : `${kind}Do`)}</button>
+        <button type="submit" class=${danger ? "danger solid" : "primary"} aria-disabled=${String(busy)}>${t(busy ? "working" : insisting ? `${kind}Insist` : `${kind}Do`)}</button>
       </div>
     </form>
   <//>`;

@@ -1,4 +1,5 @@
 // The form of a job: a new one, an edit, or a copy under another name. What the API says against it stands at the fields.
+import { CalendarNames } from "./calendars.js";
 import { Preview } from "./preview.js";
 import { html, ask, bytes, caller, currentJob, go, link, may, refresh, rich, say, t, usePoll } from "./core.js";
 import { faultsOf } from "./faults.js";
@@ -257,6 +258,7 @@ function Input({ input, text, attributes }) {
       ${choices.includes(text) ? null : html`<option value=${text} selected>${text}</option>`}</select>`;
   }
   if (rows) return html`<textarea ...${attributes} class=${input.plain ? "" : "mono"} rows=${rows} placeholder=${placeholder}></textarea>`;
+  if (input.calendars) return html`<input ...${attributes} placeholder=${placeholder} dir="auto" /><${CalendarNames} text=${text} change=${(value) => attributes.onInput({ target: { value } })} />`;
   const read = input.bytes && /^\s*\d{4,}\s*$/.test(text) ? html`<span class="help">= ${bytes(Number(text))}</span>` : null;
   return html`<input ...${attributes} class=${mono ? "mono" : ""} inputmode=${numeric ? "numeric" : undefined} placeholder=${placeholder} />${read}`;
 }

@@ -148,9 +148,10 @@ const predecessors = {
   write: ([text]) => text.split("\n").map((one) => one.trim()).filter(Boolean),
 };
 
-/** Names of calendars, which may have blanks. */
+/** Names of calendars, which may have blanks: typed, or chosen among those that there are. */
 const calendars = (placeholder) => ({
   ...line(placeholder),
+  calendars: true,
   read: (value) => (Array.isArray(value) && value.every((one) => typeof one === "string") ? value.join(", ") : textOf(value)),
   write: (text) => text.split(",").map((one) => one.trim()).filter(Boolean),
 });

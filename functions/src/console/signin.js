@@ -1,5 +1,5 @@
 // Who is signed in: the view that asks for a token, and what the head of the page says of the caller.
-import { html, caller, signIn, signOut, t, useCell } from "./core.js";
+import { html, ago, caller, isTime, local, signIn, signOut, t, useCell } from "./core.js";
 import { Dialog } from "./parts.js";
 import { useState } from "./preact-hooks.js";
 
@@ -42,14 +42,21 @@ export function SignIn() {
   <//>`;
 }
 
-/** In the head of the page: as whom the reader is signed in, and what that may do. */
+/** So long before a token ends its reader is told, so that there is time to ask for another. */
+const ENDS_SOON_MS = 7 * 86400e3;
+
+/** In the head of the page: as whom the reader is signed in, what that may do, and until when. */
 export function Who() {
   const who = useCell(caller);
   if (!who) return null;
   if (who.means === "open") return html`<div class="who"><span class="chip doubt" title=${t("openHelp")}>${t("open")}</span></div>`;
   const role = t(`role.${who.role}`);
+  const ends = isTime(who.expiresAt);
+  const until = ends && t("whoUntil", { time: local(who.expiresAt) });
+  const told = [t(`roleMay.${who.role}`), who.prefix && t("whoPrefix", { prefix: who.prefix }), until];
   return html`<div class="who">
-    <span title=${`${t(`roleMay.${who.role}`)}${who.prefix ? ` ${t("whoPrefix", { prefix: who.prefix })}` : ""}`}><bdi class="who-name">${who.name}</bdi> <span class="chip quiet">${role}${who.prefix ? html` · <bdi>${who.prefix}</bdi>…` : null}</span></span>
+    <span title=${told.filter(Boolean).join(" ")}><bdi class="who-name">${who.name}</bdi> <span class="chip quiet">${role}${who.prefix ? html` · <bdi>${who.prefix}</bdi>…` : null}</span></span>
+    ${ends && who.expiresAt - Date.now() < ENDS_SOON_MS ? html`<span class="chip doubt" title=${until}>${t("whoEnds", { when: ago(who.expiresAt) })}</span>` : null}
     <button type="button" class="small" onClick=${signOut}>${t("signOut")}</button>
   </div>`;
 }

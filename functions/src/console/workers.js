@@ -11,7 +11,7 @@ export function Workers({ query, workers, fleet }) {
   const open = query.get("worker") ?? "";
   const gone = open && answer && !answer.data.some((worker) => worker.id === open);
   return html`
-    <div class="bar"><${Title} id="workers">${t("workers")}<//><a href="#/audit">${t("audit")}</a><${PauseFleet} fleet=${fleet} /></div>
+    <div class="bar"><${Title} id="workers">${t("workers")}<//><${PauseFleet} fleet=${fleet} /></div>
     <${Warnings} warnings=${answer?.warnings} />
     ${error && !error.trouble ? html`<p class="note bad" role="alert">${error.message}</p>` : null}
     ${gone ? html`<p class="note doubt" role="status">${t("workerGone", { id: open })}</p>` : null}

@@ -30,11 +30,7 @@ async fn delete(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
     let missing = "name: is missing: give the calendar's name in the body, as name=…";
     let name = fields.get("name").ok_or_else(|| Refusal::bad(missing))?;
     let name = CalendarName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}")))?;
-    let force = match fields.filled("force") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(Refusal::bad("force: is neither true nor false: write one of them")),
-    };
+    let force = fields.switch("force")?;
     let mut once = Once::of(call, "calendar_delete", &json!({ "name": name.as_str(), "force": force }))?;
     let key = keys::calendar(&name);
     let reads: Vec<Op> =

@@ -23,7 +23,9 @@ use crate::store;
 pub const METHODS: &[&str] = WRITE;
 
 /// What may be said beside an iCalendar file.
-const PARAMETERS: [&str; 3] = ["name", "description", "timezone"];
+const PARAMETERS: [&str; 4] = ["name", "description", "timezone", PREVIEW];
+/// Only tells what would be saved.
+const PREVIEW: &str = "preview";
 /// The field with the file, in a form or in JSON.
 const TEXT: &str = "text";
 /// How every iCalendar file begins.
@@ -33,6 +35,9 @@ const FILE_BEGINS: &[u8] = b"BEGIN:VCALENDAR";
 pub async fn handle(kv: &dyn Kv, clock: &dyn Clock, request: Request) -> Response {
     answer(METHODS, request, async |call| {
         let wanted = wanted(&call)?;
+        if wanted.preview {
+            return Ok(Reply::new(served(wanted.name.as_str(), &wanted.calendar), wanted.warnings));
+        }
         save(kv, clock, &call, wanted).await
     })
     .await
@@ -43,13 +48,15 @@ struct Wanted {
     name: CalendarName,
     calendar: Calendar,
     warnings: Vec<String>,
+    /// Only to be told, not to be saved.
+    preview: bool,
 }
 
 impl Wanted {
-    fn new(name: &str, calendar: Calendar, warnings: Vec<String>) -> Result<Self, Refusal> {
+    fn new(name: &str, calendar: Calendar, warnings: Vec<String>, preview: bool) -> Result<Self, Refusal> {
         let name = CalendarName::parse(name).map_err(|why| Refusal::bad(format!("name: {why}")))?;
         calendar.check_size().map_err(|why| Refusal::bad(format!("dates: {why}")))?;
-        Ok(Self { name, calendar, warnings })
+        Ok(Self { name, calendar, warnings, preview })
     }
 }
 
@@ -91,11 +98,13 @@ fn of_dates(payload: Payload) -> Result<Wanted, Refusal> {
     let name = fields.shift_remove("name");
     let name = name.as_ref().and_then(Value::as_str).ok_or_else(|| Refusal::bad(NO_NAME))?;
     fields.shift_remove("days"); // the list tells how many there are, and what is listed may be sent back
+    let preview = Fields::of_json(fields.shift_remove_entry(PREVIEW).into_iter().collect())?;
+    let preview = preview.switch(PREVIEW)?;
     let calendar = Calendar::from_submitted(&fields).map_err(|faults| {
         let said: Vec<String> = faults.iter().map(Fault::to_string).collect();
         Refusal::bad(said.join("; "))
     })?;
-    Wanted::new(name, calendar, Vec::new())
+    Wanted::new(name, calendar, Vec::new(), preview)
 }
 
 /// An iCalendar file, and what is said of it beside.
@@ -114,7 +123,8 @@ fn of_file(fields: Fields, text: &str) -> Result<Wanted, Refusal> {
         Refusal::bad(said.join("; "))
     })?;
     let name = fields.filled("name").ok_or_else(|| Refusal::bad(NO_NAME))?;
-    Wanted::new(name, Calendar { days: read.days, ..calendar }, read.warnings)
+    let preview = fields.switch(PREVIEW)?;
+    Wanted::new(name, Calendar { days: read.days, ..calendar }, read.warnings, preview)
 }
 
 async fn save(kv: &dyn Kv, clock: &dyn Clock, call: &Call, wanted: Wanted) -> Result<Reply, Refusal> {

@@ -35,10 +35,11 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 25] = [
+static FILES: [File; 26] = [
     file!("", HTML, "index.html"),
     file!("app.js", SCRIPT, "app.js"),
     file!("audit.js", SCRIPT, "audit.js"),
+    file!("calendars.js", SCRIPT, "calendars.js"),
     file!("core.js", SCRIPT, "core.js"),
     file!("dialogs.js", SCRIPT, "dialogs.js"),
     file!("faults.js", SCRIPT, "faults.js"),

@@ -51,7 +51,7 @@ async fn import(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
         "json" => jobs(&text, prefix, &fleet.0)?,
         _ => return Err(Refusal::bad("format: is none of user, system and json: write one of them")),
     };
-    let (apply, prune) = (switch(&fields, "apply")?, switch(&fields, "prune")?);
+    let (apply, prune) = (fields.switch("apply")?, fields.switch("prune")?);
     let wish = Wish {
         prefix,
         source,
@@ -138,14 +138,6 @@ fn asked(call: &Call) -> Result<(Fields, Vec<u8>), Refusal> {
     match all.repeated() {
         Some(name) => Err(Refusal::bad(format!("{name:?} is given twice: give it once"))),
         None => Ok((all, text)),
-    }
-}
-
-fn switch(fields: &Fields, name: &str) -> Result<bool, Refusal> {
-    match fields.filled(name) {
-        None | Some("false" | "0") => Ok(false),
-        Some("true" | "1") => Ok(true),
-        Some(_) => Err(Refusal::bad(format!("{name}: is neither true nor false: write one of them"))),
     }
 }
 

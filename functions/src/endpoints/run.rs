@@ -58,6 +58,7 @@ async fn run(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Refus
     let change = Change::new(call, "run", clock.now()).of_job(&name, None, None);
     let change = change.with("runId", run_id.as_str()).with("env", variables);
     let mut request = RunRequest::manual(run_id.clone(), name.clone(), env, clock.now());
+    request.trace = call.trace();
     if let Some(caller) = call.caller() {
         request.by = caller.to_owned();
     }
@@ -104,6 +105,10 @@ fn can_run(name: &JobName, stored: Option<&Pair>, env: &Environment) -> Result<J
         let message = format!("what is stored as {:?} is not a job ({fault}): save it anew", name.as_str());
         Refusal::new(Kind::Conflict, message)
     })?;
+    // Who may run a job may not hand it secrets that its author did not.
+    if let Some(secret) = env.secrets().next() {
+        return Err(Refusal::bad(format!("env: {secret} is for jobs alone: save it in the job's own env")));
+    }
     if job.options.execution.http.is_some() && !env.is_empty() {
         return Err(Refusal::bad("env: means nothing to the request that this job sends: leave it out"));
     }

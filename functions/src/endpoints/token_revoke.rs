@@ -21,11 +21,7 @@ async fn revoke(kv: &dyn Kv, clock: &dyn Clock, call: &Call) -> Result<Reply, Re
     let id = fields.filled("id").and_then(TokenId::parse).ok_or_else(|| {
         Refusal::bad("id: give the token's id, the 12 digits after fct_, as GET /token/list tells it")
     })?;
-    let last = match fields.filled("last") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(Refusal::bad("last: is neither true nor false: write one of them")),
-    };
+    let last = fields.switch("last")?;
     let revoked = manage::revoke(kv, clock, call.principal(), call.origin(), &id, last).await?;
     // Sent again it finds nothing more to do: it needs no Idempotency-Key.
     Ok(Reply::new(revoked, call.query_warnings()))

@@ -1,4 +1,4 @@
-//! `GET /token/self`: who the caller is to the API, and what that may do.
+//! `GET /token/self`: who the caller is to the API, what that may do, and until when.
 
 use common::domain::access::Means;
 use lambda_http::Request;
@@ -29,6 +29,7 @@ fn who(call: &Call) -> Result<Reply, Refusal> {
         "prefix": principal.prefix,
         "means": means,
         "id": id,
+        "expiresAt": call.good_until(),
     });
     Ok(Reply::new(data, warnings))
 }

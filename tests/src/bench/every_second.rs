@@ -88,7 +88,7 @@ async fn one(jobs: usize, workers: usize, runs: Runs, seconds: usize) -> anyhow:
     wait_for("the first fire of every job", FIRST_FIRES_LIMIT, async || {
         let mut started = 0.0;
         for worker in &fleet.workers {
-            started += worker.metric("fleetcron_lateness_ms_count").await?.unwrap_or_default();
+            started += worker.metric("fleetcron_lateness_seconds_count").await?.unwrap_or_default();
         }
         Ok((started >= jobs as f64).then_some(()))
     })

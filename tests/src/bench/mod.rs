@@ -1,5 +1,6 @@
 //! `cargo run -p tests -- bench [what…] [--seconds N] [--jobs N] [--workers N]`: measures the release programs on real stores, all on this
-//! machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, and a row of one's own; of `catch-up`: how long the store is away, and fires a second.
+//! machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, and a row of one's own; of `catch-up`: how long the store is away, and fires a second; of
+//! `search`: how many jobs have 10,000 records each.
 //! Nothing here passes or fails: a figure depends on the machine, so the machine stands above it.
 
 mod burst;
@@ -12,6 +13,7 @@ mod floor;
 mod load;
 mod machine;
 mod schedules;
+mod search;
 
 use std::process::Command;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use local_dev::native::{provision, workspace};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured, with what it is.
-const BENCHES: [(&str, &str); 7] = [
+const BENCHES: [(&str, &str); 8] = [
     ("floor", "what the machine itself can do: shells started by a loop, without any store"),
     (
         "every-second",
@@ -32,6 +34,7 @@ const BENCHES: [(&str, &str); 7] = [
     ("failover", "from the kill -9 of one of two workers to the next starts of its jobs"),
     ("catch-up", "the store of records is away for a while: what waits then, and how fast it is stored"),
     ("load", "a worker's start with 100,000 and with a million jobs: time and memory"),
+    ("search", "a job's history is read where ten million records are stored: pages, filters, a run"),
     ("schedules", "finding the next fire of a schedule, parsing and holding it; in this process"),
 ];
 
@@ -79,6 +82,7 @@ async fn measure(name: &str, flags: &Flags) -> anyhow::Result<()> {
         "failover" => failover::measure().await,
         "catch-up" => catch_up::measure(flags).await,
         "schedules" => schedules::measure(),
+        "search" => search::measure(flags).await,
         _ => load::measure().await,
     }
 }
@@ -113,7 +117,7 @@ fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Flags)> {
 }
 
 /// The programs as they are deployed: a debug build is no measure of anything.
-fn release() -> anyhow::Result<()> {
+pub(crate) fn release() -> anyhow::Result<()> {
     let mut build = Command::new("cargo");
     let built = without_cargo_variables(&mut build)
         .current_dir(workspace())

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
+use common::clock::sleep;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -18,6 +20,8 @@ pub enum Passing {
     /// Keeps them. Connections stay, new ones are made, and nobody is told; what was kept is passed on once the link is open again, so
     /// that a request may arrive long after its sender has given it up.
     Silent,
+    /// Passes them on so much later, what has come meanwhile with them.
+    Slow(Duration),
     /// Ends its connections with a reset, and new ones too.
     Reset,
 }
@@ -94,9 +98,15 @@ async fn pump(
     let mut bytes = vec![0; PIECE];
     loop {
         let read = from.read(&mut bytes).await?;
-        // A link that is gone with its test passes nothing either.
-        if states.wait_for(|state| *state == Passing::Open).await.is_err() {
-            return Ok(());
+        let passes = |state: &Passing| matches!(state, Passing::Open | Passing::Slow(_));
+        let pause = match states.wait_for(passes).await.map(|state| *state) {
+            Ok(Passing::Slow(pause)) => pause,
+            Ok(_) => Duration::ZERO,
+            // A link that is gone with its test passes nothing either.
+            Err(_gone) => return Ok(()),
+        };
+        if pause > Duration::ZERO {
+            sleep(pause).await;
         }
         if read == 0 {
             return to.shutdown().await;

@@ -71,6 +71,7 @@ pub fn record(job: &str, at: i64) -> Record {
         attempt: Some(1),
         trigger: Some(Trigger::Schedule),
         after: None,
+        trace_id: None,
         output_truncated: false,
         output_bytes: Some(6),
         killed_by: None,
@@ -190,6 +191,7 @@ async fn a_record_is_read_back_as_it_was_written(log: &Arc<dyn RunLog>) {
     let job = new_job("as-written");
     let plain = record(&job, 6000);
     let full = Record {
+        trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
         err: "signal: killed".to_owned(),
         status: Some(Status::Killed),
         exit_code: Some(-1),

@@ -16,14 +16,16 @@ use std::time::Duration;
 
 use common::clock::{self, Clock, Timestamp};
 use common::domain::record::Ending;
-use common::domain::run::{OpenRun, RunId};
+use common::domain::run::{OpenRun, RunId, Trigger};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::process::{self, Running};
 use super::shell::Shell;
 use super::work::Work;
+use crate::traces;
 
 /// Names the file that bash sources first.
 pub(super) const VARIABLE: &str = "BASH_ENV";
@@ -123,6 +125,8 @@ pub(crate) struct Begun {
     pub(crate) due: Timestamp,
     /// What it executes.
     pub(crate) work: Work,
+    /// What started it.
+    pub(crate) trigger: Trigger,
     /// When it was let go.
     pub(crate) start_time: Timestamp,
     /// What the worker has of it.
@@ -135,6 +139,7 @@ pub(crate) struct Begun {
 #[derive(Debug)]
 struct Waiting {
     work: Work,
+    trigger: Trigger,
     opened: oneshot::Sender<Timestamp>,
     running: Running,
     ending: JoinHandle<Option<Ending>>,
@@ -183,6 +188,11 @@ impl Gates {
         Self { shell, file: None, by_time: BTreeMap::new(), shells: 0, turns }
     }
 
+    /// How many wait.
+    pub(crate) fn shells(&self) -> usize {
+        self.shells
+    }
+
     /// From now on shells wait at this file.
     pub(crate) fn use_file(&mut self, file: GateFile) {
         self.file = Some(file);
@@ -206,6 +216,8 @@ impl Gates {
             } else if let Err(why) = self.start(open, work, due, clock) {
                 tracing::warn!(%why, "no shell ahead of its time");
             }
+        } else {
+            self.shell.secrets().read_ahead(&open.job, work.execution.as_ref());
         }
         self.by_time.get(&due).map_or(0, |gate| gate.shells.len())
     }
@@ -217,7 +229,8 @@ impl Gates {
             Entry::Vacant(none) => none.insert(Gate::new()?),
         };
         let (opened, is_opened) = oneshot::channel();
-        let (running, asked) = Running::new(&work);
+        let (mut running, asked) = Running::new(&work);
+        running.span = traces::begin(self.shell.tracer(), &open);
         let place = Place {
             shell: Arc::clone(&self.shell),
             file: file.0.clone(),
@@ -226,10 +239,12 @@ impl Gates {
             opened: is_opened,
         };
         let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
-        let ending = tokio::spawn(async move {
-            process::run_at_gate(place, &open, &of, &captured, clock.as_ref(), asked).await
-        });
-        gate.shells.insert(run_id, Waiting { work, opened, running, ending });
+        let trigger = open.trigger;
+        let of_run = traces::log_span(&open);
+        let ending =
+            async move { process::run_at_gate(place, &open, &of, &captured, clock.as_ref(), asked).await };
+        let ending = tokio::spawn(ending.instrument(of_run));
+        gate.shells.insert(run_id, Waiting { work, trigger, opened, running, ending });
         self.shells += 1;
         Ok(())
     }
@@ -253,10 +268,12 @@ impl Gates {
                 tracing::warn!(%why, "shells cannot be let go, others are started");
                 continue;
             }
-            for (run_id, Waiting { work, opened, running, ending }) in std::mem::take(&mut gate.shells) {
+            for (run_id, Waiting { work, trigger, opened, running, ending }) in
+                std::mem::take(&mut gate.shells)
+            {
                 starts.remove(&run_id);
                 let _broken = opened.send(start_time);
-                begun.push(Begun { run_id, due, work, start_time, running, ending });
+                begun.push(Begun { run_id, due, work, trigger, start_time, running, ending });
             }
         }
         begun

@@ -4,6 +4,8 @@ mod account;
 pub(crate) mod gate;
 pub(crate) mod output;
 pub(crate) mod process;
+pub(crate) mod redact;
 pub(crate) mod request;
+pub(crate) mod secrets;
 pub(crate) mod shell;
 pub(crate) mod work;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::redact::{Hiding, Redactor};
+
 /// Read at once, to begin with: most commands print little, and a large buffer for each of a thousand runs a second costs more than the run.
 const FIRST_READ_BYTES: usize = 4 * 1024;
 /// Read at once from a command that fills that: the size of a pipe.
@@ -21,8 +23,10 @@ struct Output {
     tail: VecDeque<u8>,
     head_max: usize,
     tail_max: usize,
-    /// Bytes printed in all.
+    /// Bytes printed in all; of secrets, those of what stands in their place.
     total: u64,
+    /// What comes goes through this first; `None` = the run has no secrets.
+    hiding: Option<Box<Hiding>>,
 }
 
 /// The output of a run, as its record has it.
@@ -51,7 +55,22 @@ impl Captured {
             head_max: limit - tail_max,
             tail_max,
             total: 0,
+            hiding: None,
         })))
+    }
+
+    /// Keeps these secrets out of all that comes from now on.
+    pub(crate) fn hide(&self, redactor: Option<Arc<Redactor>>) {
+        self.output().hiding = redactor.map(|redactor| Box::new(Hiding::new(redactor)));
+    }
+
+    /// A text about the run without them.
+    pub(crate) fn clean(&self, text: String) -> String {
+        let redactor = self.output().hiding.as_ref().map(|hiding| Arc::clone(hiding.redactor()));
+        match redactor {
+            Some(redactor) => redactor.clean(&text),
+            None => text,
+        }
     }
 
     /// Reads until the end of the stream. Cancel safe: what was read is kept.
@@ -84,9 +103,11 @@ impl Captured {
         self.output().total == 0
     }
 
-    /// What is kept by now.
+    /// What is kept in the end.
     pub(crate) fn kept(&self) -> Kept {
-        self.output().kept()
+        let mut output = self.output();
+        output.finish();
+        output.kept()
     }
 
     /// What was printed after the first `after` bytes, at most `max` bytes of it: where it begins, the bytes, and how many were printed in
@@ -103,6 +124,20 @@ impl Captured {
 
 impl Output {
     fn take(&mut self, piece: &[u8]) {
+        match self.hiding.as_mut().map(|hiding| hiding.push(piece)) {
+            Some(clean) => self.keep(&clean),
+            None => self.keep(piece),
+        }
+    }
+
+    /// Nothing more comes.
+    fn finish(&mut self) {
+        if let Some(rest) = self.hiding.as_mut().map(|hiding| hiding.finish()) {
+            self.keep(&rest);
+        }
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
         self.total += piece.len() as u64;
         let (first, rest) = piece.split_at(piece.len().min(self.head_max - self.head.len()));
         self.head.extend_from_slice(first);

@@ -10,6 +10,7 @@ use common::clock::{self, Clock, Timestamp};
 use common::domain::execution::Execution;
 use common::domain::record::{Ending, Status};
 use common::domain::run::OpenRun;
+use common::traces::Span;
 use futures::FutureExt as _;
 use futures::future::FusedFuture;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use super::gate::{self, Place};
 use super::output::{Captured, Kept};
+use super::secrets::Resolved;
 use super::shell::Shell;
 use super::work::{Kill, Work};
 use crate::guardian::{self, Group};
@@ -36,6 +38,8 @@ pub(crate) struct Running {
     kill: watch::Sender<Option<Kill>>,
     /// What it has printed so far.
     pub(crate) captured: Captured,
+    /// Where its trace is kept.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 /// What is asked of a command that is going.
@@ -45,7 +49,7 @@ impl Running {
     /// Of a command that is about to go. Dropped, it asks for nothing.
     pub(crate) fn new(work: &Work) -> (Self, Asked) {
         let (kill, asked) = watch::channel(None);
-        (Self { kill, captured: Captured::new(work.execution().output_limit()) }, asked)
+        (Self { kill, captured: Captured::new(work.execution().output_limit()), span: None }, asked)
     }
 
     /// Asks that it ends. What was asked before counts as long as it is more urgent.
@@ -61,14 +65,37 @@ pub(crate) async fn run(
     work: &Work,
     captured: &Captured,
     clock: &dyn Clock,
-    asked: Asked,
+    mut asked: Asked,
 ) -> Ending {
     let start_time = clock.now();
-    let started = match shell.guard().ready(work.execution().has_fence()).await {
-        Ok(()) => start(shell, open, work, None),
-        Err(why) => Err(why),
+    let started = async {
+        let secrets = secrets_of(shell, open, work, captured, &mut asked).await?;
+        shell.guard().ready(work.execution().has_fence()).await.map_err(failed)?;
+        start(shell, open, work, &secrets, None).map_err(failed)
     };
+    let started = started.await;
     to_its_end(started, work, captured, start_time, clock, asked).await
+}
+
+/// The secrets of a run, which are kept out of what it prints from now on. Who is killed meanwhile does not begin.
+async fn secrets_of(
+    shell: &Shell,
+    open: &OpenRun,
+    work: &Work,
+    captured: &Captured,
+    asked: &mut Asked,
+) -> Result<Resolved, NotStarted> {
+    if !work.has_secrets() {
+        return Ok(Resolved::default());
+    }
+    let secrets = tokio::select! {
+        biased;
+        () = is_asked(asked, Kill::Gracefully) => return Err((Status::Killed, "killed before it began".to_owned())),
+        // In a box: most runs have none, and need no room for it.
+        secrets = Box::pin(shell.secrets().of(&open.job, work.execution())) => secrets.map_err(failed)?,
+    };
+    captured.hide(secrets.redactor());
+    Ok(secrets)
 }
 
 /// As [`run`], by a shell that is started now and waits for its gate. `None` when that is closed: the command has not begun and never will.
@@ -78,25 +105,26 @@ pub(crate) async fn run_at_gate(
     work: &Work,
     captured: &Captured,
     clock: &dyn Clock,
-    asked: Asked,
+    mut asked: Asked,
 ) -> Option<Ending> {
-    let started = {
+    let started = async {
+        // Before it is its turn: whoever waits for secrets holds up nobody. Should it take longer than the lead, the gate is open by then, and
+        // the line that this shell reads waits in its pipe.
+        let secrets = secrets_of(&place.shell, open, work, captured, &mut asked).await?;
         // Not by the threads that the worker's loop needs at that time: whoever starts a process stands still until it has been scheduled.
         let _turn = place.turns.acquire().await;
         let (shell, open, work) = (place.shell.clone(), open.clone(), work.clone());
-        match shell.guard().ready(work.execution().has_fence()).await {
-            Ok(()) => {
-                let start = move || start(&shell, &open, &work, Some((place.file, place.stdin)));
-                tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(why.to_string()))
-            }
-            Err(why) => Err(why),
-        }
+        shell.guard().ready(work.execution().has_fence()).await.map_err(failed)?;
+        let start = move || start(&shell, &open, &work, &secrets, Some((place.file, place.stdin)));
+        let started = tokio::task::spawn_blocking(start).await.unwrap_or_else(|why| Err(why.to_string()));
+        started.map_err(failed)
     };
+    let started = started.await;
     match (place.opened.await, started) {
         (Ok(start_time), Ok(started)) => {
             Some(to_its_end(Ok(started), work, captured, start_time, clock, asked).await)
         }
-        // No process could be had then; perhaps now.
+        // No process or no secret could be had then; perhaps now.
         (Ok(_), Err(_)) => Some(run(&place.shell, open, work, captured, clock, asked).await),
         (Err(_closed), Ok(mut going)) => {
             going.group.end().await;
@@ -111,7 +139,14 @@ pub(crate) async fn run_at_gate(
 }
 
 /// A command that was started, or why it was not.
-type Started = Result<Going, String>;
+type Started = Result<Going, NotStarted>;
+
+/// How a run ends that has not begun.
+type NotStarted = (Status, String);
+
+fn failed(why: String) -> NotStarted {
+    (Status::Failed, why)
+}
 
 struct Going {
     /// First, so that it is dropped, and killed, before its leader can be reaped.
@@ -132,14 +167,14 @@ async fn to_its_end(
     let outcome = match started {
         Ok(going) => {
             let waited = wait(going, captured, execution, asked).await;
-            waited.map_err(|why| format!("wait: {why}"))
+            waited.map_err(|why| failed(format!("wait: {why}")))
         }
         Err(why) => Err(why),
     };
     let Kept { text: output, truncated: output_truncated, total: output_bytes } = captured.kept();
     let (status, err, exit_code, signal) = match outcome {
         Ok((exit, ended_by)) => words(exit, ended_by, execution),
-        Err(why) => (Status::Failed, why, None, None),
+        Err((status, why)) => (status, captured.clean(why), None, None),
     };
     Ending {
         status,
@@ -158,10 +193,16 @@ async fn to_its_end(
 
 /// Starts the command with stdout and stderr on one pipe, so that they stay in the order in which they were written; before a gate, if
 /// one is given by its file and its pipe.
-fn start(shell: &Shell, open: &OpenRun, work: &Work, gate: Option<(PathBuf, PipeReader)>) -> Started {
+fn start(
+    shell: &Shell,
+    open: &OpenRun,
+    work: &Work,
+    secrets: &Resolved,
+    gate: Option<(PathBuf, PipeReader)>,
+) -> Result<Going, String> {
     let no_pipe = |why: io::Error| format!("pipe: {why}");
     let (reader, writer) = io::pipe().map_err(no_pipe)?;
-    let mut command = shell.of_run(open, work)?;
+    let mut command = shell.of_run(open, work, secrets)?;
     if let Some((file, stdin)) = gate {
         command.env(gate::VARIABLE, file).stdin(stdin);
     }

@@ -7,13 +7,16 @@ use common::clock::{self, Clock};
 use common::domain::http::{self, Http, Pattern};
 use common::domain::record::{Ending, Status};
 use common::domain::run::OpenRun;
+use common::domain::trace::{self, TraceContext};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use super::output::{Captured, Kept};
 use super::process::{Asked, is_asked};
+use super::secrets::Resolved;
 use super::work::{Kill, Work};
 use crate::outbound::Outbound;
+use crate::traces;
 
 /// Longest answer, in bytes: what has more is a download, which a command writes to a file.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -43,12 +46,13 @@ pub(crate) async fn run(
     // What is not chosen is dropped, and with it the connection.
     let outcome = tokio::select! {
         biased;
-        outcome = exchange(outbound, open, http, captured, &mut http_status) => outcome.map_err(|why| (Status::Failed, why)),
+        outcome = exchange(outbound, open, work, http, captured, &mut http_status) => outcome.map_err(|why| (Status::Failed, why)),
         () = is_asked(&mut asked, Kill::Gracefully) => Err((Status::Killed, "request killed".to_owned())),
         () = overtime => Err((Status::TimedOut, late(work, captured))),
     };
     let Kept { text: output, truncated: output_truncated, total: output_bytes } = captured.kept();
     let (status, err) = outcome.err().unwrap_or((Status::Succeeded, String::new()));
+    let err = captured.clean(err);
     Ending {
         status,
         err,
@@ -74,6 +78,7 @@ fn late(work: &Work, captured: &Captured) -> String {
 async fn exchange(
     outbound: &Outbound,
     open: &OpenRun,
+    work: &Work,
     http: &Http,
     captured: &Captured,
     seen: &mut Option<u16>,
@@ -82,7 +87,9 @@ async fn exchange(
         return Err(NO_VARIABLES.to_owned()); // asked for while the job still had a command
     }
     let client = outbound.client()?;
-    let mut hop = Hop::first(open, http)?;
+    let secrets = outbound.secrets().of(&open.job, work.execution()).await?;
+    captured.hide(secrets.redactor());
+    let mut hop = Hop::first(open, http, &secrets, traces::handed(outbound.tracer(), open))?;
     let mut followed = 0;
     let answer = loop {
         outbound.check(&hop.url)?;
@@ -126,12 +133,30 @@ struct Hop {
 }
 
 impl Hop {
-    fn first(open: &OpenRun, http: &Http) -> Result<Self, String> {
+    fn first(
+        open: &OpenRun,
+        http: &Http,
+        secrets: &Resolved,
+        trace: Option<TraceContext>,
+    ) -> Result<Self, String> {
         let wrong = |why: &dyn std::error::Error| format!("http: {why}");
         let mut given = HeaderMap::new();
         for (name, value) in http.headers() {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|why| wrong(&why))?;
-            given.insert(name, HeaderValue::from_str(value).map_err(|why| wrong(&why))?);
+            let value = match secrets.in_header(value) {
+                None => HeaderValue::from_str(value).map_err(|why| wrong(&why))?,
+                Some((secret, value)) => {
+                    let bad = |_| {
+                        format!(
+                            "{secret}: a header cannot have it: it has line breaks or other such characters"
+                        )
+                    };
+                    let mut value = HeaderValue::from_str(&value).map_err(bad)?;
+                    value.set_sensitive(true);
+                    value
+                }
+            };
+            given.insert(name, value);
         }
         let mut own = HeaderMap::new();
         for (name, value) in [
@@ -145,6 +170,11 @@ impl Hop {
                 HeaderName::from_static(name),
                 HeaderValue::from_str(&value).map_err(|why| wrong(&why))?,
             );
+        }
+        // The job's own wins.
+        if let Some(trace) = trace.filter(|_| !given.contains_key(trace::HEADER)) {
+            let value = HeaderValue::from_str(&trace.to_string()).map_err(|why| wrong(&why))?;
+            own.insert(HeaderName::from_static(trace::HEADER), value);
         }
         Ok(Self {
             method: Method::from_bytes(http.method().as_bytes()).map_err(|why| wrong(&why))?,
@@ -171,7 +201,8 @@ impl Hop {
         }
         let mut next = self;
         if next.url.origin() != location.origin() {
-            let kept = |name| Some((HeaderName::from_static(name), next.given.get(name)?.clone()));
+            let harmless = |name| next.given.get(name).filter(|value| !value.is_sensitive());
+            let kept = |name| Some((HeaderName::from_static(name), harmless(name)?.clone()));
             next.given = HARMLESS.into_iter().filter_map(kept).collect();
         }
         // As browsers do: after these the answer is fetched, not what was sent sent again.

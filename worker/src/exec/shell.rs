@@ -6,17 +6,22 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use common::config;
 use common::domain::execution::{Environment, Execution, Limits};
 use common::domain::run::OpenRun;
+use common::domain::trace;
+use common::traces::Tracer;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::process::Command;
 
 use super::account::Account;
+use super::secrets::{Resolved, Secrets};
 use super::work::Work;
 use crate::guardian::Guard;
+use crate::traces;
 
 /// A process that has used up its `cpuSeconds` is told so by SIGXCPU, and killed when it goes on for so many seconds more.
 const CPU_SECONDS_BEYOND: u64 = 1;
@@ -24,6 +29,9 @@ const CPU_SECONDS_BEYOND: u64 = 1;
 /// with the command at once.
 const SHELLS_OWN: [&str; 6] =
     ["POSIXLY_CORRECT", "POSIX_PEDANTIC", "SHELLOPTS", "SHLVL", "SSH_CLIENT", "SSH2_CLIENT"];
+
+/// Goes with [`trace::VARIABLE`] where somebody has set it.
+const TRACE_STATE: &str = "TRACESTATE";
 
 /// The shell of a worker.
 #[derive(Debug)]
@@ -35,6 +43,10 @@ pub struct Shell {
     private: Vec<OsString>,
     /// Of the guardian that kills what the worker cannot.
     guard: Guard,
+    /// What keeps the traces of runs.
+    tracer: Tracer,
+    /// What jobs may name in the place of values.
+    secrets: Arc<Secrets>,
 }
 
 impl Shell {
@@ -46,6 +58,8 @@ impl Shell {
             users: users.clone(),
             private: config::private_variables().collect(),
             guard: Guard::none(),
+            tracer: Tracer::default(),
+            secrets: Arc::default(),
         }
     }
 
@@ -53,6 +67,28 @@ impl Shell {
     #[must_use]
     pub fn guarded_by(self, guard: Guard) -> Self {
         Self { guard, ..self }
+    }
+
+    /// The traces of what it starts are kept by this.
+    #[must_use]
+    pub fn traced_by(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// What keeps traces.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// What it starts may have these secrets.
+    #[must_use]
+    pub fn knowing(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..self }
+    }
+
+    /// The secrets that jobs may name.
+    pub(crate) fn secrets(&self) -> &Arc<Secrets> {
+        &self.secrets
     }
 
     /// What guards what it starts.
@@ -87,18 +123,24 @@ impl Shell {
         shell
     }
 
-    /// For this run.
+    /// For this run, with its secrets.
     ///
     /// # Errors
     /// What its record says instead of how it ended.
-    pub(super) fn of_run(&self, open: &OpenRun, work: &Work) -> Result<Command, String> {
+    pub(super) fn of_run(&self, open: &OpenRun, work: &Work, secrets: &Resolved) -> Result<Command, String> {
         let Execution { env, working_dir, user, limits, .. } = work.execution();
         let mut shell = self.of(&work.command);
         let account = user.as_deref().map(|user| self.account(user)).transpose()?;
         if let (Some(user), Some(account)) = (user, &account) {
             shell.env("HOME", &account.home).env("USER", user).env("LOGNAME", user);
         }
-        shell.envs(env.iter().flat_map(Environment::iter));
+        // The worker's own, if whoever started it was in a trace, is none of the run's.
+        shell.env_remove(trace::VARIABLE).env_remove(TRACE_STATE);
+        if let Some(trace) = traces::handed(&self.tracer, open) {
+            shell.env(trace::VARIABLE, trace.to_string()); // the job's own, below, wins
+        }
+        let variables = env.iter().flat_map(Environment::iter);
+        shell.envs(variables.map(|(name, value)| (name, secrets.in_value(value))));
         shell.envs(open.env.iter().flat_map(|env| env.iter())); // of this run alone: they win
         shell
             .env("CRON_JOB_NAME", open.job.as_str())
@@ -207,6 +249,31 @@ mod tests {
         prepare(&mut shell, Some(Account { uid, gid, groups, home }), Vec::new());
         let output = shell.output().await.unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "65534 50 60\n65534\n");
+    }
+
+    #[test]
+    fn a_command_goes_on_with_the_trace_of_its_run_unless_its_job_says_another() {
+        use std::sync::Arc;
+
+        use crate::exec::process::tests as runs;
+        let asked = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let env = |value: &str| -> Option<Arc<Environment>> {
+            Some(Arc::new(Environment::parse(&serde_json::json!({"TRACEPARENT": value})).unwrap()))
+        };
+        let of_job = runs::work_with("true", serde_json::json!({"env": {"TRACEPARENT": "of the job"}}));
+        for (work, env, trace, expected) in [
+            (runs::work("true"), None, true, Some(asked)),
+            // That of the worker itself.
+            (runs::work("true"), None, false, None),
+            (of_job.clone(), None, true, Some("of the job")),
+            (of_job, env("of the run"), true, Some("of the run")),
+        ] {
+            let trace = trace::TraceContext::parse(asked).filter(|_| trace);
+            let open = OpenRun { trace, env, ..runs::open() };
+            let shell = Shell::default().of_run(&open, &work, &Resolved::default()).unwrap();
+            let told = shell.as_std().get_envs().find(|(name, _)| *name == "TRACEPARENT").unwrap();
+            assert_eq!(told.1.map(|value| value.to_str().unwrap()), expected);
+        }
     }
 
     #[test]

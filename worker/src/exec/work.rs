@@ -42,6 +42,12 @@ impl Work {
         self.execution().http.as_deref()
     }
 
+    /// Whether it names secrets.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.execution.as_ref().is_some_and(|execution| execution.secrets().next().is_some())
+    }
+
     /// How the command is run.
     #[must_use]
     pub fn execution(&self) -> &Execution {

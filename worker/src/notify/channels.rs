@@ -1,10 +1,12 @@
 //! The ends of the channels: HTTP and SMTP. Secrets are read each time, so that one that was changed needs no restart.
 
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::channels::{Channel, Email, Target, Tls};
 use common::clock;
+use common::secrets::Cached;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp;
@@ -38,12 +40,13 @@ pub(super) enum Problem {
 pub(super) struct Sender {
     channel: Channel,
     client: reqwest::Client,
+    vault: Arc<Cached>,
 }
 
 impl Sender {
-    /// A channel's, over this client.
-    pub(super) fn new(channel: Channel, client: reqwest::Client) -> Self {
-        Self { channel, client }
+    /// A channel's, over this client, with secrets of this vault.
+    pub(super) fn new(channel: Channel, client: reqwest::Client, vault: Arc<Cached>) -> Self {
+        Self { channel, client, vault }
     }
 
     pub(super) async fn send(&self, letter: &Letter<'_>) -> Result<(), Problem> {
@@ -51,7 +54,7 @@ impl Sender {
             Channel::Webhook(target) => self.post(target, letter, &letter.json()).await,
             Channel::Slack(target) => self.post(target, letter, &letter.slack()).await,
             Channel::Email(email) => {
-                let sending = clock::timeout(ANSWER_MAX, mail(email, letter)).await;
+                let sending = clock::timeout(ANSWER_MAX, mail(email, letter, &self.vault)).await;
                 sending.map_err(|elapsed| Problem::Away(elapsed.to_string()))?
             }
         }
@@ -59,9 +62,9 @@ impl Sender {
 
     async fn post(&self, target: &Target, letter: &Letter<'_>, body: &Value) -> Result<(), Problem> {
         let secret = |why: std::io::Error| Problem::Away(format!("a secret cannot be read: {why}"));
-        let mut request = self.client.post(target.url.read().map_err(secret)?);
+        let mut request = self.client.post(target.url.read(&self.vault).await.map_err(secret)?);
         for (name, value) in &target.headers {
-            request = request.header(name, value.read().map_err(secret)?);
+            request = request.header(name, value.read(&self.vault).await.map_err(secret)?);
         }
         let request = request.header(CONTENT_TYPE, "application/json").header("Idempotency-Key", letter.id());
         // Its words may name the address, which is a secret.
@@ -104,7 +107,7 @@ fn why_of(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn mail(email: &Email, letter: &Letter<'_>) -> Result<(), Problem> {
+async fn mail(email: &Email, letter: &Letter<'_>, vault: &Cached) -> Result<(), Problem> {
     let bad = |why: &dyn std::error::Error| Problem::Refused(why_of(why));
     let mailbox = |address: &str| {
         Address::from_str(address).map(|address| Mailbox::new(None, address)).map_err(|why| bad(&why))
@@ -130,7 +133,7 @@ async fn mail(email: &Email, letter: &Letter<'_>) -> Result<(), Problem> {
         .port(email.port)
         .tls(tls);
     if let (Some(user), Some(password)) = (&email.user, &email.password) {
-        let password = password.read().map_err(|why| away(&why))?;
+        let password = password.read(vault).await.map_err(|why| away(&why))?;
         transport = transport.credentials(Credentials::new(user.clone(), password));
     }
     transport.build().send(message).await.map(|_taken| ()).map_err(|why| of_smtp(&why))

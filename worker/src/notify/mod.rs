@@ -43,6 +43,7 @@ use common::ids::{backoff, random_id};
 use common::keys;
 use common::kv::{self, Compare, Kv, Op, Span, Txn};
 use common::run_log::{self, Appended, Place, RecordQuery, Removal, RunLog};
+use common::secrets::{Aws, Cached};
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::sync::Notify;
@@ -224,10 +225,12 @@ impl Notices {
                 return Vec::new();
             }
         };
+        let vault = Arc::new(Cached::new(Arc::new(Aws)));
         let mut tasks = Vec::new();
         for (name, channel) in &self.0.channels.channels {
             let Some(queue) = self.0.queues.get(name).cloned() else { continue };
-            let (sender, clock) = (Sender::new(channel.clone(), client.clone()), Arc::clone(&self.0.clock));
+            let sender = Sender::new(channel.clone(), client.clone(), Arc::clone(&vault));
+            let clock = Arc::clone(&self.0.clock);
             let per_minute = self.0.channels.per_minute;
             tasks.push(tokio::spawn(async move { queue.deliver(sender, per_minute, clock).await }));
         }

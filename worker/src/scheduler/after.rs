@@ -125,8 +125,11 @@ impl Scheduler {
         let left = dependents.iter().filter(|name| told.is_none_or(|told| *name > told));
         let follow = |name: &JobName| {
             let waits = self.dependents.waiting.get(name)?;
-            let run = (waits.enabled && !before.contains(name))
-                .then(|| Request::following(&open.run_id, name.clone(), &self.worker_id, ended));
+            let run = (waits.enabled && !before.contains(name)).then(|| {
+                let mut run = Request::following(&open.run_id, name.clone(), &self.worker_id, ended);
+                run.1.trace = open.trace;
+                run
+            });
             let others = waits.after.names().filter(|other| **other != open.job).cloned().collect();
             Some(Follow { job: name.clone(), job_revision: waits.mod_revision, others, run })
         };

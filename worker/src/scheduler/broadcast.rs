@@ -136,6 +136,7 @@ impl Scheduler {
             env: None,
             on_lost: None,
             target: None,
+            trace: request.trace,
         };
         self.send_request_claim(RequestClaim { sid, seq, open, request_revision, job_revision, spread }, out);
         None

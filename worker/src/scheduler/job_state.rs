@@ -98,7 +98,7 @@ impl Definition {
             (None, Err("cronExpr: is given beside \"after\"".to_owned()))
         } else {
             let (source, schedule) = schedules.parse(Source::of(&job));
-            (Some(source), schedule.map_err(wrong_expression))
+            (Some(source), schedule.map_err(|why| why.of_job()))
         };
         let fleet = schedules.fleet();
         let (hashes, misfire) = ((job.own_hash(), job.schedule_hash(fleet)), fleet.misfire);
@@ -116,7 +116,7 @@ impl Definition {
         }
         let mut terms = Terms { rule, ..Terms::clone(&self.terms) };
         if let Some(source) = terms.source.as_ref().filter(|_| hash != self.hash) {
-            terms.runnable = schedules.parse(Source::clone(source)).1.map_err(wrong_expression);
+            terms.runnable = schedules.parse(Source::clone(source)).1.map_err(|why| why.of_job());
             terms.hash = hash;
             self.seen_at = now;
         }
@@ -138,10 +138,6 @@ impl Definition {
     pub(super) fn has_fence(&self) -> bool {
         self.execution.as_deref().is_some_and(Execution::has_fence)
     }
-}
-
-fn wrong_expression(why: common::schedule::Error) -> String {
-    format!("cronExpr: {why}")
 }
 
 /// A job's mark as far as this worker knows.
@@ -467,6 +463,7 @@ impl JobState {
             env: None,
             on_lost: self.definition.as_ref().and_then(|definition| definition.on_lost(1)),
             target: None,
+            trace: None,
         }
     }
 

@@ -49,6 +49,11 @@ impl Jobs {
         self.slots.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.states.len() - self.free.len()
+    }
+
     /// The place of a job.
     pub(super) fn find(&self, name: &JobName) -> Option<Index> {
         self.find_in(self.slots.get(&keys::slot(name))?, name)

@@ -14,6 +14,7 @@ mod misfire;
 mod ownership;
 mod requests;
 mod restored;
+mod room;
 mod runs;
 mod schedules;
 mod terms;
@@ -56,6 +57,7 @@ use requests::Requests;
 pub use requests::{Close, CloseAnswer, RequestAnswer, RequestClaim, RequestRefusal, RequestSeen};
 pub(crate) use restored::CLAIMED_AHEAD_MAX_MS;
 use restored::{Told, gone_back, is_from_before};
+use room::{Line, Waiter};
 use runs::{Run, Stage, by_worker_that_ends};
 use schedules::Schedules;
 use timers::Timers;
@@ -144,7 +146,7 @@ pub struct Scheduler {
     /// Jobs whose claim of a run is in flight: each will need room.
     claiming: BTreeSet<JobName>,
     /// Jobs with a fire due and no room for a run.
-    waiting_for_room: BTreeSet<JobName>,
+    waiting_for_room: Line,
     /// Jobs with a missed fire to run, by its time, that wait for the pace.
     behind: BTreeSet<(Timestamp, JobName)>,
     pace: Pace,
@@ -193,7 +195,7 @@ impl Scheduler {
             went_back_in_doubt: false,
             told_before: None,
             claiming: BTreeSet::new(),
-            waiting_for_room: BTreeSet::new(),
+            waiting_for_room: Line::default(),
             behind: BTreeSet::new(),
             pace: Pace::default(),
             requests: Requests::default(),
@@ -281,6 +283,7 @@ impl Scheduler {
         if starts {
             self.start_due(now, &mut out);
         }
+        self.offer_room(now, &mut out); // before those come that have not waited
         self.look_at_due(now, &mut out);
         self.adopt_more(now, &mut out);
         self.offer_room(now, &mut out);
@@ -338,6 +341,25 @@ impl Scheduler {
     pub fn oldest_due_unclaimed(&self, now: Timestamp) -> Option<Timestamp> {
         let (oldest, _) = self.unclaimed.first().filter(|_| !self.paused)?;
         (now > oldest.plus_ms(LATE_START_MAX_MS)).then_some(*oldest)
+    }
+
+    /// How many jobs have such a fire, counted up to `most`.
+    #[must_use]
+    pub fn due_unclaimed(&self, now: Timestamp, most: usize) -> usize {
+        let is_late = |(due, _): &&(Timestamp, JobName)| now > due.plus_ms(LATE_START_MAX_MS);
+        self.unclaimed.iter().filter(|_| !self.paused).take_while(is_late).take(most).count()
+    }
+
+    /// Jobs that are known, of the whole fleet.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// The fleet is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     // --- sessions and members -------------------------------------------------------------------------------------
@@ -566,7 +588,7 @@ impl Scheduler {
         if done(state) {
             self.set_timer(name, None);
             self.set_behind(name, None);
-            self.waiting_for_room.remove(name);
+            self.waiting_for_room.leave(name);
             self.marks_ahead.remove(name);
             self.asked.remove(name);
             let Some(state) = self.jobs.remove(name) else { return };
@@ -700,9 +722,13 @@ impl Scheduler {
     /// Looks at jobs that waited for room, while there is some.
     fn offer_room(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         while self.has_room()
-            && let Some(name) = self.waiting_for_room.pop_first()
+            && let Some((waiter, name)) = self.waiting_for_room.next()
         {
-            self.look_at(&name, now, out);
+            match waiter {
+                Waiter::Fire => self.look_at(&name, now, out),
+                Waiter::Part => self.look_at_requests(&name, now, out),
+            }
+            self.waiting_for_room.served();
         }
     }
 
@@ -714,6 +740,11 @@ impl Scheduler {
         {
             self.look_at(&name, now, out);
         }
+    }
+
+    /// There is room for whoever is looked at: none stands before it in the line.
+    fn has_place(&self) -> bool {
+        self.has_room() && self.waiting_for_room.lets_by()
     }
 
     fn has_room(&self) -> bool {
@@ -904,7 +935,7 @@ impl Scheduler {
             self.end_streak(name, out); // no fire will come that goes on with it, or ends it
             return None;
         };
-        let (has_room, takes_lock) = (self.has_room(), self.takes_lock(definition));
+        let (has_room, takes_lock) = (self.has_place(), self.takes_lock(definition));
         let state = self.jobs.get_mut(name)?;
         state.due = None;
         if state.nobody && rank == 0 && now >= due && !std::mem::replace(&mut state.nobody_told, true) {
@@ -997,7 +1028,7 @@ impl Scheduler {
             });
         }
         if !has_room && !definition.is_broadcast {
-            self.waiting_for_room.insert(name.clone());
+            self.waiting_for_room.wait(Waiter::Fire, name);
             return on_the_clock(due.plus_ms(waits_ms + 1));
         }
         if turn == Turn::CatchUp {
@@ -1244,7 +1275,8 @@ impl Scheduler {
         }
         if refusal.settings_revision != claim.settings_revision {
             // The fleet's settings or calendars are others: the watch brings them, and the fire may be none by these. No sending of this claim can
-            // commit any more, unless other hands take the settings away again by which it was decided that there are none.
+            // commit any more, unless other hands delete settings again that were not there when it was decided: then it names no calendar,
+            // and its fire is one.
             state.pending = Pending::None;
             state.stale_until = Some(now.plus_ms(STALE_RETRY_MS));
             return self.look_at(&name, now, out);

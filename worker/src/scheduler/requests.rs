@@ -21,6 +21,7 @@ use super::after::{Follow, TOLD_AT_ONCE};
 use super::broadcast::Beside;
 use super::event::{Action, LockSeen, Report};
 use super::job_state::{Definition, JobState, Pending};
+use super::room::Waiter;
 use super::runs::Run;
 use super::{
     LOCKED_RETRY_MS, LOOKS_PER_STEP, RESEND_MAX_MS, RETRY_MS, STALE_RETRY_MS, Scheduler, look_after_ms,
@@ -470,9 +471,12 @@ impl Scheduler {
                 _ => break,
             }
         }
-        while self.has_room()
-            && let Some((_, name)) = self.requests.for_room.pop_first()
-        {
+        loop {
+            self.offer_room(now, out); // whoever stands in the line goes first, also for room that has come just now
+            if !self.has_room() {
+                break;
+            }
+            let Some((_, name)) = self.requests.for_room.pop_first() else { break };
             self.look_at_requests(&name, now, out);
         }
     }
@@ -483,7 +487,7 @@ impl Scheduler {
     }
 
     /// Decides what becomes of the request that is first in a job's queue, and when to look again.
-    fn look_at_requests(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
+    pub(super) fn look_at_requests(&mut self, name: &JobName, now: Timestamp, out: &mut Vec<Action>) {
         let again = self.decide_request(name, now, out);
         let tried = self.requests.queues.get(name).and_then(|queue| queue.trying.as_ref());
         if tried.is_some_and(|trying| trying.claim.open.skipped.is_none() && trying.claim.spread.is_empty()) {
@@ -544,7 +548,7 @@ impl Scheduler {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) -> Option<Timestamp> {
-        let (has_room, live) = (self.has_room(), urgency != Urgency::LetGo);
+        let (has_room, live) = (self.has_place(), urgency != Urgency::LetGo);
         if self.paused && live {
             return None;
         }
@@ -609,7 +613,11 @@ impl Scheduler {
                 return Some(now.plus_ms(RETRY_MS)); // fires come first: they have a time
             }
             if !has_room {
-                self.requests.for_room.insert((ready_at, name.clone()));
+                if is_own && urgency == Urgency::Fire {
+                    self.waiting_for_room.wait(Waiter::Part, name);
+                } else {
+                    self.requests.for_room.insert((ready_at, name.clone()));
+                }
                 return Some(too_late);
             }
         }
@@ -659,6 +667,7 @@ impl Scheduler {
                 .filter(|_| request.target.is_none())
                 .and_then(|definition| definition.on_lost(attempt)),
             target: request.target.as_ref().map(|target| target.worker.clone()),
+            trace: request.trace,
         };
         if let Some(queue) = self.requests.queues.get_mut(&request.job).filter(|_| runs.is_some()) {
             queue.was_fire = request.trigger == Trigger::Broadcast;

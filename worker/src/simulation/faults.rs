@@ -65,6 +65,9 @@ pub(super) enum Fault {
     SwitchBack,
     /// The fleet's settings change.
     Settings,
+    /// Other hands delete them; a calendar is changed, and they delete them again.
+    SettingsDeleted,
+    CalendarAlone,
     /// A job that runs after others is edited, switched, deleted, or deleted and put again.
     Dependent,
     /// The job that runs on every worker is edited, deleted and put again, killed, or asked for.
@@ -257,6 +260,8 @@ impl World {
             Fault::Restore => self.put_back(),
             Fault::SwitchOff | Fault::SwitchOn | Fault::SwitchBack => self.switch(fault),
             Fault::Settings => self.set_settings(),
+            Fault::SettingsDeleted => self.write(vec![Op::delete(keys::SETTINGS)]),
+            Fault::CalendarAlone => self.change_calendar(),
             Fault::Dependent => self.change_dependent(),
             Fault::Broadcast => self.change_broadcast(),
         }

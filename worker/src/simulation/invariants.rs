@@ -350,12 +350,7 @@ impl Invariants {
             if request.trigger == Trigger::After && late > OFFSET_MS_MAX + WELL_MS {
                 continue;
             }
-            // Of a job that runs on every worker each worker waits for room of its own, as for a fire.
-            let deadline =
-                store.get(keys::job(&request.job)).filter(|_| request.target.is_some()).map(|pair| {
-                    Job::from_stored(request.job.as_str(), &pair.value).unwrap().options.start_deadline_ms()
-                });
-            if late > REQUEST_WAITS_MAX_MS + deadline.unwrap_or_default() {
+            if late > REQUEST_WAITS_MAX_MS {
                 self.violated(format!("a run of {} is asked for since {late} ms", request.job));
             }
         }

@@ -27,6 +27,8 @@ pub(super) enum Mutant {
     NoSessionCompare,
     NoPausedCompare,
     NoSettingsCompare,
+    /// Settings that are missing are not put where there are calendars.
+    LeavesSettingsAway,
     /// A claim whose answer was lost is decided by reading the mark.
     ReadThenDecide,
     /// A lock is deleted whoever holds it.
@@ -99,7 +101,7 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Each break, with words one of which says that it was noticed for what it is.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 40] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 41] = [
         (Self::ReplacesAtOnce, &["overlaps", "takes the lock of another", "another run is still open"]),
         (Self::OverlapTakesLock, &["goes without the lock takes it"]),
         (Self::NoSharedCompare, &["beside a run without it"]),
@@ -117,6 +119,7 @@ impl Mutant {
         (Self::NoSessionCompare, &["session that is over"]),
         (Self::NoPausedCompare, &["while paused"]),
         (Self::NoSettingsCompare, &["by settings that are over"]),
+        (Self::LeavesSettingsAway, &["by settings that are over"]),
         (Self::ReadThenDecide, &["left behind by a worker"]),
         (Self::UnlockAnybodys, &["overlaps"]),
         (Self::MarkGoesWithJob, &["claimed again", "started twice"]),

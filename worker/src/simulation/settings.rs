@@ -20,6 +20,11 @@ pub(super) fn dice(seed: u64) -> Option<Dice> {
     (seed % 7 == 1).then(|| Dice::new(seed ^ DICE))
 }
 
+/// Whether other hands delete the settings of such a world twice, around a change of the calendar. None of the seeds that have found something is one.
+pub(super) fn are_deleted_twice(seed: u64) -> bool {
+    seed % 21 == 8
+}
+
 /// The name of the calendar.
 const CLOSED: &str = "closed";
 
@@ -43,6 +48,16 @@ impl World {
             let at = dice.between(800, HEALED_MS - 500);
             self.push(at, Item::Fault(Fault::Settings, 0));
         }
+        if self.deletes_settings {
+            for _ in 0..dice.between(2, 6) {
+                let at = dice.between(800, HEALED_MS - 3_000);
+                self.push(at, Item::Fault(Fault::SettingsDeleted, 0));
+                // By then the workers know that there are none.
+                let again = at + dice.between(300, 2_000);
+                self.push(again, Item::Fault(Fault::CalendarAlone, 0));
+                self.push(again + dice.between(1, 300), Item::Fault(Fault::SettingsDeleted, 0));
+            }
+        }
         self.setting = Some(dice);
     }
 
@@ -50,10 +65,7 @@ impl World {
     pub(super) fn set_settings(&mut self) {
         let Some(dice) = &mut self.setting else { return };
         if dice.percent(40) {
-            let day = dice.between(1, 3);
-            self.note(|| format!("the calendar has day {day}"));
-            let calendar = self.put_calendar(day);
-            return self.write(calendar);
+            return self.change_calendar();
         }
         let zone = *dice.one_of(&["UTC", "Europe/Berlin", "Asia/Kolkata", "America/St_Johns", ""]);
         let op = match zone {
@@ -65,6 +77,14 @@ impl World {
         };
         self.note(|| format!("the fleet's zone is {zone:?}"));
         self.write(vec![op]);
+    }
+
+    pub(super) fn change_calendar(&mut self) {
+        let Some(dice) = &mut self.setting else { return };
+        let day = dice.between(1, 3);
+        self.note(|| format!("the calendar has day {day}"));
+        let calendar = self.put_calendar(day);
+        self.write(calendar);
     }
 
     /// As the function does it: the settings are put with it.

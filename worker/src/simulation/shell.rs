@@ -26,6 +26,7 @@ use super::network::{CallId, Line, Reply};
 use super::world::{Host, What, World};
 use crate::batches::{Answered, Batch, Batches};
 use crate::claims::{ADOPTIONS_IN_FLIGHT, CLAIMS_IN_FLIGHT, HeldLock, RELEASES_IN_FLIGHT};
+use crate::fleet_settings;
 use crate::follow::News;
 use crate::scheduler::{
     Action, AdoptAnswer, Adoption, Claim, ClaimAnswer, Close, CloseAnswer, Event, Holder, LEAD_MAX_MS,
@@ -555,9 +556,12 @@ impl World {
                 async move { Done::Events(watches::pause_events(kv.as_ref(), &news).await) }.boxed()
             }
             Job::Settings => async move {
-                watches::read_settings(kv.as_ref())
-                    .await
-                    .map_or(Done::Again, |event| Done::Events(vec![event]))
+                let read = if mutant == Mutant::LeavesSettingsAway {
+                    fleet_settings::read_as_it_is(kv.as_ref()).await
+                } else {
+                    fleet_settings::read(kv.as_ref()).await
+                };
+                read.map_or(Done::Again, |event| Done::Events(vec![event]))
             }
             .boxed(),
             Job::Deregister => {

@@ -160,6 +160,8 @@ pub(super) struct World {
     /// In a world in which jobs are disabled and enabled.
     pub(super) switching: Option<Dice>,
     pub(super) setting: Option<Dice>,
+    /// Other hands delete them twice, around a change of the calendar.
+    pub(super) deletes_settings: bool,
     /// In a world in which jobs run after others.
     pub(super) succession: Option<Dice>,
     /// In a world in which a job runs on every worker.
@@ -219,6 +221,7 @@ impl World {
             dice: Dice::new(seed),
             switching: switching::dice(seed),
             setting: settings::dice(seed),
+            deletes_settings: settings::are_deleted_twice(seed),
             succession,
             broadcasting,
             now: 0,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::exec::process::tests::{assert_gone, open, work, work_with};
+use crate::exec::secrets::tests::Scene;
 use crate::exec::work::Kill;
 use common::clock::SystemClock;
 use common::domain::record::Status;
@@ -219,4 +220,33 @@ async fn so_many_wait_and_no_more() {
     let mut gates = gates(dir.path()).await;
     gates.shells = SHELLS_MAX - 1;
     assert_eq!(prepare(&mut gates, &[("1", "true"), ("2", "true")]), 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_secret_holds_up_nobody_else_at_the_gate() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::new(&[("token", "s3cret-token")]).with_vault(&["silent"]);
+    let mut gates = Gates::new(Arc::new(Shell::default().knowing(scene.secrets())));
+    gates.use_file(GateFile::make(dir.path(), &Shell::default()).await.unwrap());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // More that wait than shells are started side by side.
+    let silent = work_with("echo began", json!({"env": {"A": "secret:silent"}}));
+    let token = work_with("echo ${#A} $A", json!({"env": {"A": "secret:token"}}));
+    let mut starts = Starts::new();
+    for number in 0..64 {
+        let open = run(&format!("{number:02}"), T);
+        let work = if number == 63 { &token } else { &silent };
+        assert_eq!(gates.prepare(open.clone(), work.clone(), T, Arc::clone(&clock)), number + 1);
+        starts.insert(open.run_id.clone(), (open, work.clone(), T));
+    }
+    let mut begun = gates.open_due(T, &SystemClock, &mut starts);
+    assert_eq!(begun.len(), 64);
+    let end = begun.pop().unwrap().ending.await.unwrap().unwrap();
+    assert_eq!((end.status, end.output.as_str()), (Status::Succeeded, "12 [secret:token]\n"));
+    for run in begun {
+        assert!(!run.ending.is_finished(), "it waits for its secret still");
+        run.running.kill(Kill::Gracefully);
+        let end = run.ending.await.unwrap().unwrap();
+        assert_eq!((end.status, end.err.as_str()), (Status::Killed, "killed before it began"));
+    }
 }

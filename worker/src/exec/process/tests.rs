@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::super::secrets::tests::Scene;
 use super::*;
 use common::clock::{SystemClock, Timestamp};
 use common::domain::job::{Job, JobName};
@@ -28,6 +29,7 @@ pub(crate) fn open() -> OpenRun {
         env: None,
         on_lost: None,
         target: None,
+        trace: None,
     }
 }
 
@@ -401,4 +403,41 @@ pub(in crate::exec) async fn assert_gone(pid: &str) {
         }
     }
     panic!("process {pid} is still there");
+}
+
+#[tokio::test]
+async fn a_command_gets_its_secrets_and_its_record_none_of_them() {
+    let scene = Scene::new(&[("token", "s3cret-token\n"), ("gone", "")]);
+    let shell = || Shell::default().knowing(scene.secrets());
+    let env = json!({"env": {"TOKEN": "secret:token", "PLAIN": "not secret:token"}});
+    let command = "echo ${#TOKEN} $PLAIN; printf %s ${TOKEN:0:5}; sleep 0.2; echo ${TOKEN:5} >&2; printf %s $TOKEN | base64; \
+                   tr '\\0' ' ' < /proc/$$/cmdline | grep -c $TOKEN; printf %s ${TOKEN:0:11}";
+    let end = end_of_work(shell(), work_with(command, env)).await;
+    let expected = "12 not secret:token\n[secret:token]\n[secret:token]\n0\n[secret:token]";
+    assert_eq!((told(&end), end.output.as_str()), ((Status::Succeeded, "", Some(0), None), expected));
+    assert_eq!(end.output_bytes, expected.len() as u64);
+
+    // What does not start with a secret in its words does not say it either.
+    let dir = json!({"env": {"TOKEN": "secret:token"}, "workingDir": "/nowhere/s3cret-token"});
+    let end = end_of_work(shell(), work_with("true", dir)).await;
+    assert!(end.err.starts_with("chdir /nowhere/[secret:token]: No such"), "{}", end.err);
+
+    std::fs::remove_file(scene.dir.path().join("gone")).unwrap();
+    let end = end_of_work(shell(), work_with("echo began", json!({"env": {"A": "secret:gone"}}))).await;
+    assert_eq!((end.status, end.output.as_str(), end.exit_code), (Status::Failed, "", None));
+    assert!(end.err.starts_with("secret:gone cannot be read"), "{}", end.err);
+}
+
+#[tokio::test]
+async fn a_command_that_waits_for_a_secret_can_be_killed_and_has_not_begun() {
+    let scene = Scene::new(&[]).with_vault(&["silent"]);
+    let shell = Shell::default().knowing(scene.secrets());
+    let going = Going::begin(shell, work_with("echo began", json!({"env": {"A": "secret:silent"}})));
+    clock::sleep(Duration::from_millis(100)).await;
+    going.running.kill(Kill::Gracefully);
+    let end = going.ending.await.unwrap();
+    assert_eq!(
+        (told(&end), end.output.as_str()),
+        ((Status::Killed, "killed before it began", None, None), "")
+    );
 }

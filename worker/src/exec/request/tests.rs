@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::super::process::Running;
 use super::super::process::tests::open;
+use super::super::secrets::tests::Scene;
 use super::*;
 
 /// What a server was sent: method, path, headers, body.
@@ -68,6 +69,9 @@ async fn serve(State(sent): State<Sent>, request: Request) -> Answer {
                 location.replace("%2F", "/").replace("%3A", ":").replace("%5B", "[").replace("%5D", "]");
             answer.status(code.parse::<u16>().unwrap()).header("location", location).body(Body::from("moved"))
         }
+        ["echo", name] => {
+            answer.body(Body::from(sent.lock().unwrap().last().unwrap().2[*name].as_bytes().to_vec()))
+        }
         ["say", text] => answer.body(Body::from((*text).to_owned())),
         ["large", bytes] => answer.body(Body::from(vec![b'x'; bytes.parse().unwrap()])),
         ["endless"] => {
@@ -101,10 +105,14 @@ struct Going {
 
 impl Going {
     fn begin(open: OpenRun, work: Work) -> Self {
+        Self::begin_with(outbound(), open, work)
+    }
+
+    fn begin_with(outbound: Outbound, open: OpenRun, work: Work) -> Self {
         let (running, asked) = Running::new(&work);
         let captured = running.captured.clone();
         let ending = tokio::spawn(async move {
-            run(&outbound(), &open, &work, work.request().unwrap(), &captured, &SystemClock, asked).await
+            run(&outbound, &open, &work, work.request().unwrap(), &captured, &SystemClock, asked).await
         });
         Self { running, ending }
     }
@@ -152,6 +160,21 @@ async fn the_request_is_what_the_job_says_and_names_its_run() {
         ("host", &format!("127.0.0.1:{}", server.port)),
     ] {
         assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), [value], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_goes_on_with_the_trace_unless_the_job_has_its_own() {
+    let server = Server::start().await;
+    let asked = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let own = "00-11111111111111111111111111111111-2222222222222222-00";
+    for (headers, expected) in [(json!({}), asked), (json!({"Traceparent": own}), own)] {
+        let run = OpenRun { trace: common::domain::trace::TraceContext::parse(asked), ..open() };
+        let http = json!({"url": server.url("/say/x"), "headers": headers});
+        assert_eq!(Going::begin(run, work(json!({ "http": http }))).ending.await.unwrap().err, "");
+        let sent = std::mem::take(&mut *server.sent.lock().unwrap());
+        let [(_, _, headers, _)] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!(headers.get_all("traceparent").iter().collect::<Vec<_>>(), [expected]);
     }
 }
 
@@ -276,7 +299,7 @@ async fn a_redirect_to_another_host_takes_no_secrets_along() {
             assert_eq!(headers.contains_key(secret), secrets, "{secret} at {host}");
         }
     }
-    let own = Hop::first(&open(), work(http("/")).request().unwrap()).unwrap();
+    let own = Hop::first(&open(), work(http("/")).request().unwrap(), &Resolved::default(), None).unwrap();
     let from_https = Hop { url: Url::parse("https://a/").unwrap(), ..own };
     let why = from_https.next(StatusCode::FOUND, Url::parse("http://a/").unwrap()).err().unwrap();
     assert_eq!(why, "the redirect to http://a/ is not followed: it leaves https");
@@ -321,4 +344,44 @@ async fn what_cannot_be_sent_says_why() {
     let end =
         Going::begin(with_env, work(json!({"http": {"url": server.url("/say/x")}}))).ending.await.unwrap();
     assert_eq!((end.err.as_str(), server.came().len()), (NO_VARIABLES, 0));
+}
+
+#[tokio::test]
+async fn a_request_has_its_secrets_and_its_record_and_other_servers_do_not() {
+    let (server, other) = (Server::start().await, Server::start().await);
+    let scene = Scene::new(&[("token", "s3cret-token\n"), ("lines", "two-lines\nof-a-secret")]);
+    let end_of = async |http: Value| {
+        let outbound = outbound().knowing(scene.secrets());
+        Going::begin_with(outbound, open(), work(json!({ "http": http }))).ending.await.unwrap()
+    };
+    let headers =
+        json!({"X-Token": "Bearer secret:token", "User-Agent": "secret:token", "Accept": "text/plain"});
+    let end = end_of(json!({"url": server.url("/echo/x-token"), "headers": headers})).await;
+    assert_eq!(
+        (told(&end).0, end.output.as_str()),
+        (Status::Succeeded, "HTTP/1.1 200 OK\nBearer [secret:token]")
+    );
+    let sent = server.sent.lock().unwrap().pop().unwrap();
+    assert_eq!([&sent.2["x-token"], &sent.2["user-agent"]], ["Bearer s3cret-token", "s3cret-token"]);
+
+    // Led elsewhere, not even a harmless header brings a secret there.
+    let away = format!("/to/302/{}", other.url("/say/ok").replace('/', "%2F").replace(':', "%3A"));
+    let end = end_of(json!({"url": server.url(&away), "headers": headers, "followRedirects": 1})).await;
+    assert_eq!(told(&end).0, Status::Succeeded, "{}", end.err);
+    let sent = other.sent.lock().unwrap().pop().unwrap();
+    assert!(!format!("{:?}", sent.2).contains("s3cret") && sent.2["accept"] == "text/plain", "{sent:?}");
+
+    // A server that says it in an address.
+    let again = server.url("/to/302/s3cret-token");
+    let end = end_of(json!({"url": again, "headers": headers, "followRedirects": 1})).await;
+    assert!(end.err.ends_with("/to/302/[secret:token]") && !end.output.contains("s3cret"), "{end:?}");
+
+    for (name, why) in
+        [("lines", "a header cannot have it"), ("none", "is not in this worker's CRON_SECRETS_FILE")]
+    {
+        let end =
+            end_of(json!({"url": server.url("/say/x"), "headers": {"A": format!("secret:{name}")}})).await;
+        assert_eq!(end.status, Status::Failed);
+        assert!(end.err.starts_with(&format!("secret:{name}")) && end.err.contains(why), "{}", end.err);
+    }
 }

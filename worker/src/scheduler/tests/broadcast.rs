@@ -223,3 +223,30 @@ fn what_somebody_asks_for_has_its_turn_among_fires_that_wait_for_each_other() {
     }
     assert_eq!(order[..2], [Trigger::Broadcast, Trigger::Manual], "{order:?}");
 }
+
+#[test]
+fn a_worker_with_more_fires_than_room_has_room_for_its_part_in_its_turn() {
+    let mut world = World::with_room(1);
+    world.workers(&[("me", 1)]);
+    // One of them always waits.
+    for job in ["b", "c", "d"] {
+        world.saved_with(job, "* * * * * *", r#"{"concurrency":"allow"}"#);
+    }
+    world.saved_with("z", "*/10 * * * * *", r#"{"mode":"broadcast"}"#);
+    let (mut shown, mut ended) = (0, 0);
+    for ms in (100..20_000).step_by(100) {
+        world.run_to(ms);
+        let spread: Vec<_> = world.claims().into_iter().flat_map(|claim| claim.spread).collect();
+        world.shown(&spread[shown..]);
+        shown = spread.len();
+        if ms % 800 == 0
+            && let Some(open) = world.starts().get(ended).cloned()
+        {
+            world.end(&open, Status::Succeeded);
+            ended += 1;
+        }
+    }
+    let parts = world.starts().into_iter().filter(|open| open.job == name("z"));
+    let times: Vec<i64> = parts.map(|open| open.plan_time.ms() - START_MS).collect();
+    assert_eq!(times, [10_000]);
+}
