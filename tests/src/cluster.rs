@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use common::clock::timeout;
 use etcd_client::{AlarmAction, AlarmType, Client};
-use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, get};
 use local_dev::native::provision;
 use local_dev::native::servers::Site;
 

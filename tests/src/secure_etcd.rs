@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
-use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, get};
 use local_dev::native::provision;
 use local_dev::native::servers::Site;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, get};
 use local_dev::native::provision;
 
 use crate::fixtures::{self, Fleet, SOON, skip, wait_for};

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use local_dev::native::compose::{Compose, Service, Source};
+use local_dev::native::ports::free_port;
 use local_dev::native::{provision, workspace};
 use serde_json::{Value, json};
 use tests::dockerfile::{Dockerfile, Instruction};
@@ -310,7 +311,7 @@ fn the_health_checks_that_are_scripts_say_yes_to_200_and_no_to_anything_else() {
         {
             assert!(!passes(answering(other)), "{name}: {other:?}");
         }
-        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let nobody = free_port().unwrap();
         assert!(!passes(nobody), "{name}: nobody listens");
         assert!(test[2].contains(&format!("GET {path} HTTP/1.1\\r\\nHost: ")), "{name}");
     }

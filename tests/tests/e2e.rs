@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::clock::sleep;
-use local_dev::native::process;
+use local_dev::native::ports::free_port;
 use mongodb::bson::Document;
 use serde_json::{Value, json};
 use tests::account::{Account, all_running, finish};
@@ -429,7 +429,7 @@ async fn the_api_says_503_while_a_store_is_away_and_works_again_afterwards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_native_stack_is_one_command_and_ends_as_one() {
     let fleet = fleet!("stack");
-    let port = process::free_port().unwrap();
+    let port = free_port().unwrap();
     let program = program("local-dev").await;
     let mut command = std::process::Command::new(&program);
     command

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{Process, get};
 use local_dev::native::{programs, provision, servers};
 use mongodb::bson::Document;
 use tests::fixtures::{Counting, Fleet, SOON, number, skip, status, wait_for};

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{Process, get};
 use local_dev::native::servers::Site;
 use local_dev::native::{provision, target, workspace};
 use rustix::process::Signal;

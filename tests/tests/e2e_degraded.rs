@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::clock::Stopwatch;
-use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{Process, get};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tests::account::{Account, all_running, finish};

@@ -10,7 +10,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::clock::{Clock as _, SystemClock};
-use local_dev::native::process::{Process, free_port};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::Process;
 use local_dev::native::workspace;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519, PublicKeyData as _,

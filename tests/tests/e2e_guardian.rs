@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::clock::sleep;
-use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{Process, get};
 use local_dev::native::provision::search;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;

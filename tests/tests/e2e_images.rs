@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use local_dev::native::process::free_port;
+use local_dev::native::ports::free_port;
 use local_dev::native::workspace;
 use tests::container::{self, Image, has_debian};
 use tests::fixtures::{Fleet, SOON, http, number, status, wait_for};

@@ -3,12 +3,13 @@
 //! Without etcd and a MongoDB-protocol server each test says SKIPPED; `cargo run -p tests` provisions them.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
+use local_dev::native::ports::free_port;
 use local_dev::native::process::get;
 use serde_json::{Value, json};
 use tests::fixtures::{Fleet, SOON, status, wait_for};
@@ -42,7 +43,7 @@ fn told(got: &Got, prefix: &str) -> Vec<(String, String)> {
 async fn each_outage_is_told_once_though_the_address_is_away_and_its_worker_killed() {
     let Some(mut fleet) = Fleet::start("notify").await else { return };
     // Nobody listens there yet.
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
     let file = fleet.dir.path().join("channels.json");
     let channels = json!({"channels": {"hook": {"kind": "webhook", "url": format!("http://{address}/")}}});
     std::fs::write(&file, channels.to_string()).unwrap();

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use common::clock::Stopwatch;
-use local_dev::native::process::free_port;
+use local_dev::native::ports::free_port;
 use local_dev::native::servers::Worker;
 use serde_json::{Value, json};
 use tests::aws::{Aws, nowhere};

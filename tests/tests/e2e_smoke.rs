@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::clock::timeout;
-use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{Process, get};
 use local_dev::native::workspace;
 use rustix::process::Signal;
 use serde_json::Value;

@@ -14,6 +14,7 @@ use common::kv::{Error, Kv, Op, Range, Txn};
 use common::secrets::Vault;
 use common::stores;
 use futures::StreamExt;
+use local_dev::native::ports::free_port;
 use local_dev::native::servers::Server;
 use tests::aws::{Shelf, refers};
 use tests::conformance::kv::exam;
@@ -209,7 +210,7 @@ mod etcd {
     use super::*;
 
     fn refused_port() -> EtcdSettings {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port().unwrap();
         let endpoints = Some(vec![format!("http://127.0.0.1:{port}")]);
         EtcdSettings { endpoints, ..EtcdSettings::default() }
     }

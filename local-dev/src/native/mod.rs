@@ -3,6 +3,7 @@
 pub mod compose;
 pub mod guard;
 pub mod plan;
+pub mod ports;
 pub mod process;
 pub mod provision;
 pub mod servers;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -233,21 +233,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A loopback port that was free a moment ago.
-///
-/// # Errors
-/// When there is none.
-pub fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free loopback port")?;
-    Ok(listener.local_addr()?.port())
-}
-
-/// Whether nobody listens there now.
-#[must_use]
-pub fn is_free(address: SocketAddr) -> bool {
-    TcpListener::bind(address).is_ok()
 }
 
 /// The answer to a plain `GET`: status and body; `None` when nobody answers. For readiness only: the tests have a real client.

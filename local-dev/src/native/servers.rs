@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use super::compose::{Compose, Health, Service};
 use super::guard::Guard;
 use super::plan::{self, Place, Plan};
-use super::process::{self, EXIT_ON_STDIN_EOF, Process, free_port, get, is_free};
+use super::ports::{free_port, is_free};
+use super::process::{self, EXIT_ON_STDIN_EOF, Process, get};
 use super::{provision, workspace};
 
 /// A port that was free a moment ago can be taken by the time a server binds it: try others so often.

@@ -10,7 +10,7 @@ use common::config::Settings;
 
 use super::compose::{Compose, Service};
 use super::guard::{self, Guard};
-use super::process::is_free;
+use super::ports::is_free;
 use super::servers::{self, FUNCTIONS, Programs, Running, Site, Start};
 use super::{programs, provision};
 use crate::stop::Stop;

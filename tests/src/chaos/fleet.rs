@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::clock::{Stopwatch, sleep};
-use local_dev::native::process::{Process, free_port, get};
+use local_dev::native::ports::free_port;
+use local_dev::native::process::{Process, get};
 use local_dev::native::servers::{Server, Site};
 use local_dev::native::{programs, target};
 use rustix::process::Signal;
