@@ -1,6 +1,7 @@
 //! What the tests share: the exams of the two storage seams, and fleets of real parts.
 
 pub mod account;
+pub mod api;
 pub mod aws;
 pub mod chaos;
 pub mod cluster;
@@ -8,6 +9,7 @@ pub mod conformance;
 pub mod container;
 pub mod context;
 pub mod dockerfile;
+pub mod embedded;
 pub mod fixtures;
 pub mod function;
 pub mod line;

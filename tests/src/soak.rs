@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::bench::release;
+use crate::bench::{machine, release};
 use anyhow::{Context, ensure};
 use common::clock::{Stopwatch, sleep};
 use common::domain::record::Record;
@@ -80,7 +80,7 @@ pub async fn run(words: &[String]) -> anyhow::Result<()> {
     ensure!((1..=10_000).contains(&jobs), "{jobs} a second: wants 1 to 10000");
     release()?;
     let seconds = Duration::from_secs(fires / jobs);
-    println!("{jobs} jobs, each every second, for {} s; {}", seconds.as_secs(), load());
+    println!("{jobs} jobs, each every second, for {} s; {}", seconds.as_secs(), machine::load());
     on_etcd(jobs, seconds).await?;
     on_the_embedded_store(jobs, seconds).await
 }
@@ -88,11 +88,6 @@ pub async fn run(words: &[String]) -> anyhow::Result<()> {
 /// Where the release programs are.
 fn built() -> PathBuf {
     workspace().join("target/release")
-}
-
-fn load() -> String {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!("load {}", load.trim())
 }
 
 fn name(number: u64) -> String {
@@ -117,12 +112,12 @@ async fn on_etcd(jobs: u64, time: Duration) -> anyhow::Result<()> {
             http().get(format!("http://{}/metrics", fleet.workers[0].listen())).send().await?.text().await?;
         let fires = metrics.lines().find_map(|line| line.strip_prefix("fleetcron_lateness_seconds_count "));
         println!(
-            "{:>5} {:>9} {:>9} {:>10} {:>10}",
+            "{:>5} {:>9} {:>9} {:>10} {:>10.0}",
             started.elapsed().as_secs(),
             fires.unwrap_or("?"),
             room.db_size() / 1_000_000,
             room.raft_used_db_size() / 1_000_000,
-            resident_mb(fleet.workers[0].process().pid()),
+            machine::memory(fleet.workers[0].process().pid())?.now,
         );
     }
     fleet.delete_prefix("/cron/jobs/").await;
@@ -174,7 +169,7 @@ async fn on_the_embedded_store(jobs: u64, time: Duration) -> anyhow::Result<()> 
             started.elapsed().as_secs(),
             megabytes(&data, "kv"),
             megabytes(&data, "records"),
-            resident_mb(process.pid()),
+            machine::memory(process.pid())?.now,
         );
     }
     for number in 0..jobs {
@@ -217,7 +212,7 @@ fn report(jobs: u64, accounts: &BTreeMap<String, Account>) -> anyhow::Result<()>
         sum(|account| account.runs),
         sum(|account| account.lost),
         sum(|account| account.skipped),
-        load()
+        machine::load()
     );
     for (job, account) in accounts {
         let (runs, skipped) = (account.runs, account.skipped);
@@ -234,11 +229,4 @@ fn megabytes(dir: &Path, prefix: &str) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     ours.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum::<u64>() / 1_000_000
-}
-
-/// Memory of a process.
-fn resident_mb(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }

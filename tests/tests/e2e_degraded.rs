@@ -3,18 +3,17 @@
 //!
 //! Without etcd and a MongoDB-protocol server the tests of workers say SKIPPED; `cargo run -p tests` provisions them.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::clock::Stopwatch;
-use local_dev::native::ports::free_port;
 use local_dev::native::process::{Process, get};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tests::account::{Account, all_running, finish};
 use tests::chaos::link::{Link, Passing};
-use tests::fixtures::{Fleet, SOON, TestDir, http, now_ms, number, program, site, status, wait_for};
+use tests::embedded::Embedded;
+use tests::fixtures::{Counting, Fleet, SOON, http, now_ms, number, status, wait_for};
 
 /// So much later both stores get what is sent to them, and so much later what they answer arrives.
 const SLOWLY: Duration = Duration::from_millis(150);
@@ -32,6 +31,25 @@ fn take(process: &Process) -> (Pid, Rlimit) {
     let pid = Pid::from_raw(process.pid().cast_signed()).unwrap();
     let none = Rlimit { current: Some(STANDARD), maximum: getrlimit(Resource::Nofile).maximum };
     (pid, prlimit(Some(pid), Resource::Nofile, none).unwrap())
+}
+
+/// Waits until every job has run after this second.
+async fn ran_after(second: i64, jobs: &[Counting], when: &str) {
+    wait_for(&format!("runs of every job {when}"), SOON, async || {
+        jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > second)).then_some(())
+    })
+    .await;
+}
+
+/// Ends the jobs: each of their seconds since `first` is accounted for, and no run is lost.
+async fn assert_nothing_lost(fleet: &Fleet, jobs: &[Counting], first: i64) {
+    let last = finish(fleet, jobs).await;
+    let records = fleet.all_records().await;
+    for job in jobs {
+        let account = Account::of(job, &records);
+        account.assert_accounted(first..=last, job);
+        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
+    }
 }
 
 fn give_back((pid, before): (Pid, Rlimit)) {
@@ -54,21 +72,12 @@ async fn a_worker_without_descriptors_fails_its_runs_with_a_word_and_goes_on_whe
     }
     give_back(taken);
     let back = now_ms() / 1000;
-    wait_for("runs of every job", SOON, async || {
-        jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > back)).then_some(())
-    })
-    .await;
+    ran_after(back, &jobs, "with descriptors").await;
     let (code, why) = get(listen, "/readyz").await.unwrap();
     assert_eq!(code, 200, "{why}");
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "it kept its session");
 
-    let last = finish(&fleet, &jobs).await;
-    let records = fleet.all_records().await;
-    for job in &jobs {
-        let account = Account::of(job, &records);
-        account.assert_accounted(first..=last, job);
-        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
-    }
+    assert_nothing_lost(&fleet, &jobs, first).await;
     let worker = fleet.workers[0].process();
     assert!(worker.ended().is_none());
     let log = std::fs::read_to_string(worker.log()).unwrap();
@@ -95,10 +104,7 @@ async fn stores_that_are_slow_cost_no_fire_no_session_and_no_record() {
     etcd.set(Passing::Slow(SLOWLY));
     mongo.set(Passing::Slow(SLOWLY));
     let slow = now_ms() / 1000;
-    wait_for("runs of every job while both are slow", SOON, async || {
-        jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > slow + 8)).then_some(())
-    })
-    .await;
+    ran_after(slow + 8, &jobs, "while both are slow").await;
     let (code, why) = get(listen, "/readyz").await.unwrap();
     assert_eq!(code, 200, "{why}");
     // Their records come while it lasts.
@@ -112,35 +118,16 @@ async fn stores_that_are_slow_cost_no_fire_no_session_and_no_record() {
     mongo.set(Passing::Open);
     // What was on its way in the last slow second is decided: a job that is deleted before that owes nothing.
     let back = now_ms() / 1000;
-    wait_for("runs of every job afterwards", SOON, async || {
-        jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > back + 1)).then_some(())
-    })
-    .await;
+    ran_after(back + 1, &jobs, "afterwards").await;
 
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "it kept its session");
-    let last = finish(&fleet, &jobs).await;
-    let records = fleet.all_records().await;
-    for job in &jobs {
-        let account = Account::of(job, &records);
-        account.assert_accounted(first..=last, job);
-        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
-    }
+    assert_nothing_lost(&fleet, &jobs, first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_dev_without_descriptors_answers_those_that_are_there_and_others_when_it_has_some() {
-    let dir = TestDir::new("degraded-api");
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
-    let mut command = Command::new(program("local-dev").await);
-    command
-        .env_remove("CRON_ETCD_ENDPOINTS")
-        .env_remove("CRON_MONGODB_URI")
-        .env("CRON_LISTEN", address.to_string())
-        .env("CRON_DATA_DIR", dir.path().join("data"))
-        .current_dir(dir.path());
-    let mut process = site(&dir).start("local-dev", command).unwrap();
-    process.ready(async || get(address, "/job/list").await.is_some()).await.unwrap();
-    let url = format!("http://{address}");
+    let mut api = Embedded::start("degraded-api", &[]).await;
+    let (process, url) = (&mut api.process, &api.url);
     let http = http();
     // A client may open a connection although it has one: while there are no descriptors nobody would answer on that. Then it asks again.
     let answer = async |request: reqwest::RequestBuilder| {
@@ -162,7 +149,7 @@ async fn local_dev_without_descriptors_answers_those_that_are_there_and_others_w
     assert_eq!(code, 200, "{saved}");
     wait_for("a run", SOON, async || records("succeeded").await?.pop()).await;
 
-    let (taken, since) = (take(&process), Stopwatch::start());
+    let (taken, since) = (take(process), Stopwatch::start());
     // The client's connection is open. What the stores need they have open, too.
     let failed = wait_for("a run that fails", SOON, async || records("failed").await?.pop()).await;
     assert!(failed["err"].as_str().unwrap().contains(WORDS), "{failed}");

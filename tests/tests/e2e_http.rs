@@ -3,25 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body as AxumBody;
 use axum::extract::{Request as Called, State};
 use axum::response::Response as Answer;
-use common::clock::SystemClock;
-use common::config::EtcdSettings;
-use common::domain::access::Principal;
-use common::kv::etcd::EtcdKv;
-use common::run_log::mongo::MongoRunLog;
-use functions::Ports;
 use futures::StreamExt as _;
-use lambda_http::{Body, RequestExt as _};
 use mongodb::bson::Document;
 use serde_json::{Value, json};
+use tests::api::Api;
 use tests::fixtures::{Fleet, SOON, number, status, wait_for};
 
-const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// A schedule that does not fire while a test goes.
 const NEVER: &str = "0 0 0 29 2 *";
 
@@ -63,42 +55,12 @@ async fn serve(State(came): State<Came>, request: Called) -> Answer {
     .unwrap()
 }
 
-/// The API over the fleet's stores.
-struct Api(Ports);
-
-impl Api {
-    fn new(fleet: &Fleet) -> Self {
-        let etcd = EtcdSettings { endpoints: Some(vec![fleet.etcd.url()]), ..EtcdSettings::default() };
-        Self(Ports {
-            kv: Arc::new(EtcdKv::new(&etcd, CALL_LIMIT).unwrap()),
-            run_log: Arc::new(MongoRunLog::new(&fleet.mongo.url(), CALL_LIMIT).unwrap()),
-            clock: Arc::new(SystemClock),
-        })
-    }
-
-    async fn call(&self, method: &str, path: &str, body: Body) -> (u16, Value) {
-        let request =
-            lambda_http::http::Request::builder().extension(Principal::anybody()).method(method).uri(path);
-        let request = request.header("content-type", "application/json").body(body).unwrap();
-        let raw = request.uri().path().to_owned();
-        let response = functions::handle(&self.0, request.with_raw_http_path(raw)).await;
-        let Body::Text(text) = response.body() else { panic!("no text") };
-        (response.status().as_u16(), serde_json::from_str(text).unwrap())
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Value {
-        let (code, reply) = self.call("POST", path, Body::Text(body.to_string())).await;
-        assert_eq!(code, 200, "{path} {body}: {reply}");
-        reply["data"].clone()
-    }
-
-    /// Saves a job that never fires, and has it run. Answers the run's id.
-    async fn run(&self, name: &str, http: Value, options: Value) -> String {
-        let mut job = options;
-        (job["name"], job["cronExpr"], job["http"]) = (name.into(), NEVER.into(), http);
-        self.post("/job/save", job).await;
-        self.post("/job/run", json!({ "name": name })).await["runId"].as_str().unwrap().to_owned()
-    }
+/// Saves a job that never fires, and has it run. Answers the run's id.
+async fn run(api: &Api, name: &str, http: Value, options: Value) -> String {
+    let mut job = options;
+    (job["name"], job["cronExpr"], job["http"]) = (name.into(), NEVER.into(), http);
+    api.done("/job/save", &job).await;
+    api.done("/job/run", &json!({ "name": name })).await["runId"].as_str().unwrap().to_owned()
 }
 
 fn text<'a>(record: &'a Document, field: &str) -> &'a str {
@@ -109,7 +71,7 @@ fn text<'a>(record: &'a Document, field: &str) -> &'a str {
 async fn a_job_sends_its_request_and_the_answer_is_its_record() {
     let Some(mut fleet) = Fleet::start("http").await else { return };
     fleet.worker("w1", &[("CRON_HTTP_ALLOWED_NETWORKS", "127.0.0.1")]).await;
-    let (api, came) = (Api::new(&fleet), Came::default());
+    let (api, came) = (Api::of(&fleet), Came::default());
     let url = server(&came).await;
     let came_to = |path: &str| -> Vec<(BTreeMap<String, String>, String)> {
         let came = came.lock().unwrap();
@@ -120,15 +82,15 @@ async fn a_job_sends_its_request_and_the_answer_is_its_record() {
     // By its schedule: each fire once, under its own key.
     let ticking =
         json!({"name": "tick", "cronExpr": "* * * * * * *", "http": {"url": format!("{url}/tick")}});
-    api.post("/job/save", ticking.clone()).await;
-    let listed = api.call("GET", "/job/list?prefix=tick", Body::Empty).await.1["data"][0].clone();
+    api.done("/job/save", &ticking).await;
+    let listed = api.get("/job/list?prefix=tick").await.1["data"][0].clone();
     assert_eq!((&listed["command"], &listed["http"]), (&json!(""), &ticking["http"]), "{listed}");
     wait_for("three fires", SOON, async || {
         let done = fleet.records("tick").await.into_iter().filter(|record| status(record) == "succeeded");
         (done.count() >= 3).then_some(())
     })
     .await;
-    api.post("/job/delete", json!({"name": "tick"})).await;
+    api.done("/job/delete", &json!({"name": "tick"})).await;
     wait_for("the last fires", SOON, async || {
         let records = fleet.records("tick").await;
         let ran = records.iter().filter(|record| status(record) == "succeeded");
@@ -143,7 +105,7 @@ async fn a_job_sends_its_request_and_the_answer_is_its_record() {
     // Of a retry each attempt has a key of its own, and all have one plan time.
     let post =
         json!({"method": "POST", "url": format!("{url}/shaky"), "body": "{}", "expect": {"body": "done"}});
-    let run_id = api.run("shaky", post, json!({"retry": {"attempts": 3, "backoff": 0}})).await;
+    let run_id = run(&api, "shaky", post, json!({"retry": {"attempts": 3, "backoff": 0}})).await;
     let record = fleet.record("shaky", |record| status(record) == "succeeded").await;
     assert_eq!((number(&record, "attempt"), number(&record, "httpStatus")), (2, 200), "{record}");
     assert_eq!(text(&record, "output"), "HTTP/1.1 200 OK\ndone\n");
@@ -165,14 +127,14 @@ async fn a_job_sends_its_request_and_the_answer_is_its_record() {
     assert_eq!(came_to("/shaky"), expected);
 
     // Seen while it goes, and killed.
-    let run_id = api.run("endless", json!({"url": format!("{url}/endless")}), json!({})).await;
+    let run_id = run(&api, "endless", json!({"url": format!("{url}/endless")}), json!({})).await;
     wait_for("what has come of the answer", SOON, async || {
-        let (_, reply) = api.call("GET", &format!("/run/output?id={run_id}"), Body::Empty).await;
+        let (_, reply) = api.get(&format!("/run/output?id={run_id}")).await;
         let output = reply["data"]["output"].as_str()?;
         (output == "HTTP/1.1 200 OK\nbegin\n" && reply["data"]["ended"] == false).then_some(())
     })
     .await;
-    api.post("/job/kill", json!({"name": "endless"})).await;
+    api.done("/job/kill", &json!({"name": "endless"})).await;
     let killed = fleet.record("endless", |record| status(record) == "killed").await;
     assert_eq!(
         (text(&killed, "err"), text(&killed, "output")),
@@ -180,9 +142,9 @@ async fn a_job_sends_its_request_and_the_answer_is_its_record() {
     );
 
     // Not answered in time; led to where nobody may be called; and the metadata of a cloud.
-    api.run("late", json!({"url": format!("{url}/endless")}), json!({"timeoutSeconds": 1})).await;
-    api.run("away", json!({"url": format!("{url}/away"), "followRedirects": 1}), json!({})).await;
-    api.run("metadata", json!({"url": "http://169.254.169.254/latest/meta-data/"}), json!({})).await;
+    run(&api, "late", json!({"url": format!("{url}/endless")}), json!({"timeoutSeconds": 1})).await;
+    run(&api, "away", json!({"url": format!("{url}/away"), "followRedirects": 1}), json!({})).await;
+    run(&api, "metadata", json!({"url": "http://169.254.169.254/latest/meta-data/"}), json!({})).await;
     for (job, ended, err) in [
         ("late", "timedOut", "the answer did not end (timed out after 1 s)"),
         ("away", "failed", "127.0.0.2 is not called: loopback"),
@@ -191,7 +153,7 @@ async fn a_job_sends_its_request_and_the_answer_is_its_record() {
         let record = fleet.record(job, |_| true).await;
         assert_eq!((status(&record), text(&record, "err")), (ended, err));
     }
-    let with_env = json!({"name": "away", "env": {"A": "b"}}).to_string();
-    let (code, reply) = api.call("POST", "/job/run", Body::Text(with_env)).await;
+    let with_env = json!({"name": "away", "env": {"A": "b"}});
+    let (code, reply) = api.post("/job/run", &with_env).await;
     assert!(code == 400 && reply["msg"].as_str().unwrap().starts_with("env: means nothing"), "{reply}");
 }

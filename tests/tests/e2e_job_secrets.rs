@@ -5,23 +5,15 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request as Called, State};
-use common::clock::SystemClock;
-use common::config::EtcdSettings;
-use common::domain::access::Principal;
-use common::kv::etcd::EtcdKv;
-use common::run_log::mongo::MongoRunLog;
-use functions::Ports;
-use lambda_http::{Body, RequestExt as _};
 use mongodb::bson::Document;
 use serde_json::{Value, json};
+use tests::api::Api;
 use tests::aws::Aws;
 use tests::fixtures::{Fleet, SOON, TestDir, status, wait_for};
 
-const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// A schedule that does not fire while a test goes.
 const NEVER: &str = "0 0 0 29 2 *";
 
@@ -47,44 +39,15 @@ async fn server(came: &Came) -> String {
     url
 }
 
-/// The API over the fleet's stores.
-struct Api(Ports);
+/// Saves a job that never fires.
+async fn save(api: &Api, name: &str, mut job: Value) -> (u16, Value) {
+    (job["name"], job["cronExpr"]) = (name.into(), NEVER.into());
+    api.post("/job/save", &job).await
+}
 
-impl Api {
-    fn new(fleet: &Fleet) -> Self {
-        let etcd = EtcdSettings { endpoints: Some(vec![fleet.etcd.url()]), ..EtcdSettings::default() };
-        Self(Ports {
-            kv: Arc::new(EtcdKv::new(&etcd, CALL_LIMIT).unwrap()),
-            run_log: Arc::new(MongoRunLog::new(&fleet.mongo.url(), CALL_LIMIT).unwrap()),
-            clock: Arc::new(SystemClock),
-        })
-    }
-
-    async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let body = if method == "GET" { Body::Empty } else { Body::Text(body.to_string()) };
-        let request =
-            lambda_http::http::Request::builder().extension(Principal::anybody()).method(method).uri(path);
-        let request = request.header("content-type", "application/json").body(body).unwrap();
-        let raw = request.uri().path().to_owned();
-        let response = functions::handle(&self.0, request.with_raw_http_path(raw)).await;
-        let Body::Text(text) = response.body() else { panic!("no text") };
-        (response.status().as_u16(), serde_json::from_str(text).unwrap())
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.call("GET", path, &Value::Null).await.1
-    }
-
-    async fn save(&self, name: &str, mut job: Value) -> (u16, Value) {
-        (job["name"], job["cronExpr"]) = (name.into(), NEVER.into());
-        self.call("POST", "/job/save", &job).await
-    }
-
-    async fn run(&self, name: &str) -> String {
-        let (code, reply) = self.call("POST", "/job/run", &json!({ "name": name })).await;
-        assert_eq!(code, 200, "{reply}");
-        reply["data"]["runId"].as_str().unwrap().to_owned()
-    }
+/// Has a job run; the run's id.
+async fn run(api: &Api, name: &str) -> String {
+    api.done("/job/run", &json!({ "name": name })).await["runId"].as_str().unwrap().to_owned()
 }
 
 fn text<'a>(record: &'a Document, field: &str) -> &'a str {
@@ -121,7 +84,7 @@ async fn what_a_job_names_arrives_and_is_seen_nowhere_else() {
     let settings =
         [("CRON_SECRETS_FILE", file.to_str().unwrap()), ("CRON_HTTP_ALLOWED_NETWORKS", "127.0.0.1")];
     fleet.worker("w1", &settings).await;
-    let (api, came) = (Api::new(&fleet), Came::default());
+    let (api, came) = (Api::of(&fleet), Came::default());
     let url = server(&came).await;
 
     // A command, seen while it goes.
@@ -132,11 +95,11 @@ async fn what_a_job_names_arrives_and_is_seen_nowhere_else() {
         end.display()
     );
     let job = json!({"command": command, "env": {"DB": "secret:team/db", "OTHER": "a secret:b"}});
-    assert_eq!(api.save("command", job).await.0, 200);
-    let run_id = api.run("command").await;
+    assert_eq!(save(&api, "command", job).await.0, 200);
+    let run_id = run(&api, "command").await;
     let live = "15 [secret:team/db]\n[secret:team/db]\n0\n";
     wait_for("what it prints", SOON, async || {
-        let reply = api.get(&format!("/run/output?id={run_id}")).await;
+        let (_, reply) = api.get(&format!("/run/output?id={run_id}")).await;
         let output = reply["data"]["output"].as_str()?;
         assert!(live.starts_with(output), "{output}");
         (output == live && reply["data"]["ended"] == false).then_some(())
@@ -148,15 +111,15 @@ async fn what_a_job_names_arrives_and_is_seen_nowhere_else() {
 
     // A rotated file is the next run's.
     std::fs::write(&db, second).unwrap();
-    api.run("command").await;
+    run(&api, "command").await;
     let rotated = |record: &Document| text(record, "output").starts_with("20 [secret:team/db]");
     fleet.record("command", rotated).await;
 
     // A request.
     let headers = json!({"Authorization": "Bearer secret:team/db", "X-Plain": "top:secret"});
     let http = json!({"method": "POST", "url": url, "headers": headers, "body": "{\"a\":\"x=secret:b\"}"});
-    assert_eq!(api.save("request", json!({ "http": http })).await.0, 200);
-    api.run("request").await;
+    assert_eq!(save(&api, "request", json!({ "http": http })).await.0, 200);
+    run(&api, "request").await;
     let record = fleet.record("request", |record| status(record) == "succeeded").await;
     assert!(text(&record, "output").contains("authorization: Bearer [secret:team/db]\n"), "{record}");
     assert!(came.lock().unwrap()[0].contains(&format!("authorization: Bearer {second}\n")));
@@ -170,20 +133,20 @@ async fn what_a_job_names_arrives_and_is_seen_nowhere_else() {
             "secret:theirs is not for this job: this worker's CRON_SECRETS_FILE names others",
         ),
     ] {
-        assert_eq!(api.save(name, json!({"command": "echo began", "env": {"A": secret}})).await.0, 200);
-        api.run(name).await;
+        assert_eq!(save(&api, name, json!({"command": "echo began", "env": {"A": secret}})).await.0, 200);
+        run(&api, name).await;
         let record = fleet.record(name, |_| true).await;
         assert_eq!((status(&record), text(&record, "err"), text(&record, "output")), ("failed", why, ""));
     }
-    let (code, reply) = api.save("bad", json!({"command": "true", "env": {"A": "secret:no such"}})).await;
+    let (code, reply) = save(&api, "bad", json!({"command": "true", "env": {"A": "secret:no such"}})).await;
     assert!(code == 400 && reply["msg"].as_str().unwrap().contains("letters, digits"), "{reply}");
     let with_env = json!({"name": "command", "env": {"A": "secret:team/db"}});
-    let (code, reply) = api.call("POST", "/job/run", &with_env).await;
+    let (code, reply) = api.post("/job/run", &with_env).await;
     assert!(code == 400 && reply["msg"].as_str().unwrap().contains("is for jobs alone"), "{reply}");
 
     // The reference is what everybody sees; the value stands in no file of stores and worker, and in no log.
     for path in ["/job/list", "/job/export?format=json", "/job/export", "/job/versions?name=command"] {
-        let shown = api.get(path).await.to_string();
+        let shown = api.get(path).await.1.to_string();
         assert!(shown.contains("secret:team/db") && !shown.contains("pa55word"), "{path}: {shown}");
     }
     fleet.workers[0].drain();
@@ -216,11 +179,11 @@ async fn jobs_and_notifications_take_what_aws_keeps() {
     let environment: Vec<(&str, &str)> =
         environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     fleet.worker("w1", &environment).await;
-    let api = Api::new(&fleet);
+    let api = Api::of(&fleet);
 
     // Claimed ahead and at its time: its secret is read once for all its fires of a minute.
     let ticking = json!({"name": "tick", "cronExpr": "* * * * * * *", "command": "echo $T ${#T}", "env": {"T": "secret:token"}});
-    assert_eq!(api.call("POST", "/job/save", &ticking).await.0, 200);
+    assert_eq!(api.post("/job/save", &ticking).await.0, 200);
     wait_for("three fires", SOON, async || {
         let records = fleet.records("tick").await;
         let good = |record: &&Document| text(record, "output") == "[secret:token] 15\n";
@@ -231,8 +194,8 @@ async fn jobs_and_notifications_take_what_aws_keeps() {
 
     let notify = json!({"on": ["failure"], "to": ["hook"]});
     let job = json!({"command": "true", "env": {"A": "secret:refused"}, "notify": notify});
-    assert_eq!(api.save("refused", job).await.0, 200);
-    api.run("refused").await;
+    assert_eq!(save(&api, "refused", job).await.0, 200);
+    run(&api, "refused").await;
     let record = fleet.record("refused", |_| true).await;
     let why = "secret:refused cannot be read: ssm: the worker may not read it; the worker's log says more";
     assert_eq!((status(&record), text(&record, "err")), ("failed", why));

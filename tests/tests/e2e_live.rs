@@ -1,61 +1,35 @@
 //! What runs print, seen while they go, on real parts: etcd, a MongoDB-protocol server, worker processes; the handlers in this process.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use common::clock::{Stopwatch, SystemClock, sleep};
-use common::config::EtcdSettings;
-use common::domain::access::Principal;
-use common::kv::etcd::EtcdKv;
-use common::run_log::mongo::MongoRunLog;
-use functions::Ports;
+use common::clock::{Stopwatch, sleep};
 use futures::TryStreamExt as _;
-use lambda_http::{Body, RequestExt as _};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
+use tests::api::Api;
 use tests::fixtures::{Fleet, SOON, now_ms, wait_for};
 
-const CALL_LIMIT: Duration = Duration::from_secs(20);
-
-/// The API over the fleet's stores.
-fn ports(fleet: &Fleet) -> Ports {
-    let etcd = EtcdSettings { endpoints: Some(vec![fleet.etcd.url()]), ..EtcdSettings::default() };
-    Ports {
-        kv: Arc::new(EtcdKv::new(&etcd, CALL_LIMIT).unwrap()),
-        run_log: Arc::new(MongoRunLog::new(&fleet.mongo.url(), CALL_LIMIT).unwrap()),
-        clock: Arc::new(SystemClock),
-    }
-}
-
 /// The `data` of an answer; `None` when it is no success.
-async fn ask(ports: &Ports, path: &str) -> Option<Value> {
-    let request = lambda_http::http::Request::builder()
-        .extension(Principal::anybody())
-        .uri(path)
-        .body(Body::Empty)
-        .unwrap();
-    let raw = request.uri().path().to_owned();
-    let response = functions::handle(ports, request.with_raw_http_path(raw)).await;
-    let Body::Text(text) = response.body() else { panic!("no text") };
-    let body: Value = serde_json::from_str(text).unwrap();
-    (response.status() == 200).then(|| body["data"].clone())
+async fn ask(api: &Api, path: &str) -> Option<Value> {
+    let (status, mut reply) = api.get(path).await;
+    (status == 200).then(|| reply["data"].take())
 }
 
 /// The run of a job that is going, once there is one.
-async fn going(ports: &Ports, job: &str) -> Value {
+async fn going(api: &Api, job: &str) -> Value {
     wait_for("a run that is going", SOON, async || {
-        let runs = ask(ports, &format!("/job/running?name={job}")).await?;
+        let runs = ask(api, &format!("/job/running?name={job}")).await?;
         runs.as_array()?.iter().find(|run| run["planTime"].as_i64().unwrap() <= now_ms()).cloned()
     })
     .await
 }
 
 /// Reads on from `known` until `enough`; every answer must go on where the one before has ended.
-async fn follow(ports: &Ports, id: &str, known: &mut String, enough: impl Fn(&str, bool) -> bool) {
+async fn follow(api: &Api, id: &str, known: &mut String, enough: impl Fn(&str, bool) -> bool) {
     let waited = Stopwatch::start();
     loop {
         let after = known.len();
-        let piece = ask(ports, &format!("/run/output?id={id}&after={after}&wait=2")).await.unwrap();
+        let piece = ask(api, &format!("/run/output?id={id}&after={after}&wait=2")).await.unwrap();
         assert_eq!(piece["from"], after, "{piece} after {known:?}");
         known.push_str(piece["output"].as_str().unwrap());
         assert_eq!(piece["next"], known.len(), "{piece}");
@@ -77,7 +51,7 @@ async fn stored_output(fleet: &Fleet) -> Vec<Document> {
 async fn a_run_is_seen_while_it_goes_and_afterwards() {
     let Some(mut fleet) = Fleet::start("live-output").await else { return };
     fleet.worker("w1", &[]).await;
-    let ports = ports(&fleet);
+    let api = Api::of(&fleet);
     let end = fleet.dir.path().join("end");
     let end = end.display();
     // A character comes in two halves, seconds apart.
@@ -85,42 +59,37 @@ async fn a_run_is_seen_while_it_goes_and_afterwards() {
         "echo begin; printf 'gr\\303'; sleep 2.5; printf '\\274n\\n'; until [ -e {end} ]; do sleep 0.1; done; echo end"
     );
     fleet.put_job("live", &command, "* * * * * * *").await;
-    let run = going(&ports, "live").await;
+    let run = going(&api, "live").await;
     let id = run["runId"].as_str().unwrap().to_owned();
     assert_eq!((&run["worker"], &run["attempt"]), (&json!("w1"), &json!(1)), "{run}");
-    assert_eq!(
-        ask(&ports, &format!("/run/get?id={id}")).await.unwrap(),
-        json!({"open": run, "record": null})
-    );
+    assert_eq!(ask(&api, &format!("/run/get?id={id}")).await.unwrap(), json!({"open": run, "record": null}));
 
     let mut known = String::new();
-    follow(&ports, &id, &mut known, |known, ended| {
+    follow(&api, &id, &mut known, |known, ended| {
         assert!(!ended);
         known == "begin\ngrün\n"
     })
     .await;
     fleet.delete_prefix("/cron/jobs/").await;
     tokio::fs::write(fleet.dir.path().join("end"), "").await.unwrap();
-    follow(&ports, &id, &mut known, |_, ended| ended).await;
+    follow(&api, &id, &mut known, |_, ended| ended).await;
     assert_eq!(known, "begin\ngrün\nend\n");
 
-    let ended = ask(&ports, &format!("/run/get?id={id}")).await.unwrap();
+    let ended = ask(&api, &format!("/run/get?id={id}")).await.unwrap();
     let record = &ended["record"];
     assert_eq!((&ended["open"], &record["claim"]), (&Value::Null, &json!(id)));
     assert_eq!((&record["output"], &record["status"]), (&json!(known), &json!("succeeded")));
     let by_id = format!("/run/get?id={}", record["_id"].as_str().unwrap());
-    assert_eq!(ask(&ports, &by_id).await.unwrap(), ended);
-    let found = ask(&ports, &format!("/job/log?name=live&runId={id}&text=gr%C3%BCn")).await.unwrap();
+    assert_eq!(ask(&api, &by_id).await.unwrap(), ended);
+    let found = ask(&api, &format!("/job/log?name=live&runId={id}&text=gr%C3%BCn")).await.unwrap();
     assert_eq!(found, json!([record]));
-    wait_for("no run is open", SOON, async || {
-        (ask(&ports, "/job/running").await? == json!([])).then_some(())
-    })
-    .await;
+    wait_for("no run is open", SOON, async || (ask(&api, "/job/running").await? == json!([])).then_some(()))
+        .await;
     wait_for("no output is stored apart", SOON, async || {
         stored_output(&fleet).await.is_empty().then_some(())
     })
     .await;
-    assert_eq!(ask(&ports, "/run/get?id=nobody-1").await, None);
+    assert_eq!(ask(&api, "/run/get?id=nobody-1").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,20 +97,20 @@ async fn what_a_lost_run_has_printed_is_still_there() {
     let Some(mut fleet) = Fleet::start("live-lost").await else { return };
     let ttl = [("CRON_SESSION_TTL_SECONDS", "2")];
     fleet.worker("w1", &ttl).await;
-    let ports = ports(&fleet);
+    let api = Api::of(&fleet);
     let end = fleet.dir.path().join("end");
     let command = format!("echo before; until [ -e {} ]; do sleep 0.1; done", end.display());
     fleet.put_job("lost", &command, "* * * * * * *").await;
-    let run = going(&ports, "lost").await;
+    let run = going(&api, "lost").await;
     let id = run["runId"].as_str().unwrap().to_owned();
-    follow(&ports, &id, &mut String::new(), |known, _| known == "before\n").await;
+    follow(&api, &id, &mut String::new(), |known, _| known == "before\n").await;
     fleet.delete_prefix("/cron/jobs/").await;
     fleet.workers[0].crash();
     fleet.worker("w2", &ttl).await;
     let mut known = String::new();
-    follow(&ports, &id, &mut known, |_, ended| ended).await;
+    follow(&api, &id, &mut known, |_, ended| ended).await;
     assert_eq!(known, "before\n");
-    let record = ask(&ports, &format!("/run/get?id={id}")).await.unwrap()["record"].clone();
+    let record = ask(&api, &format!("/run/get?id={id}")).await.unwrap()["record"].clone();
     assert_eq!((&record["status"], &record["output"]), (&json!("lost"), &json!("")), "{record}");
     tokio::fs::write(end, "").await.unwrap();
 }

@@ -1,53 +1,32 @@
 //! `infra/smoke.sh` against local-dev: it passes where jobs run, and where they do not it says why and leaves nothing behind.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use common::clock::timeout;
 use local_dev::native::ports::free_port;
-use local_dev::native::process::{Process, get};
 use local_dev::native::workspace;
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::fixtures::{SOON, TestDir, http, program, site, wait_for};
+use tests::embedded::Embedded;
+use tests::fixtures::{SOON, TestDir, http, site, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A token that nobody has made.
 const TOKEN: &str = "fct_0123456789ab_abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq";
 
-/// The API with so many workers, on the embedded stores.
-struct Api {
-    _process: Process,
-    url: String,
-    _dir: TestDir,
+/// The API with so many workers.
+async fn start(test: &str, workers: &str) -> Embedded {
+    Embedded::start(test, &[("CRON_WORKERS", workers)]).await
 }
 
-impl Api {
-    async fn start(test: &str, workers: &str) -> Self {
-        let dir = TestDir::new(test);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
-        let mut command = Command::new(program("local-dev").await);
-        command
-            .env_remove("CRON_ETCD_ENDPOINTS")
-            .env_remove("CRON_MONGODB_URI")
-            .env("CRON_LISTEN", address.to_string())
-            .env("CRON_DATA_DIR", dir.path().join("data"))
-            .env("CRON_WORKERS", workers)
-            .current_dir(dir.path());
-        let mut process = site(&dir).start("local-dev", command).unwrap();
-        process.ready(async || get(address, "/job/list").await.is_some()).await.unwrap();
-        Self { _process: process, url: format!("http://{address}"), _dir: dir }
-    }
-
-    /// The names of the jobs that the script made.
-    async fn smoke_jobs(&self) -> Vec<String> {
-        let answer = http().get(format!("{}/job/list?prefix=smoke-", self.url)).send().await.unwrap();
-        let body: Value = answer.json().await.unwrap();
-        let jobs = body["data"].as_array().unwrap().iter();
-        jobs.map(|job| job["name"].as_str().unwrap().to_owned()).collect()
-    }
+/// The names of the jobs that the script made.
+async fn smoke_jobs(api: &Embedded) -> Vec<String> {
+    let answer = http().get(format!("{}/job/list?prefix=smoke-", api.url)).send().await.unwrap();
+    let body: Value = answer.json().await.unwrap();
+    let jobs = body["data"].as_array().unwrap().iter();
+    jobs.map(|job| job["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The script, without a token unless one is given.
@@ -66,33 +45,33 @@ async fn run(mut command: Command) -> (Option<i32>, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_runs_jobs_passes_and_keeps_nothing() {
-    let api = Api::start("smoke-good", "1").await;
+    let api = start("smoke-good", "1").await;
     let (code, said) = run(smoke(&["--timeout", "45", &format!("{}/", api.url)])).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("the deployment works"), "{said}");
-    assert_eq!(api.smoke_jobs().await, Vec::<String>::new());
+    assert_eq!(smoke_jobs(&api).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_worker_it_fails_in_time_and_deletes_its_job() {
-    let api = Api::start("smoke-no-worker", "0").await;
+    let api = start("smoke-no-worker", "0").await;
     let (code, said) = run(smoke(&["--timeout", "1", &api.url])).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no run of smoke-") && said.contains(r#""data":[]"#), "{said}");
-    assert_eq!(api.smoke_jobs().await, Vec::<String>::new());
+    assert_eq!(smoke_jobs(&api).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn told_to_end_it_deletes_its_job_too() {
-    let api = Api::start("smoke-ended", "0").await;
+    let api = start("smoke-ended", "0").await;
     let dir = TestDir::new("smoke-ended-script");
     let script = smoke(&["--timeout", "600", &api.url]);
     let mut script = site(&dir).start("smoke", script).unwrap();
-    wait_for("the job", SOON, async || (!api.smoke_jobs().await.is_empty()).then_some(())).await;
+    wait_for("the job", SOON, async || (!smoke_jobs(&api).await.is_empty()).then_some(())).await;
     script.signal(Signal::TERM);
     let ended = script.wait(SOON).await.unwrap();
     assert_eq!(ended.code(), Some(143), "{}", script.tail());
-    assert_eq!(api.smoke_jobs().await, Vec::<String>::new());
+    assert_eq!(smoke_jobs(&api).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +103,7 @@ async fn what_is_not_the_api_fails_and_a_wrong_call_says_how_to_call() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("does not answer") && said.trim().lines().count() == 1, "{said}");
 
-    let api = Api::start("smoke-wrong-path", "0").await;
+    let api = start("smoke-wrong-path", "0").await;
     let (code, said) = run(smoke(&[&format!("{}/stage", api.url)])).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("404"), "{said}");

@@ -32,6 +32,7 @@ use crate::exec::process::{self, Running};
 use crate::exec::request;
 use crate::exec::secrets::Secrets;
 use crate::exec::shell::Shell;
+use crate::exec::supplies::Supplies;
 use crate::exec::work::Work;
 use crate::guardian::Guard;
 use crate::history;
@@ -140,11 +141,11 @@ impl Options {
             instance: worker_id.clone(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let tracer = Tracer::new(&settings.traces, resource);
         let secrets = Arc::new(Secrets::new(settings.secrets_file.as_deref(), Arc::new(Aws)));
+        let supplies = Supplies { tracer: Tracer::new(&settings.traces, resource), secrets };
         let shell = Shell::new(&settings.shell, &settings.users).guarded_by(guard);
-        let shell = shell.knowing(Arc::clone(&secrets)).traced_by(tracer.clone());
-        let outbound = Outbound::new(settings.http_networks.clone()).knowing(secrets).traced_by(tracer);
+        let shell = shell.with(supplies.clone());
+        let outbound = Outbound::new(settings.http_networks.clone()).with(supplies);
         Self {
             worker_id,
             identity,
@@ -192,7 +193,7 @@ impl Worker {
             session_ttl: options.session_ttl,
             max_runs: options.identity.max_runs,
         };
-        let status = Arc::new(Status::new(facts, options.shell.tracer().counted()));
+        let status = Arc::new(Status::new(facts, options.shell.supplies().tracer.counted()));
         let task = tokio::spawn(Driver::new(ports, options, Arc::clone(&status)).run(asked));
         Self { commands, task, status }
     }
@@ -534,7 +535,7 @@ impl Driver {
                 self.look_after_session().await;
                 if let Event::RunEnded(run_id, ending) = &event {
                     if let Some(span) = self.running.remove(run_id).and_then(|running| running.span) {
-                        self.options.shell.tracer().take(traces::ended(*span, ending));
+                        self.options.shell.supplies().tracer.take(traces::ended(*span, ending));
                     }
                     self.live.end(run_id);
                 }
@@ -1007,7 +1008,7 @@ impl Driver {
             }
         }
         self.keep_what_was_seen();
-        self.options.shell.tracer().flush(LAST_SPANS_MAX).await;
+        self.options.shell.supplies().tracer.flush(LAST_SPANS_MAX).await;
         tracing::info!("left");
     }
 
@@ -1039,7 +1040,7 @@ impl Driver {
                 }
             }
             Action::Record { mut record, settles } => {
-                traces::name(self.options.shell.tracer(), &mut record);
+                traces::name(&self.options.shell.supplies().tracer, &mut record);
                 self.status.count(&record, settles.is_some());
                 self.sink.put(Entry { record, settles });
             }
@@ -1256,7 +1257,7 @@ impl Driver {
         let trigger = open.trigger;
         self.status.count_start(trigger, now.ms_since(due));
         let (mut running, asked) = Running::new(&work);
-        running.span = traces::begin(self.options.shell.tracer(), &open);
+        running.span = traces::begin(&self.options.shell.supplies().tracer, &open);
         let of_run = traces::log_span(&open);
         let (run_id, of, captured) = (open.run_id.clone(), work.clone(), running.captured.clone());
         let clock = Arc::clone(&self.ports.clock);

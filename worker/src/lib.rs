@@ -41,6 +41,7 @@ mod witness;
 pub use driver::{LAST_RECORDS_MAX, LoopBroke, Options, Ports, Worker};
 pub use exec::secrets::Secrets;
 pub use exec::shell::Shell;
+pub use exec::supplies::Supplies;
 pub use exec::work::{Kill, Work};
 pub use outbound::Outbound;
 

@@ -7,13 +7,12 @@ use std::time::Duration;
 use common::causes;
 use common::domain::http::check_url;
 use common::networks::Networks;
-use common::traces::Tracer;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url, redirect};
 use tokio::sync::Semaphore;
 use url::Host;
 
-use crate::exec::secrets::Secrets;
+use crate::exec::supplies::Supplies;
 
 /// Whoever does not even take a connection in this time is not there.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -30,10 +29,7 @@ pub struct Outbound {
     networks: Arc<Networks>,
     /// Made by the first call: it reads all certificates of the system's authorities, which workers without such jobs need not.
     client: Mutex<Option<Client>>,
-    /// What keeps the traces of runs.
-    tracer: Tracer,
-    /// What headers of jobs may name in the place of values.
-    secrets: Arc<Secrets>,
+    supplies: Supplies,
 }
 
 impl Outbound {
@@ -41,29 +37,18 @@ impl Outbound {
     #[must_use]
     pub fn new(networks: Networks) -> Self {
         let client = Mutex::new(None);
-        Self { networks: Arc::new(networks), client, tracer: Tracer::default(), secrets: Arc::default() }
+        Self { networks: Arc::new(networks), client, supplies: Supplies::default() }
     }
 
-    /// The traces of what it sends are kept by this.
+    /// What it sends is supplied with these.
     #[must_use]
-    pub fn traced_by(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
+    pub fn with(self, supplies: Supplies) -> Self {
+        Self { supplies, ..self }
     }
 
-    /// What keeps traces.
-    pub(crate) fn tracer(&self) -> &Tracer {
-        &self.tracer
-    }
-
-    /// Requests may have these secrets.
-    #[must_use]
-    pub fn knowing(self, secrets: Arc<Secrets>) -> Self {
-        Self { secrets, ..self }
-    }
-
-    /// The secrets that jobs may name.
-    pub(crate) fn secrets(&self) -> &Arc<Secrets> {
-        &self.secrets
+    /// What runs are supplied with.
+    pub(crate) fn supplies(&self) -> &Supplies {
+        &self.supplies
     }
 
     /// The client. It follows no redirects, since each address has to be [checked](Self::check) before it is called.

@@ -55,8 +55,18 @@ pub(crate) struct Turn {
 /// before their gates, and what the loop has not taken yet.
 pub(crate) const QUEUES: [&str; 5] = ["claims", "adoptions", "ends", "shells", "inputs"];
 
-/// The counters.
+/// Of starts.
 #[derive(Debug)]
+struct Lateness(Histogram);
+
+impl Default for Lateness {
+    fn default() -> Self {
+        Self(Histogram::new(LATENESS_MS))
+    }
+}
+
+/// The counters.
+#[derive(Debug, Default)]
 pub struct Status {
     facts: Facts,
     turned: Mutex<Option<Stopwatch>>,
@@ -73,7 +83,7 @@ pub struct Status {
     claims_lost: AtomicU64,
     claims_unanswered: AtomicU64,
     starts: [AtomicU64; Trigger::ALL.len()],
-    lateness: Histogram,
+    lateness: Lateness,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     skipped_fires: [AtomicU64; SkipReason::ALL.len()],
     lost_found: AtomicU64,
@@ -87,13 +97,6 @@ pub struct Status {
     room: Mutex<Room>,
 }
 
-impl Default for Status {
-    /// Of what is no worker, and has nobody who asks.
-    fn default() -> Self {
-        Self::new(Facts::default(), Arc::default())
-    }
-}
-
 fn add(counter: &AtomicU64, number: usize) {
     counter.fetch_add(u64::try_from(number).unwrap_or(u64::MAX), Relaxed);
 }
@@ -101,34 +104,7 @@ fn add(counter: &AtomicU64, number: usize) {
 impl Status {
     /// Of a worker that has done nothing yet.
     pub(crate) fn new(facts: Facts, spans: Arc<Counted>) -> Self {
-        Self {
-            facts,
-            turned: Mutex::default(),
-            turn: Mutex::default(),
-            oldest_record_ms: AtomicI64::default(),
-            oldest_due_ms: AtomicI64::default(),
-            due_unclaimed: AtomicUsize::default(),
-            clock_offset_ms: AtomicI64::default(),
-            clock_trusted: AtomicBool::default(),
-            sessions_established: AtomicU64::default(),
-            sessions_lost: AtomicU64::default(),
-            store_rewinds: AtomicU64::default(),
-            claims_won: AtomicU64::default(),
-            claims_lost: AtomicU64::default(),
-            claims_unanswered: AtomicU64::default(),
-            starts: Default::default(),
-            lateness: Histogram::new(LATENESS_MS),
-            outcomes: Default::default(),
-            skipped_fires: Default::default(),
-            lost_found: AtomicU64::default(),
-            audit_findings: AtomicU64::default(),
-            audit_waiting: AtomicU64::default(),
-            store: Arc::default(),
-            appends: Arc::default(),
-            notices: Arc::default(),
-            spans,
-            room: Mutex::default(),
-        }
+        Self { facts, spans, ..Self::default() }
     }
 
     pub(crate) fn beat(&self, now: Timestamp, turn: Turn) {
@@ -176,7 +152,7 @@ impl Status {
 
     pub(crate) fn count_start(&self, trigger: Trigger, lateness_ms: i64) {
         self.starts[trigger as usize].fetch_add(1, Relaxed);
-        self.lateness.count_difference(lateness_ms);
+        self.lateness.0.count_difference(lateness_ms);
     }
 
     /// Counts a record; of a growing one only the last.
@@ -355,7 +331,7 @@ impl Status {
         out.histograms(
             "fleetcron_lateness_seconds",
             "Start of a run minus when it was due: its plan time and the jitter of its job.",
-            [(None, &self.lateness)],
+            [(None, &self.lateness.0)],
         );
     }
 

@@ -7,11 +7,12 @@ use common::traces::{Kind, Span, Tracer};
 
 /// The run's own span, if anybody is to have it.
 fn own(tracer: &Tracer, open: &OpenRun) -> Option<TraceContext> {
+    if !tracer.is_on() {
+        return None; // without the run's hashes: every run comes by here
+    }
     let of_run = TraceContext::of_run(&open.run_id, &open.job, open.plan_time);
     match open.trace {
-        Some(asked) => {
-            Some(TraceContext { span: of_run.span, ..asked }).filter(|_| tracer.is_on() && asked.sampled)
-        }
+        Some(asked) => Some(TraceContext { span: of_run.span, ..asked }).filter(|_| asked.sampled),
         None => Some(TraceContext { sampled: true, ..of_run }).filter(|own| tracer.samples(own.trace)),
     }
 }

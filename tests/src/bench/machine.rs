@@ -29,7 +29,7 @@ pub(super) fn describe(etcd: &str, mongo: &str) -> anyhow::Result<String> {
 }
 
 /// The load of the last minute.
-pub(super) fn load() -> String {
+pub(crate) fn load() -> String {
     let all = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     all.split(' ').next().unwrap_or_default().to_owned()
 }
@@ -68,18 +68,18 @@ fn parse_stat(stat: &str) -> Option<Cpu> {
 
 /// Memory of a process, in MB (10⁶ bytes).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Resident now.
-    pub(super) now: f64,
+    pub(crate) now: f64,
     /// Resident at most so far.
-    pub(super) peak: f64,
+    pub(crate) peak: f64,
 }
 
 /// What a process holds.
 ///
 /// # Errors
 /// It is gone.
-pub(super) fn memory(pid: u32) -> anyhow::Result<Memory> {
+pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
     let file = format!("/proc/{pid}/status");
     let mb = |name: &str| -> anyhow::Result<f64> {
         let value = first_after(&file, name).with_context(|| format!("{name} of process {pid}"))?;

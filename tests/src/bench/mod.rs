@@ -11,7 +11,7 @@ mod figures;
 mod fleet;
 mod floor;
 mod load;
-mod machine;
+pub(crate) mod machine;
 mod schedules;
 mod search;
 

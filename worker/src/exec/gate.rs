@@ -217,7 +217,7 @@ impl Gates {
                 tracing::warn!(%why, "no shell ahead of its time");
             }
         } else {
-            self.shell.secrets().read_ahead(&open.job, work.execution.as_ref());
+            self.shell.supplies().secrets.read_ahead(&open.job, work.execution.as_ref());
         }
         self.by_time.get(&due).map_or(0, |gate| gate.shells.len())
     }
@@ -230,7 +230,7 @@ impl Gates {
         };
         let (opened, is_opened) = oneshot::channel();
         let (mut running, asked) = Running::new(&work);
-        running.span = traces::begin(self.shell.tracer(), &open);
+        running.span = traces::begin(&self.shell.supplies().tracer, &open);
         let place = Place {
             shell: Arc::clone(&self.shell),
             file: file.0.clone(),

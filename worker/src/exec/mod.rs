@@ -8,4 +8,5 @@ pub(crate) mod redact;
 pub(crate) mod request;
 pub(crate) mod secrets;
 pub(crate) mod shell;
+pub(crate) mod supplies;
 pub(crate) mod work;

@@ -92,7 +92,7 @@ async fn secrets_of(
         biased;
         () = is_asked(asked, Kill::Gracefully) => return Err((Status::Killed, "killed before it began".to_owned())),
         // In a box: most runs have none, and need no room for it.
-        secrets = Box::pin(shell.secrets().of(&open.job, work.execution())) => secrets.map_err(failed)?,
+        secrets = Box::pin(shell.supplies().secrets.of(&open.job, work.execution())) => secrets.map_err(failed)?,
     };
     captured.hide(secrets.redactor());
     Ok(secrets)

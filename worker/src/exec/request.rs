@@ -87,9 +87,9 @@ async fn exchange(
         return Err(NO_VARIABLES.to_owned()); // asked for while the job still had a command
     }
     let client = outbound.client()?;
-    let secrets = outbound.secrets().of(&open.job, work.execution()).await?;
+    let secrets = outbound.supplies().secrets.of(&open.job, work.execution()).await?;
     captured.hide(secrets.redactor());
-    let mut hop = Hop::first(open, http, &secrets, traces::handed(outbound.tracer(), open))?;
+    let mut hop = Hop::first(open, http, &secrets, traces::handed(&outbound.supplies().tracer, open))?;
     let mut followed = 0;
     let answer = loop {
         outbound.check(&hop.url)?;

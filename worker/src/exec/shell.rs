@@ -6,19 +6,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 
 use common::config;
 use common::domain::execution::{Environment, Execution, Limits};
 use common::domain::run::OpenRun;
 use common::domain::trace;
-use common::traces::Tracer;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::process::Command;
 
 use super::account::Account;
-use super::secrets::{Resolved, Secrets};
+use super::secrets::Resolved;
+use super::supplies::Supplies;
 use super::work::Work;
 use crate::guardian::Guard;
 use crate::traces;
@@ -43,10 +42,7 @@ pub struct Shell {
     private: Vec<OsString>,
     /// Of the guardian that kills what the worker cannot.
     guard: Guard,
-    /// What keeps the traces of runs.
-    tracer: Tracer,
-    /// What jobs may name in the place of values.
-    secrets: Arc<Secrets>,
+    supplies: Supplies,
 }
 
 impl Shell {
@@ -58,8 +54,7 @@ impl Shell {
             users: users.clone(),
             private: config::private_variables().collect(),
             guard: Guard::none(),
-            tracer: Tracer::default(),
-            secrets: Arc::default(),
+            supplies: Supplies::default(),
         }
     }
 
@@ -69,26 +64,15 @@ impl Shell {
         Self { guard, ..self }
     }
 
-    /// The traces of what it starts are kept by this.
+    /// What it starts is supplied with these.
     #[must_use]
-    pub fn traced_by(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
+    pub fn with(self, supplies: Supplies) -> Self {
+        Self { supplies, ..self }
     }
 
-    /// What keeps traces.
-    pub(crate) fn tracer(&self) -> &Tracer {
-        &self.tracer
-    }
-
-    /// What it starts may have these secrets.
-    #[must_use]
-    pub fn knowing(self, secrets: Arc<Secrets>) -> Self {
-        Self { secrets, ..self }
-    }
-
-    /// The secrets that jobs may name.
-    pub(crate) fn secrets(&self) -> &Arc<Secrets> {
-        &self.secrets
+    /// What runs are supplied with.
+    pub(crate) fn supplies(&self) -> &Supplies {
+        &self.supplies
     }
 
     /// What guards what it starts.
@@ -136,7 +120,7 @@ impl Shell {
         }
         // The worker's own, if whoever started it was in a trace, is none of the run's.
         shell.env_remove(trace::VARIABLE).env_remove(TRACE_STATE);
-        if let Some(trace) = traces::handed(&self.tracer, open) {
+        if let Some(trace) = traces::handed(&self.supplies.tracer, open) {
             shell.env(trace::VARIABLE, trace.to_string()); // the job's own, below, wins
         }
         let variables = env.iter().flat_map(Environment::iter);
@@ -234,6 +218,8 @@ fn prepare(shell: &mut Command, account: Option<Account>, limits: Vec<(Resource,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustix::process::{Gid, Uid};
 
     use super::*;
@@ -253,8 +239,6 @@ mod tests {
 
     #[test]
     fn a_command_goes_on_with_the_trace_of_its_run_unless_its_job_says_another() {
-        use std::sync::Arc;
-
         use crate::exec::process::tests as runs;
         let asked = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let env = |value: &str| -> Option<Arc<Environment>> {

@@ -226,7 +226,7 @@ async fn so_many_wait_and_no_more() {
 async fn who_waits_for_a_secret_holds_up_nobody_else_at_the_gate() {
     let dir = tempfile::tempdir().unwrap();
     let scene = Scene::new(&[("token", "s3cret-token")]).with_vault(&["silent"]);
-    let mut gates = Gates::new(Arc::new(Shell::default().knowing(scene.secrets())));
+    let mut gates = Gates::new(Arc::new(Shell::default().with(scene.supplies())));
     gates.use_file(GateFile::make(dir.path(), &Shell::default()).await.unwrap());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // More that wait than shells are started side by side.

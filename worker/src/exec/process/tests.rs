@@ -408,7 +408,7 @@ pub(in crate::exec) async fn assert_gone(pid: &str) {
 #[tokio::test]
 async fn a_command_gets_its_secrets_and_its_record_none_of_them() {
     let scene = Scene::new(&[("token", "s3cret-token\n"), ("gone", "")]);
-    let shell = || Shell::default().knowing(scene.secrets());
+    let shell = || Shell::default().with(scene.supplies());
     let env = json!({"env": {"TOKEN": "secret:token", "PLAIN": "not secret:token"}});
     let command = "echo ${#TOKEN} $PLAIN; printf %s ${TOKEN:0:5}; sleep 0.2; echo ${TOKEN:5} >&2; printf %s $TOKEN | base64; \
                    tr '\\0' ' ' < /proc/$$/cmdline | grep -c $TOKEN; printf %s ${TOKEN:0:11}";
@@ -431,7 +431,7 @@ async fn a_command_gets_its_secrets_and_its_record_none_of_them() {
 #[tokio::test]
 async fn a_command_that_waits_for_a_secret_can_be_killed_and_has_not_begun() {
     let scene = Scene::new(&[]).with_vault(&["silent"]);
-    let shell = Shell::default().knowing(scene.secrets());
+    let shell = Shell::default().with(scene.supplies());
     let going = Going::begin(shell, work_with("echo began", json!({"env": {"A": "secret:silent"}})));
     clock::sleep(Duration::from_millis(100)).await;
     going.running.kill(Kill::Gracefully);

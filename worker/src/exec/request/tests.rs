@@ -351,7 +351,7 @@ async fn a_request_has_its_secrets_and_its_record_and_other_servers_do_not() {
     let (server, other) = (Server::start().await, Server::start().await);
     let scene = Scene::new(&[("token", "s3cret-token\n"), ("lines", "two-lines\nof-a-secret")]);
     let end_of = async |http: Value| {
-        let outbound = outbound().knowing(scene.secrets());
+        let outbound = outbound().with(scene.supplies());
         Going::begin_with(outbound, open(), work(json!({ "http": http }))).ending.await.unwrap()
     };
     let headers =

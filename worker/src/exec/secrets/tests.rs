@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::exec::supplies::Supplies;
 
 /// Keeps the secret `here`, says nothing of `silent`, and counts how often it is asked.
 #[derive(Default)]
@@ -79,6 +80,11 @@ impl Scene {
 
     pub(in crate::exec) fn secrets(&self) -> Arc<Secrets> {
         Arc::new(Secrets::new(Some(&self.path("secrets.json")), Arc::clone(&self.vault) as Arc<dyn Vault>))
+    }
+
+    /// These secrets, and no traces.
+    pub(in crate::exec) fn supplies(&self) -> Supplies {
+        Supplies { secrets: self.secrets(), ..Supplies::default() }
     }
 }
 
