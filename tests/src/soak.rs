@@ -15,12 +15,15 @@ use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::{RecordQuery, RunLog};
 use futures::TryStreamExt;
 use local_dev::native::ports::free_port;
-use local_dev::native::process::Process;
+use local_dev::native::process::{POLL, Process, get};
 use local_dev::native::workspace;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tests::fixtures::{Fleet, guard, http, number, status, wait_for};
 
+/// The stores, as they are called.
+const ETCD: &str = "etcd";
+const EMBEDDED: &str = "embedded";
 /// Every-second jobs when nothing else is said: so many fires a second.
 const JOBS: u64 = 200;
 /// Fires on each pair of stores when nothing else is said.
@@ -71,18 +74,29 @@ impl Account {
 /// When something does not start, or fires and records differ.
 pub async fn run(words: &[String]) -> anyhow::Result<()> {
     let number = |word: &String| word.parse::<u64>().with_context(|| format!("{word}: not a number"));
+    let (stores, words) = match words.split_first() {
+        Some((word, rest)) if [ETCD, EMBEDDED].contains(&word.as_str()) => (vec![word.as_str()], rest),
+        _ => (vec![ETCD, EMBEDDED], words),
+    };
     let (fires, jobs) = match words {
         [] => (FIRES, JOBS),
         [fires] => (number(fires)?, JOBS),
         [fires, jobs] => (number(fires)?, number(jobs)?),
-        _ => anyhow::bail!("soak takes two numbers: how many fires, and how many of them a second"),
+        _ => anyhow::bail!(
+            "soak takes the word {ETCD} or {EMBEDDED} or none, and two numbers: how many fires, and how many of them a second"
+        ),
     };
     ensure!((1..=10_000).contains(&jobs), "{jobs} a second: wants 1 to 10000");
     release()?;
     let seconds = Duration::from_secs(fires / jobs);
     println!("{jobs} jobs, each every second, for {} s; {}", seconds.as_secs(), machine::load());
-    on_etcd(jobs, seconds).await?;
-    on_the_embedded_store(jobs, seconds).await
+    if stores.contains(&ETCD) {
+        on_etcd(jobs, seconds).await?;
+    }
+    if stores.contains(&EMBEDDED) {
+        on_the_embedded_store(jobs, seconds).await?;
+    }
+    Ok(())
 }
 
 /// Where the release programs are.
@@ -121,6 +135,21 @@ async fn on_etcd(jobs: u64, time: Duration) -> anyhow::Result<()> {
         );
     }
     fleet.delete_prefix("/cron/jobs/").await;
+    // However far the store of records is behind: as long as ever fewer wait, they all come.
+    let listen = fleet.workers[0].listen();
+    let waiting = async || {
+        let (_, metrics) = get(listen, "/metrics").await?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("fleetcron_records_waiting "))?;
+        line.parse::<u64>().ok()
+    };
+    let mut left = u64::MAX;
+    while left > 0 {
+        let before = left;
+        left =
+            wait_for("fewer records that wait", REST, async || waiting().await.filter(|now| *now < before))
+                .await;
+        sleep(POLL).await;
+    }
     wait_for("no open runs", REST, async || fleet.keys("/cron/runs/").await.is_empty().then_some(())).await;
     let client = mongodb::Client::with_uri_str(fleet.mongo.url()).await?;
     let log = client.database("cron").collection::<Document>("log");
@@ -165,7 +194,7 @@ async fn on_the_embedded_store(jobs: u64, time: Duration) -> anyhow::Result<()> 
     while started.elapsed() < time {
         sleep(PRINT_EVERY.min(time.saturating_sub(started.elapsed()))).await;
         println!(
-            "{:>5} {:>8} {:>11} {:>11}",
+            "{:>5} {:>8} {:>11} {:>11.0}",
             started.elapsed().as_secs(),
             megabytes(&data, "kv"),
             megabytes(&data, "records"),
