@@ -52,7 +52,7 @@ use crate::timed::Timed;
 use crate::waiting::{Entry, Figures};
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
-use crate::{claims, clocks, sweep, traces, upkeep};
+use crate::{claims, clocks, rights, sweep, traces, upkeep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
 const INPUTS: usize = 4096;
@@ -279,6 +279,8 @@ struct Driver {
     /// What follows the store.
     watching: Vec<JoinHandle<()>>,
     witness: Arc<Witness>,
+    /// The store itself, and what tells that it has denied something.
+    denied: (Arc<dyn Kv>, Arc<Notify>),
     seen_file: Option<Arc<SeenFile>>,
     retries: Arc<LoopRetries>,
     requests: Arc<Semaphore>,
@@ -323,7 +325,9 @@ impl Driver {
         let (inputs, received) = mpsc::channel(INPUTS);
         let seen_file = options.data_dir.as_deref().map(|dir| SeenFile::new(data_dir::seen_file(dir)));
         let before = seen_file.as_ref().and_then(SeenFile::read);
+        let bare = Arc::clone(&ports.kv);
         let timed = Arc::new(Timed::new(ports.kv, Arc::clone(&status.store)));
+        let denied = (bare, timed.denied());
         let witness = Arc::new(Witness::new(timed, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let gates = Gates::new(Arc::clone(&options.shell));
@@ -355,6 +359,7 @@ impl Driver {
             received: Some(received),
             watching: Vec::new(),
             witness,
+            denied,
             seen_file: seen_file.map(Arc::new),
             retries: Arc::default(),
             requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
@@ -405,6 +410,8 @@ impl Driver {
             Arc::clone(&self.first),
             self.witness.full(),
         ));
+        let (bare, denied) = self.denied.clone();
+        let looking = tokio::spawn(rights::keep_looking(bare, Arc::clone(&self.status), denied));
         let (run_log, clock) = (Arc::clone(&self.ports.run_log), Arc::clone(&self.ports.clock));
         let following =
             tokio::spawn(live::follow(self.live.clone(), Arc::clone(&run_log), Arc::clone(&clock)));
@@ -464,7 +471,7 @@ impl Driver {
         for task in self
             .watching
             .into_iter()
-            .chain([sweeping, keeping_up, following, retaining, moving, forgetting])
+            .chain([sweeping, keeping_up, looking, following, retaining, moving, forgetting])
             .chain(noticing)
         {
             task.abort();

@@ -24,6 +24,7 @@ pub mod private;
 mod process_figures;
 pub mod retention;
 mod retries;
+mod rights;
 pub mod scheduler;
 mod seen;
 mod session;
