@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::channels::Channels;
 use common::clock::{self, Clock, Stopwatch, Timestamp};
-use common::config::Settings;
+use common::config::{CertificateUse, Settings};
 use common::domain::record::{Ending, Status as Outcome};
 use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, RENEWED_SECONDS, Sid};
@@ -52,7 +52,7 @@ use crate::timed::Timed;
 use crate::waiting::{Entry, Figures};
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
-use crate::{claims, clocks, rights, sweep, traces, upkeep};
+use crate::{certificates, claims, clocks, rights, sweep, traces, upkeep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
 const INPUTS: usize = 4096;
@@ -128,6 +128,8 @@ pub struct Options {
     pub spool_bytes_max: Option<u64>,
     /// Where notifications go.
     pub channels: Arc<Channels>,
+    /// The certificates whose ends it looks at.
+    pub certificates: Vec<(CertificateUse, PathBuf)>,
 }
 
 impl Options {
@@ -158,6 +160,7 @@ impl Options {
             outbound: Arc::new(outbound),
             spool_bytes_max: settings.spool_bytes_max,
             channels: settings.channels.clone().unwrap_or_default(),
+            certificates: settings.certificate_files(),
         }
     }
 }
@@ -412,6 +415,8 @@ impl Driver {
         ));
         let (bare, denied) = self.denied.clone();
         let looking = tokio::spawn(rights::keep_looking(bare, Arc::clone(&self.status), denied));
+        let (files, status) = (self.options.certificates.clone(), Arc::clone(&self.status));
+        let ending = tokio::spawn(certificates::keep_looking(files, status, Arc::clone(&self.ports.clock)));
         let (run_log, clock) = (Arc::clone(&self.ports.run_log), Arc::clone(&self.ports.clock));
         let following =
             tokio::spawn(live::follow(self.live.clone(), Arc::clone(&run_log), Arc::clone(&clock)));
@@ -471,7 +476,7 @@ impl Driver {
         for task in self
             .watching
             .into_iter()
-            .chain([sweeping, keeping_up, looking, following, retaining, moving, forgetting])
+            .chain([sweeping, keeping_up, looking, ending, following, retaining, moving, forgetting])
             .chain(noticing)
         {
             task.abort();

@@ -3,6 +3,7 @@
 
 mod audit;
 mod batches;
+mod certificates;
 mod claims;
 mod clocks;
 pub mod data_dir;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{Stopwatch, Timestamp};
+use common::config::CertificateUse;
 use common::domain::record::{Record, SkipReason, Status as Outcome};
 use common::domain::run::Trigger;
 use common::kv::Room;
@@ -88,6 +89,8 @@ pub struct Status {
     room: Mutex<Room>,
     /// What the store refuses this worker, as last seen.
     missing_rights: Mutex<Missing>,
+    /// When the certificates end, in seconds; 0 = there is none, or it is not known.
+    certificates: [AtomicI64; CertificateUse::ALL.len()],
 }
 
 impl Default for Status {
@@ -137,6 +140,7 @@ impl Status {
             spans,
             room: Mutex::default(),
             missing_rights: Mutex::default(),
+            certificates: Default::default(),
         }
     }
 
@@ -213,6 +217,10 @@ impl Status {
 
     pub(crate) fn note_room(&self, room: &Room) {
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = *room;
+    }
+
+    pub(crate) fn note_certificate(&self, what: CertificateUse, end: Option<Timestamp>) {
+        self.certificates[what as usize].store(end.map_or(0, |end| end.ms() / 1000), Relaxed);
     }
 
     pub(crate) fn note_missing_rights(&self, missing: Missing) {
@@ -481,6 +489,17 @@ impl Status {
             "fleetcron_store_full",
             "1 while the store refuses to grow (etcd's alarm NOSPACE).",
             room.is_full,
+        );
+        out.by(
+            (
+                "fleetcron_certificate_expires_seconds",
+                "gauge",
+                "When the certificate of this use ends (of a CA's file the last one), in seconds since 1970; 0 = it is in no file.",
+            ),
+            "use",
+            CertificateUse::ALL
+                .into_iter()
+                .map(|what| (what.as_str(), self.certificates[what as usize].load(Relaxed))),
         );
         out.gauge(
             "fleetcron_store_rights_missing",
