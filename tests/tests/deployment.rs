@@ -339,12 +339,16 @@ fn a_worker_in_kubernetes_is_who_its_pod_is_and_may_do_nothing_else() {
         assert!(names.contains(&name.to_owned()), "{name}");
         let secret = ["ETCD_ENDPOINTS", "ETCD_USERNAME", "ETCD_PASSWORD", "MONGODB_URI"]
             .iter()
-            .any(|n| name.ends_with(n));
+            .any(|n| name.ends_with(n))
+            || name.starts_with("OTEL_");
         assert_eq!(variable["valueFrom"]["secretKeyRef"].is_object(), secret, "{name}");
     }
     assert_eq!(variable("CRON_WORKER_ID")["valueFrom"]["fieldRef"]["fieldPath"], "metadata.name");
     assert_eq!(variable("CRON_WORKER_LISTEN")["value"], "0.0.0.0:9070");
     assert_eq!(variable("CRON_DATA_DIR")["value"], "/var/lib/fleetcron");
+    for traces in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"] {
+        assert_eq!(variable(traces)["valueFrom"]["secretKeyRef"]["optional"], true, "{traces}");
+    }
 
     for (probe, path) in
         [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]
@@ -391,8 +395,9 @@ fn a_worker_in_kubernetes_is_who_its_pod_is_and_may_do_nothing_else() {
 /// The names of the settings, from the README's table.
 fn setting_names() -> Vec<String> {
     let readme = read("README.md");
-    let words =
-        readme.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.starts_with("CRON_"));
+    let words = readme
+        .split(|c: char| !c.is_ascii_uppercase() && c != '_')
+        .filter(|word| ["CRON_", "OTEL_"].iter().any(|prefix| word.starts_with(prefix)));
     let names: Vec<String> = words.map(str::to_owned).collect();
     assert!(names.iter().any(|name| name == "CRON_DRAIN_SECONDS"), "the table was not found");
     names
