@@ -528,6 +528,41 @@ pub struct OidcSettings {
     pub prefix_claim: Option<String>,
 }
 
+/// What a certificate is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CertificateUse {
+    /// `CRON_ETCD_CA`.
+    EtcdCa,
+    /// `CRON_ETCD_CERT`.
+    EtcdClient,
+    /// `tlsCAFile` of `CRON_MONGODB_URI`.
+    MongoDbCa,
+    /// `tlsCertificateKeyFile` of `CRON_MONGODB_URI`.
+    MongoDbClient,
+}
+
+impl CertificateUse {
+    /// All of them, in their order.
+    pub const ALL: [Self; 4] = [Self::EtcdCa, Self::EtcdClient, Self::MongoDbCa, Self::MongoDbClient];
+
+    /// What it is called in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EtcdCa => "etcdCa",
+            Self::EtcdClient => "etcdClient",
+            Self::MongoDbCa => "mongodbCa",
+            Self::MongoDbClient => "mongodbClient",
+        }
+    }
+
+    /// Others are trusted for it; else it is shown to them.
+    #[must_use]
+    pub const fn is_ca(self) -> bool {
+        matches!(self, Self::EtcdCa | Self::MongoDbCa)
+    }
+}
+
 /// Certificates or a key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
@@ -691,6 +726,31 @@ impl Settings {
     pub fn mongodb_uri(&self, values: &Values) -> Result<String, Unusable> {
         let uri = self.with(&self.mongodb_references(), values)?.mongodb_uri;
         Ok(uri.unwrap_or_else(|| "mongodb://127.0.0.1:27017".to_owned()))
+    }
+
+    /// The PEM files of certificates that the two stores are reached with. Not those that a secret holds, or that stand in an address which does.
+    #[must_use]
+    pub fn certificate_files(&self) -> Vec<(CertificateUse, PathBuf)> {
+        let file = |pem: &Option<Pem>| match pem {
+            Some(Pem::File(path)) => Some(path.clone()),
+            _ => None,
+        };
+        let mut files = Vec::new();
+        files.extend(file(&self.etcd.ca).map(|path| (CertificateUse::EtcdCa, path)));
+        files.extend(file(&self.etcd.cert).map(|path| (CertificateUse::EtcdClient, path)));
+        let query = self.mongodb_uri.as_deref().and_then(|uri| uri.rsplit_once('?'));
+        // A "+" in an address is no blank to MongoDB's driver.
+        let query = query.map(|(_, query)| query.replace('+', "%2B")).unwrap_or_default();
+        for (option, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match option.to_ascii_lowercase().as_str() {
+                "tlscafile" => files.push((CertificateUse::MongoDbCa, PathBuf::from(&*value))),
+                "tlscertificatekeyfile" => {
+                    files.push((CertificateUse::MongoDbClient, PathBuf::from(&*value)))
+                }
+                _ => {}
+            }
+        }
+        files
     }
 
     /// What must be read before etcd can be reached.
@@ -1103,6 +1163,24 @@ mod tests {
         let said = faults(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "here"), ("OTEL_TRACES_SAMPLER_ARG", "2")], &[]);
         assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT: it is not like http://"), "{said}");
         assert!(said.contains("OTEL_TRACES_SAMPLER_ARG: it is not a number from 0 to 1"), "{said}");
+    }
+
+    #[test]
+    fn the_files_of_certificates_are_those_that_the_stores_are_reached_with() {
+        let files = |uri: &str, ca: &str| {
+            settings(&[("CRON_MONGODB_URI", uri), ("CRON_ETCD_CA", ca)], &[]).certificate_files()
+        };
+        let file = |what, path: &str| (what, PathBuf::from(path));
+        let uri = "mongodb://u:p@a:1,b:2/?tls=true&tlsCAFile=/a+b%20c.pem&TLSCertificateKeyFile=/k.pem";
+        assert_eq!(
+            files(uri, "/etcd.pem"),
+            [
+                file(CertificateUse::EtcdCa, "/etcd.pem"),
+                file(CertificateUse::MongoDbCa, "/a+b c.pem"),
+                file(CertificateUse::MongoDbClient, "/k.pem"),
+            ]
+        );
+        assert!(files("mongodb://a", "ssm:/etcd-ca").is_empty(), "what is kept elsewhere is in no file");
     }
 
     #[test]

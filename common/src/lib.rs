@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod causes;
+pub mod certificates;
 pub mod channels;
 pub mod clock;
 pub mod config;

@@ -339,12 +339,22 @@ fn a_worker_in_kubernetes_is_who_its_pod_is_and_may_do_nothing_else() {
         assert!(names.contains(&name.to_owned()), "{name}");
         let secret = ["ETCD_ENDPOINTS", "ETCD_USERNAME", "ETCD_PASSWORD", "MONGODB_URI"]
             .iter()
-            .any(|n| name.ends_with(n));
+            .any(|n| name.ends_with(n))
+            || name.starts_with("OTEL_")
+            || name == "CRON_SECRETS_FILE";
         assert_eq!(variable["valueFrom"]["secretKeyRef"].is_object(), secret, "{name}");
     }
     assert_eq!(variable("CRON_WORKER_ID")["valueFrom"]["fieldRef"]["fieldPath"], "metadata.name");
     assert_eq!(variable("CRON_WORKER_LISTEN")["value"], "0.0.0.0:9070");
     assert_eq!(variable("CRON_DATA_DIR")["value"], "/var/lib/fleetcron");
+    for optional in [
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_TRACES_SAMPLER_ARG",
+        "CRON_SECRETS_FILE",
+    ] {
+        assert_eq!(variable(optional)["valueFrom"]["secretKeyRef"]["optional"], true, "{optional}");
+    }
 
     for (probe, path) in
         [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]
@@ -370,9 +380,16 @@ fn a_worker_in_kubernetes_is_who_its_pod_is_and_may_do_nothing_else() {
     assert_eq!(pod["automountServiceAccountToken"], false);
     assert_eq!(of_kind("ServiceAccount")["automountServiceAccountToken"], false);
     assert_eq!(pod["enableServiceLinks"], false, "a Service called cron-x would stop the workers");
-    let mounts: Vec<&Value> =
-        container["volumeMounts"].as_array().unwrap().iter().map(|m| &m["mountPath"]).collect();
-    assert_eq!(mounts, ["/var/lib/fleetcron", "/tmp"], "what is writable");
+    let (fixed, writable): (Vec<&Value>, Vec<&Value>) =
+        container["volumeMounts"].as_array().unwrap().iter().partition(|mount| mount["readOnly"] == true);
+    let paths = |mounts: Vec<&Value>| mounts.iter().map(|m| m["mountPath"].clone()).collect::<Vec<Value>>();
+    assert_eq!(paths(writable), ["/var/lib/fleetcron", "/tmp"], "what is writable");
+    // The secrets of jobs: a pod starts without them, and its user can read them.
+    assert_eq!(paths(fixed), ["/etc/fleetcron/jobs"]);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let secrets = &volumes.iter().find(|volume| volume["name"] == "job-secrets").unwrap()["secret"];
+    assert_eq!(secrets["optional"], true);
+    assert_eq!(secrets["defaultMode"], 0o440, "the group of fsGroup reads them");
 
     let labels = &set["spec"]["template"]["metadata"]["labels"];
     let budget = of_kind("PodDisruptionBudget");
@@ -391,8 +408,9 @@ fn a_worker_in_kubernetes_is_who_its_pod_is_and_may_do_nothing_else() {
 /// The names of the settings, from the README's table.
 fn setting_names() -> Vec<String> {
     let readme = read("README.md");
-    let words =
-        readme.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.starts_with("CRON_"));
+    let words = readme
+        .split(|c: char| !c.is_ascii_uppercase() && c != '_')
+        .filter(|word| ["CRON_", "OTEL_"].iter().any(|prefix| word.starts_with(prefix)));
     let names: Vec<String> = words.map(str::to_owned).collect();
     assert!(names.iter().any(|name| name == "CRON_DRAIN_SECONDS"), "the table was not found");
     names

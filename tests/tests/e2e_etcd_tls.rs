@@ -25,7 +25,7 @@ use functions::{Ports, ROUTES};
 use futures::TryStreamExt as _;
 use lambda_http::{Body, RequestExt as _};
 use local_dev::native::ports::free_port;
-use local_dev::native::process::Process;
+use local_dev::native::process::{Process, get};
 use local_dev::native::provision;
 use local_dev::native::servers::{Server, Stores, Worker};
 use local_dev::native::workspace;
@@ -338,6 +338,27 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
     let settings_key = Permission::read_write("/cron/settings");
     root.role_grant_permission(WORKER.0, settings_key).await.unwrap();
     root.role_revoke_permission(WORKER.0, "/cron/fired/", Some(range_end("/cron/fired0"))).await.unwrap();
+    // etcd's refusal does not say which of the keys of a claim it is about; the worker finds out.
+    let listen = worker.listen();
+    let figure = async |name: &str, expected: &str| {
+        let (_, metrics) = get(listen, "/metrics").await?;
+        metrics.lines().any(|line| line == format!("{name} {expected}")).then_some(())
+    };
+    wait_for("/readyz to say what is missing", SOON, async || {
+        let missing =
+            "the store does not let this worker read and write /cron/fired/: see infra/etcd-roles.sh\n";
+        get(listen, "/readyz").await.filter(|(status, why)| *status == 503 && why == missing)
+    })
+    .await;
+    figure("fleetcron_store_rights_missing", "1").await.expect("one range of keys");
+    let told = log(&mut worker);
+    let line_of = told.lines().find(|line| line.contains("the store refuses rights")).expect("it is said");
+    let parts =
+        ["ERROR", "it claims nothing", "missing=read and write /cron/fired/", "its user fleetcron-worker"];
+    for part in parts.into_iter().chain(["see infra/etcd-roles.sh"]) {
+        assert!(line_of.contains(part), "{part:?} is not in {line_of}");
+    }
+    assert_eq!(told.matches("the store refuses rights").count(), 1, "{told}");
     let said = make_roles(&etcd, &programs, true, &[]);
     let mut said: Vec<&str> = said.lines().collect();
     said.sort_unstable();
@@ -346,6 +367,12 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
         ["fleetcron-worker: may read /cron/settings", "fleetcron-worker: may readwrite /cron/fired/"]
     );
     runs_after("a run under the mended roles", now_ms() / 1000 + 1).await;
+    wait_for("/readyz to say that all is well", SOON, async || {
+        get(listen, "/readyz").await.filter(|(status, _)| *status == 200)
+    })
+    .await;
+    figure("fleetcron_store_rights_missing", "0").await.expect("none is missing");
+    assert!(log(&mut worker).contains("the store lets this worker do all it must again"));
     line.fall_silent();
     runs_after("a run after the silence", now_ms() / 1000 + 2).await;
     assert_eq!(worker.process().ended(), None);

@@ -102,8 +102,14 @@ fn statements(resources: &Map<String, Value>) -> Vec<(String, &Value)> {
         let inline = properties["Policies"].as_array().into_iter().flatten().map(|policy| {
             (format!("{name} {}", policy["PolicyName"].as_str().unwrap()), &policy["PolicyDocument"])
         });
-        let own = properties.get("PolicyDocument").map(|document| (name.clone(), document));
-        for (whose, document) in inline.chain(own) {
+        // One that several roles have is each one's.
+        let shared = properties["Roles"].as_array().into_iter().flatten().map(|role| {
+            let role = role.as_str().unwrap().trim_matches(['$', '{', '}']);
+            (format!("{role} {}", properties["PolicyName"].as_str().unwrap()), &properties["PolicyDocument"])
+        });
+        let own = properties.get("PolicyDocument").filter(|_| properties.get("Roles").is_none());
+        let own = own.map(|document| (name.clone(), document));
+        for (whose, document) in inline.chain(shared).chain(own) {
             found.extend(list(&document["Statement"]).into_iter().map(|s| (whose.clone(), s)));
         }
     }
@@ -304,6 +310,13 @@ fn secrets_are_named_and_never_carried_and_each_role_reads_those_of_its_own_stor
             };
             assert_eq!(variables.contains_key("CRON_ETCD_ENDPOINTS"), etcd, "{program}");
             assert_eq!(variables.contains_key("CRON_MONGODB_URI"), mongo, "{program}");
+            let traces =
+                |name: &str| variables.get(name).filter(|value| !value.is_empty()).map(String::as_str);
+            let traced = etcd && set == "everything";
+            let receiver = traces("OTEL_EXPORTER_OTLP_ENDPOINT");
+            assert_eq!(receiver, traced.then_some("https://collector.internal:4318"), "{program}");
+            assert_eq!(traces("OTEL_EXPORTER_OTLP_HEADERS").is_some(), traced, "{program}");
+            assert!(!traced || traces("OTEL_TRACES_SAMPLER_ARG") == Some("0.25"), "{program}");
             let bootstraps = variables.contains_key("CRON_BOOTSTRAP_TOKEN");
             assert_eq!(bootstraps, program == "token_create" && set == "everything", "{program}");
             assert!(!variables.contains_key("CRON_AUTH"), "{program} must not say who may call");
@@ -318,8 +331,9 @@ fn secrets_are_named_and_never_carried_and_each_role_reads_those_of_its_own_stor
                         ["CRON_ETCD_USERNAME", "CRON_ETCD_PASSWORD", "CRON_ETCD_CA", "CRON_ETCD_CERT"];
                     let secret = secret.contains(&variable.as_str())
                         || ["CRON_ETCD_KEY", "CRON_MONGODB_URI", "CRON_BOOTSTRAP_TOKEN"]
-                            .contains(&variable.as_str());
-                    assert!(!secret, "{program}: {variable} is {value}");
+                            .contains(&variable.as_str())
+                        || variable == "OTEL_EXPORTER_OTLP_HEADERS";
+                    assert!(!secret || value.is_empty(), "{program}: {variable} is {value}");
                 }
             }
             if program == "worker" && set == "everything" {

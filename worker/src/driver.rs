@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::channels::Channels;
 use common::clock::{self, Clock, Stopwatch, Timestamp};
-use common::config::Settings;
+use common::config::{CertificateUse, Settings};
 use common::domain::record::{Ending, Status as Outcome};
 use common::domain::run::{OpenRun, OpenRuns, RunId};
 use common::domain::worker::{Identity, RENEWED_SECONDS, Sid};
@@ -53,7 +53,7 @@ use crate::timed::Timed;
 use crate::waiting::{Entry, Figures};
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
-use crate::{claims, clocks, sweep, traces, upkeep};
+use crate::{certificates, claims, clocks, rights, sweep, traces, upkeep};
 
 /// Inputs that may wait for the loop: beyond, whoever brings more waits too.
 const INPUTS: usize = 4096;
@@ -129,6 +129,8 @@ pub struct Options {
     pub spool_bytes_max: Option<u64>,
     /// Where notifications go.
     pub channels: Arc<Channels>,
+    /// The certificates whose ends it looks at.
+    pub certificates: Vec<(CertificateUse, PathBuf)>,
 }
 
 impl Options {
@@ -159,6 +161,7 @@ impl Options {
             outbound: Arc::new(outbound),
             spool_bytes_max: settings.spool_bytes_max,
             channels: settings.channels.clone().unwrap_or_default(),
+            certificates: settings.certificate_files(),
         }
     }
 }
@@ -280,6 +283,8 @@ struct Driver {
     /// What follows the store.
     watching: Vec<JoinHandle<()>>,
     witness: Arc<Witness>,
+    /// The store itself, and what tells that it has denied something.
+    denied: (Arc<dyn Kv>, Arc<Notify>),
     seen_file: Option<Arc<SeenFile>>,
     retries: Arc<LoopRetries>,
     requests: Arc<Semaphore>,
@@ -324,7 +329,9 @@ impl Driver {
         let (inputs, received) = mpsc::channel(INPUTS);
         let seen_file = options.data_dir.as_deref().map(|dir| SeenFile::new(data_dir::seen_file(dir)));
         let before = seen_file.as_ref().and_then(SeenFile::read);
+        let bare = Arc::clone(&ports.kv);
         let timed = Arc::new(Timed::new(ports.kv, Arc::clone(&status.store)));
+        let denied = (bare, timed.denied());
         let witness = Arc::new(Witness::new(timed, before));
         ports.kv = Arc::clone(&witness) as Arc<dyn Kv>;
         let gates = Gates::new(Arc::clone(&options.shell));
@@ -356,6 +363,7 @@ impl Driver {
             received: Some(received),
             watching: Vec::new(),
             witness,
+            denied,
             seen_file: seen_file.map(Arc::new),
             retries: Arc::default(),
             requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)),
@@ -406,6 +414,10 @@ impl Driver {
             Arc::clone(&self.first),
             self.witness.full(),
         ));
+        let (bare, denied) = self.denied.clone();
+        let looking = tokio::spawn(rights::keep_looking(bare, Arc::clone(&self.status), denied));
+        let (files, status) = (self.options.certificates.clone(), Arc::clone(&self.status));
+        let ending = tokio::spawn(certificates::keep_looking(files, status, Arc::clone(&self.ports.clock)));
         let (run_log, clock) = (Arc::clone(&self.ports.run_log), Arc::clone(&self.ports.clock));
         let following =
             tokio::spawn(live::follow(self.live.clone(), Arc::clone(&run_log), Arc::clone(&clock)));
@@ -465,7 +477,7 @@ impl Driver {
         for task in self
             .watching
             .into_iter()
-            .chain([sweeping, keeping_up, following, retaining, moving, forgetting])
+            .chain([sweeping, keeping_up, looking, ending, following, retaining, moving, forgetting])
             .chain(noticing)
         {
             task.abort();

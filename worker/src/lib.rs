@@ -3,6 +3,7 @@
 
 mod audit;
 mod batches;
+mod certificates;
 mod claims;
 mod clocks;
 pub mod data_dir;
@@ -24,6 +25,7 @@ pub mod private;
 mod process_figures;
 pub mod retention;
 mod retries;
+mod rights;
 pub mod scheduler;
 mod seen;
 mod session;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{Stopwatch, Timestamp};
+use common::config::CertificateUse;
 use common::domain::record::{Record, SkipReason, Status as Outcome};
 use common::domain::run::Trigger;
 use common::kv::Room;
@@ -15,6 +16,7 @@ use crate::exposition::Exposition;
 use crate::histogram::{Histogram, LATENESS_MS, seconds_of_ms};
 use crate::notify::Counters;
 use crate::process_figures;
+use crate::rights::Missing;
 use crate::scheduler::ClaimAnswer;
 use crate::sink::Appends;
 use crate::timed::Times;
@@ -95,6 +97,15 @@ pub struct Status {
     pub(crate) spans: Arc<Counted>,
     /// Of the store, as last told.
     room: Mutex<Room>,
+    /// What the store refuses this worker, as last seen.
+    missing_rights: Mutex<Missing>,
+    /// When the certificates end, in seconds; 0 = there is none, or it is not known.
+    certificates: [AtomicI64; CertificateUse::ALL.len()],
+}
+
+/// What the store refuses, without its words: these may name the user.
+fn refused(missing: &Missing) -> String {
+    format!("the store does not let this worker {missing}: see infra/etcd-roles.sh")
 }
 
 fn add(counter: &AtomicU64, number: usize) {
@@ -182,6 +193,18 @@ impl Status {
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = *room;
     }
 
+    pub(crate) fn note_certificate(&self, what: CertificateUse, end: Option<Timestamp>) {
+        self.certificates[what as usize].store(end.map_or(0, |end| end.ms() / 1000), Relaxed);
+    }
+
+    pub(crate) fn note_missing_rights(&self, missing: Missing) {
+        *self.missing_rights.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    }
+
+    fn missing_rights(&self) -> Missing {
+        self.missing_rights.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The loop turns.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -189,12 +212,16 @@ impl Status {
         turned.is_some_and(|turned| turned.elapsed() < STUCK_AFTER)
     }
 
-    /// Why fires are not claimed, or not at their time: the loop is stuck, there is no session, the clock is wrong. `None` = ready.
+    /// Why fires are not claimed, or not at their time: the loop is stuck, the store refuses what a claim needs, there is no session, the clock is
+    /// wrong. `None` = ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         let offset_ms = self.clock_offset_ms.load(Relaxed);
+        let missing = self.missing_rights();
         if !self.is_healthy() {
             Some("the loop is stuck".to_owned())
+        } else if missing.stops_fires() {
+            Some(refused(&missing))
         } else if self.turn().renewed.is_none() {
             Some("no session".to_owned())
         } else if offset_ms.abs() > OFFSET_READY_MAX_MS {
@@ -205,7 +232,8 @@ impl Status {
         }
     }
 
-    /// What is wrong with keeping records, although the worker is in the fleet. `None` = nothing.
+    /// What is wrong with keeping records and the like, although the worker is in the fleet and claims fires if it can keep their records. `None` =
+    /// nothing.
     #[must_use]
     pub fn records_in_trouble(&self) -> Option<String> {
         let waiting = self.turn().waiting;
@@ -215,7 +243,10 @@ impl Status {
                 "{} records wait for the record store, and there is no room for more: nothing is claimed",
                 waiting.records
             )),
-            None => None,
+            None => {
+                let missing = self.missing_rights();
+                (missing.ranges() > 0).then(|| refused(&missing))
+            }
         }
     }
 
@@ -432,6 +463,22 @@ impl Status {
             "fleetcron_store_full",
             "1 while the store refuses to grow (etcd's alarm NOSPACE).",
             room.is_full,
+        );
+        out.by(
+            (
+                "fleetcron_certificate_expires_seconds",
+                "gauge",
+                "When the certificate of this use ends (of a CA's file the last one), in seconds since 1970; 0 = it is in no file.",
+            ),
+            "use",
+            CertificateUse::ALL
+                .into_iter()
+                .map(|what| (what.as_str(), self.certificates[what as usize].load(Relaxed))),
+        );
+        out.gauge(
+            "fleetcron_store_rights_missing",
+            "Keys and ranges of keys of which the store refuses this worker a right that it needs.",
+            self.missing_rights().ranges(),
         );
         out.counter(
             "fleetcron_audit_findings_total",

@@ -1296,6 +1296,7 @@ pub(super) fn options() -> Options {
         outbound: Arc::new(Outbound::new(Networks::default())),
         spool_bytes_max: None,
         channels: Arc::default(),
+        certificates: Vec::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A store whose requests are timed, and counted where they fail.
+//! A store whose requests are timed, and counted where they fail; tells of those that it denies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,6 +9,7 @@ use common::clock::Stopwatch;
 use common::kv::{
     self, Key, Kv, LeaseId, Range, RangeReply, Revision, Room, Span, Txn, TxnReply, WatchStream,
 };
+use tokio::sync::Notify;
 
 use crate::histogram::{Histogram, REQUESTS_MS};
 
@@ -56,44 +57,63 @@ impl Times {
 pub(crate) struct Timed {
     inner: Arc<dyn Kv>,
     times: Arc<Times>,
+    denied: Arc<Notify>,
 }
 
 impl Timed {
     pub(crate) fn new(inner: Arc<dyn Kv>, times: Arc<Times>) -> Self {
-        Self { inner, times }
+        Self { inner, times, denied: Arc::default() }
+    }
+
+    /// Told whenever the store has denied something that a worker needs its keys for.
+    pub(crate) fn denied(&self) -> Arc<Notify> {
+        Arc::clone(&self.denied)
+    }
+
+    async fn of<T>(
+        &self,
+        operation: usize,
+        request: impl Future<Output = Result<T, kv::Error>>,
+    ) -> Result<T, kv::Error> {
+        let answer = self.times.of(operation, request).await;
+        if matches!(answer, Err(kv::Error::Denied(_))) {
+            self.denied.notify_one();
+        }
+        answer
     }
 }
 
 #[async_trait]
 impl Kv for Timed {
     async fn range(&self, range: Range) -> Result<RangeReply, kv::Error> {
-        self.times.of(RANGE, self.inner.range(range)).await
+        self.of(RANGE, self.inner.range(range)).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, kv::Error> {
-        self.times.of(TXN, self.inner.txn(txn)).await
+        self.of(TXN, self.inner.txn(txn)).await
     }
 
     async fn watch(&self, span: Span, start: Revision) -> Result<WatchStream, kv::Error> {
-        self.times.of(OTHER, self.inner.watch(span, start)).await
+        self.of(OTHER, self.inner.watch(span, start)).await
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, kv::Error> {
-        self.times.of(OTHER, self.inner.grant(ttl)).await
+        self.of(OTHER, self.inner.grant(ttl)).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, kv::Error> {
-        self.times.of(KEEP_ALIVE, self.inner.keep_alive(lease)).await
+        self.of(KEEP_ALIVE, self.inner.keep_alive(lease)).await
     }
 
     async fn lease_keys(&self, lease: LeaseId) -> Result<Vec<Key>, kv::Error> {
-        self.times.of(OTHER, self.inner.lease_keys(lease)).await
+        self.of(OTHER, self.inner.lease_keys(lease)).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), kv::Error> {
-        self.times.of(OTHER, self.inner.revoke(lease)).await
+        self.of(OTHER, self.inner.revoke(lease)).await
     }
 
+    // What comes here is no matter of keys: an etcd with users lets nobody but root compact.
     async fn compact(&self, revision: Revision) -> Result<(), kv::Error> {
         self.times.of(OTHER, self.inner.compact(revision)).await
     }

@@ -26,6 +26,10 @@ const ALARM_AFTER: Duration = Duration::from_secs(1);
 /// From so much of its quota on, in percent, the store is said to fill up.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
+/// What is said of a compaction that is refused to this worker's user. The store's own advice on refusals does not help: no role has this right.
+const LEFT_TO_ETCD: &str = "an etcd that asks for users lets only root compact, whatever the roles: have it compact by itself \
+                            (--auto-compaction-mode=periodic --auto-compaction-retention=5m), or it grows";
+
 /// Looks after the store for as long as the worker lives. Only the `first` worker of the fleet compacts; should two believe to be it, the
 /// second finds the work done. `refused` tells that the store refuses for want of room, so that this is said at once.
 pub(crate) async fn keep_up(
@@ -60,6 +64,7 @@ pub(crate) async fn keep_up(
                         tracing::debug!(revision, "store compacted, since nobody else does");
                     }
                 }
+                Err(kv::Error::Denied(_)) => compacting.failed(&LEFT_TO_ETCD),
                 Err(why) => compacting.failed(&why),
             }
         }

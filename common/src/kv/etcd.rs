@@ -294,6 +294,10 @@ impl EtcdKv {
         // What etcd itself says has no cause. Whoever is not let in hears of it in an alert, unless the end of the connection is faster.
         let cut = matches!(&error, etcd_client::Error::GRpcStatus(status) if std::error::Error::source(status).is_some());
         match failure(error) {
+            Failure::Refused(Error::Denied(words)) => Failure::Refused(Error::Denied(denied(
+                &words,
+                self.user.as_ref().map(|(name, _)| name.as_str()),
+            ))),
             Failure::NoAnswer(_) if cut && !answered => {
                 Failure::Cut(format!("{endpoint}: {}", self.tls.of_a_cut(endpoint)))
             }
@@ -361,7 +365,7 @@ impl Failure {
         match self {
             Self::NotDone(why) | Self::NoAnswer(why) => Error::Unavailable(why),
             Self::Insecure(why) | Self::Cut(why) => Error::Insecure(why),
-            Self::Nobody => Error::Denied(denied("user name is empty")),
+            Self::Nobody => Error::Denied(denied("user name is empty", None)),
             Self::Refused(error) => error,
         }
     }
@@ -373,13 +377,15 @@ fn asks_for_no_user(error: &etcd_client::Error) -> bool {
 }
 
 /// etcd's words, and what to do about them.
-fn denied(words: &str) -> String {
+fn denied(words: &str, user: Option<&str>) -> String {
     let advice = if words.contains("authentication failed") {
         "CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD are no user and password of it"
     } else if words.contains("user name is empty") {
         "it asks for a user, set CRON_ETCD_USERNAME and CRON_ETCD_PASSWORD"
+    } else if let Some(user) = user {
+        return format!("{words}: the roles of its user {user} do not allow this, see infra/etcd-roles.sh");
     } else {
-        "the roles of its user do not allow this, see infra/etcd-roles.sh"
+        "the roles of its user do not allow this, see infra/etcd-roles.sh" // whom the client certificate names, if anybody
     };
     format!("{words}: {advice}")
 }
@@ -778,7 +784,7 @@ fn by_message(code: Code, message: &str) -> Failure {
         || says("authentication failed")
         || says("authentication is not enabled")
     {
-        Failure::Refused(Error::Denied(denied(&text())))
+        Failure::Refused(Error::Denied(text()))
     } else if says("no leader") || says("not supported for learner") {
         // The next attempt goes to another member.
         Failure::NotDone(text())

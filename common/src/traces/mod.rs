@@ -20,10 +20,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::causes;
 use crate::clock::{Stopwatch, timeout};
 use crate::domain::trace::TraceId;
+use crate::secrets::{Aws, Cached};
 
 pub use otlp::{Kind, Resource, Span, Value};
 pub use settings::TraceSettings;
 pub(crate) use settings::{HEADERS, VARIABLES};
+use settings::{Headers, headers};
 
 /// Spans that wait: some seconds of a busy worker, and some MB.
 const WAITING_MAX: usize = 4_096;
@@ -84,6 +86,8 @@ impl Tracer {
         let exporter = Exporter {
             url,
             headers: settings.headers.clone(),
+            secrets: Cached::new(Arc::new(Aws)),
+            read: None,
             resource,
             counted: Arc::clone(&counted),
             failed: Arc::clone(&failed),
@@ -139,7 +143,10 @@ impl Tracer {
 /// Sends spans, many at a time.
 struct Exporter {
     url: String,
-    headers: Vec<(String, String)>,
+    headers: Headers,
+    secrets: Cached,
+    /// Those of a secret, until the receiver does not like them.
+    read: Option<Vec<(String, String)>>,
     resource: Resource,
     counted: Arc<Counted>,
     /// When it last could not, if nothing went well since.
@@ -192,6 +199,7 @@ impl Exporter {
     }
 
     async fn post(&mut self, body: String) -> Result<(), String> {
+        let headers = self.headers().await?;
         let connector = self.connector.get_or_insert_with(|| {
             let limits =
                 HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).read_timeout(SEND_LIMIT);
@@ -203,14 +211,33 @@ impl Exporter {
         let set = request.set_method("POST");
         set.map_err(|e| causes::in_words(&e))?;
         request.headers_mut().insert("content-type", "application/json");
-        for (name, value) in &self.headers {
-            request.headers_mut().insert(name.clone(), value.clone());
+        for (name, value) in headers {
+            request.headers_mut().insert(name, value);
         }
         let answer = connector.call(request).await.map_err(|e| causes::in_words(&e))?;
         match answer.status().as_u16() {
             200..=299 => Ok(()),
-            status => Err(format!("the receiver answers {status}")),
+            status => {
+                if matches!(status, 401 | 403) {
+                    self.read = None; // somebody has changed the secret, and it is read again
+                }
+                Err(format!("the receiver answers {status}"))
+            }
         }
+    }
+
+    /// The headers of a request. A secret is read when there is something to send; no text of it is told, good or not.
+    async fn headers(&mut self) -> Result<Vec<(String, String)>, String> {
+        let reference = match (&self.headers, &self.read) {
+            (Headers::Given(headers), _) | (Headers::Kept(_), Some(headers)) => return Ok(headers.clone()),
+            (Headers::Kept(reference), None) => reference,
+        };
+        let name = || format!("{HEADERS}={reference}");
+        let text = self.secrets.read(reference).await.map_err(|problem| format!("{}: {problem}", name()))?;
+        let read =
+            headers(&text).ok_or_else(|| format!("{}: it is not like api-key=abc,other=def", name()))?;
+        self.read = Some(read.clone());
+        Ok(read)
     }
 }
 
@@ -218,5 +245,78 @@ fn take(message: Message, batch: &mut Vec<Span>, waiting: &mut Vec<oneshot::Send
     match message {
         Message::Span(span) => batch.push(*span),
         Message::Flush(done) => waiting.push(done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::secrets::tests::Shelf;
+    use crate::secrets::{Problem, Reference, Vault};
+
+    /// A receiver that takes what comes with this header, as long as it likes it.
+    async fn receiver(wanted: &'static str, likes: Arc<AtomicBool>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                let is_good = String::from_utf8_lossy(&request).contains(wanted) && likes.load(Relaxed);
+                let status = if is_good { "200 OK" } else { "401 Unauthorized" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        url
+    }
+
+    fn exporter(url: String, shelf: &Arc<Shelf>) -> Exporter {
+        let reference = Reference::parse("secretsmanager:traces").unwrap().unwrap();
+        Exporter {
+            url,
+            headers: Headers::Kept(reference),
+            secrets: Cached::new(Arc::clone(shelf) as Arc<dyn Vault>),
+            read: None,
+            resource: Resource { service: "s".to_owned(), instance: "i".to_owned(), version: "1" },
+            counted: Arc::default(),
+            failed: Arc::default(),
+            connector: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_of_a_secret_are_read_once_and_again_when_they_are_refused() {
+        let (shelf, likes) = (Arc::new(Shelf::default()), Arc::new(AtomicBool::new(true)));
+        shelf.put("traces", Ok("api-key=hunter2"));
+        let mut exporter = exporter(receiver("api-key: hunter2", Arc::clone(&likes)).await, &shelf);
+        for _ in 0..3 {
+            assert_eq!(exporter.post(String::new()).await, Ok(()));
+        }
+        assert_eq!(shelf.reads(), 1);
+        likes.store(false, Relaxed);
+        assert_eq!(exporter.post(String::new()).await, Err("the receiver answers 401".to_owned()));
+        assert!(exporter.read.is_none(), "the next span asks for them again");
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_no_good_is_said_and_not_shown() {
+        let shelf = Arc::new(Shelf::default());
+        for (kept, part) in
+            [(Ok("hunter2"), "it is not like api-key="), (Err(Problem::NoRegion), "no AWS region")]
+        {
+            shelf.put("traces", kept);
+            let why =
+                exporter("http://127.0.0.1:9".to_owned(), &shelf).post(String::new()).await.unwrap_err();
+            assert!(why.starts_with("OTEL_EXPORTER_OTLP_HEADERS=secretsmanager:traces: "), "{why}");
+            assert!(why.contains(part) && !why.contains("hunter2"), "{why}");
+        }
     }
 }

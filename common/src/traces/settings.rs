@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::secrets::Reference;
+
 /// Where spans go.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// What goes with them; may hold a password.
@@ -12,7 +14,10 @@ const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
 /// The variables, each with what it is for.
 pub(crate) const VARIABLES: [(&str, &str); 3] = [
     (ENDPOINT, "receiver of traces (OTLP over HTTP), like http://127.0.0.1:4318; unset = no traces"),
-    (HEADERS, "headers for it, like api-key=…, several with commas"),
+    (
+        HEADERS,
+        "headers for it, like api-key=…, several with commas; or a reference to a secret of AWS that has them",
+    ),
     (
         RATIO,
         "part of the traces begun here that is kept, from 0 to 1 (default 1); who calls decides for their own",
@@ -23,15 +28,24 @@ pub(crate) const VARIABLES: [(&str, &str); 3] = [
 #[derive(Clone, PartialEq, Eq)]
 pub struct TraceSettings {
     endpoint: Option<String>,
-    pub(super) headers: Vec<(String, String)>,
+    pub(super) headers: Headers,
     /// Of the 2^63 that a trace's low bits may be.
     pub(super) sampled_below: u64,
+}
+
+/// What goes with spans.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Headers {
+    /// Names and values.
+    Given(Vec<(String, String)>),
+    /// A secret has them.
+    Kept(Reference),
 }
 
 impl Default for TraceSettings {
     /// No traces.
     fn default() -> Self {
-        Self { endpoint: None, headers: Vec::new(), sampled_below: ALL }
+        Self { endpoint: None, headers: Headers::Given(Vec::new()), sampled_below: ALL }
     }
 }
 
@@ -45,7 +59,12 @@ impl TraceSettings {
     pub(crate) fn take(&mut self, variable: &str, value: &str) -> Result<(), String> {
         match variable {
             ENDPOINT => self.endpoint = Some(endpoint(value)?),
-            HEADERS => self.headers = headers(value).ok_or("it is not like api-key=abc,other=def")?,
+            HEADERS => {
+                self.headers = match Reference::parse(value) {
+                    Some(reference) => Headers::Kept(reference?),
+                    None => Headers::Given(headers(value).ok_or("it is not like api-key=abc,other=def")?),
+                }
+            }
             RATIO => self.sampled_below = sampled_below(value).ok_or("it is not a number from 0 to 1")?,
             _ => {}
         }
@@ -77,7 +96,8 @@ fn endpoint(value: &str) -> Result<String, String> {
     url.map(String::from).ok_or_else(|| "it is not like http://127.0.0.1:4318".to_owned())
 }
 
-fn headers(value: &str) -> Option<Vec<(String, String)>> {
+/// Headers in their one text.
+pub(super) fn headers(value: &str) -> Option<Vec<(String, String)>> {
     value.split(',').map(str::trim).filter(|pair| !pair.is_empty()).map(header).collect()
 }
 
@@ -138,7 +158,12 @@ mod tests {
     fn headers_are_a_list_with_escapes_and_never_shown() {
         let settings = taken(HEADERS, "Api-Key = a%20b , x=1=2").unwrap();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(settings.headers, [pair("api-key", "a b"), pair("x", "1=2")]);
+        assert!(settings.headers == Headers::Given(vec![pair("api-key", "a b"), pair("x", "1=2")]));
+        let kept = taken(HEADERS, "secretsmanager:traces#headers").unwrap();
+        assert!(
+            matches!(&kept.headers, Headers::Kept(reference) if reference.key.as_deref() == Some("headers"))
+        );
+        assert!(taken(HEADERS, "secretsmanager:").is_err());
         assert!(!format!("{settings:?}").contains("a b"));
         for bad in ["hunter2", "a b=c", "=c", "a=%0d%0a", "a=%zz", "a=%2"] {
             let refused = taken(HEADERS, bad).unwrap_err();
