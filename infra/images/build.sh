@@ -18,15 +18,22 @@ shift 2
 [ -f Cargo.lock ] || fail "there is no Cargo.lock in $(pwd): run it in the workspace's root"
 command -v cargo >/dev/null || fail "cargo is not on the PATH: infra/images/install-toolchain.sh gets it"
 
-# Cargo calls the directory of the profile `dev` otherwise.
+# Cargo calls the directory of the profile `dev` otherwise. What is delivered is the same bytes wherever it is built; for `dev` other flags
+# would only build again what is there.
 case $profile in
-dev) directory=debug ;;
-*) directory=$profile ;;
+dev)
+    directory=debug
+    how=env
+    ;;
+*)
+    directory=$profile
+    how=infra/images/reproducible.sh
+    ;;
 esac
 
 mkdir -p "$out"
 for program in "$@"; do
     # One at a time: built together they would share their features, and the worker would carry what only local-dev needs.
-    cargo build --locked --profile "$profile" --package "$program" --bin "$program"
+    "$how" cargo build --locked --profile "$profile" --package "$program" --bin "$program"
     install -m 0755 "${CARGO_TARGET_DIR:-target}/$directory/$program" "$out/$program"
 done

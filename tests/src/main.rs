@@ -1,13 +1,15 @@
 //! The runner behind `cargo run -p tests [-- --strict] [step…]`: provisions what the tests need, runs all of them, prints a table.
 //! `cargo run -p tests -- measure-functions` prints how long each function takes to start, and the size of its zip; `… -- bench [what…]`
 //! what the workers can do (`bench/`). `… -- soak [fires [a second]]` fires so many times on each kind of store (100,000, 200 a second) and counts records and bytes.
-//! `… -- sbom` prints what the programs are built from (`sbom.rs`), `… -- deny` has cargo-deny hold it against `deny.toml`. `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
+//! `… -- sbom` prints what the programs are built from (`sbom.rs`), `… -- deny` has cargo-deny hold it against `deny.toml`, `… -- reproducible` builds
+//! a release twice and compares bytes (`reproducible.rs`). `… -- chaos` and `… -- upgrade`: see `long_runs.rs`.
 
 mod bench;
 mod init_time;
 mod licences;
 mod long_runs;
 mod report;
+mod reproducible;
 mod sbom;
 mod soak;
 mod zips;
@@ -67,6 +69,11 @@ fn main() -> ExitCode {
     {
         let mut cargo = Command::new("cargo");
         return exit(licences::deny(workspace(), without_cargo_variables(&mut cargo), what));
+    }
+    if let Some((word, what)) = words.split_first()
+        && word == "reproducible"
+    {
+        return exit(reproducible::run(what));
     }
     if words == ["sbom"] {
         let mut cargo = Command::new("cargo");

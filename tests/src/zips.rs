@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use local_dev::native::{provision, workspace};
 use serde_json::Value;
 
-/// The words for cargo-lambda; infra/README.md has the same command.
+/// The words for cargo-lambda; infra/release.sh has the same command.
 pub const BUILD: [&str; 9] = [
     "lambda",
     "build",

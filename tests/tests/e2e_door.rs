@@ -22,7 +22,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 use serde_json::{Value, json};
-use tests::fixtures::{SOON, TestDir, http, program, site};
+use tests::fixtures::{SOON, TestDir, http, program, site, wait_for};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -138,6 +138,51 @@ async fn others_than_this_machine_come_in_only_over_tls_and_with_a_token() {
     local.signal(Signal::TERM);
     assert!(local.wait(SOON).await.unwrap().success());
     assert!(!healthy());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_replaced_by_another_and_the_old_one_is_nobodys() {
+    const BOOTSTRAP: &str = "2b7e0c1f9d5a4683b0c4e1a2f6d83957";
+    let dir = TestDir::new("door-tokens");
+    let port = free_port().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
+    let settings =
+        [("CRON_LISTEN", address.as_str()), ("CRON_AUTH", "required"), ("CRON_BOOTSTRAP_TOKEN", BOOTSTRAP)];
+    let mut local = start(&dir, port, &settings).await;
+    let url = format!("http://{address}");
+    local.ready(async || http().get(&url).send().await.is_ok()).await.unwrap();
+    let post = async |path: &str, token: &str, wish: Value| -> Value {
+        let asked = http().post(format!("{url}{path}")).bearer_auth(token).json(&wish);
+        let answer: Value = asked.send().await.unwrap().json().await.unwrap();
+        assert_eq!(answer["errno"], 0, "{path}: {answer}");
+        answer["data"].clone()
+    };
+    let list = async |token: &str| {
+        http().get(format!("{url}/job/list")).bearer_auth(token).send().await.unwrap().status().as_u16()
+    };
+    let text = |made: &Value, field: &str| made[field].as_str().unwrap().to_owned();
+    let admin = post("/token/create", BOOTSTRAP, json!({"name": "ada", "role": "admin"})).await;
+    let admin = text(&admin, "token");
+    let old = post("/token/create", &admin, json!({"name": "ci", "role": "viewer"})).await;
+    assert_eq!(list(&text(&old, "token")).await, 200);
+
+    // The runbook's order: the new one, its use, which is seen in the list, and then the end of the old one.
+    let new = post("/token/create", &admin, json!({"name": "ci-2", "role": "viewer"})).await;
+    assert_eq!((list(&text(&old, "token")).await, list(&text(&new, "token")).await), (200, 200));
+    wait_for("the new token's use", SOON, async || {
+        let tokens = http().get(format!("{url}/token/list")).bearer_auth(&admin).send().await.ok()?;
+        let tokens: Value = tokens.json().await.ok()?;
+        let of_new = tokens["data"].as_array()?.iter().find(|token| token["id"] == new["id"])?.clone();
+        of_new["usedAt"].is_number().then_some(())
+    })
+    .await;
+    post("/token/revoke", &admin, json!({"id": old["id"]})).await;
+    wait_for("the old token to be nobody's", SOON, async || {
+        (list(&text(&old, "token")).await == 401).then_some(())
+    })
+    .await;
+    assert_eq!(list(&text(&new, "token")).await, 200);
+    local.stop(Signal::TERM, SOON).await;
 }
 
 /// An OpenID provider: serves its documents over TLS, one a connection.

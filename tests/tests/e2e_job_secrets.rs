@@ -191,6 +191,7 @@ async fn jobs_and_notifications_take_what_aws_keeps() {
     })
     .await;
     assert_eq!(aws.reads().iter().filter(|name| *name == "fleetcron/jobs/api").count(), 1);
+    aws.rotate_secret("fleetcron/jobs/api", &json!({"token": "pa55word-after", "id": 5}).to_string()).await;
 
     let notify = json!({"on": ["failure"], "to": ["hook"]});
     let job = json!({"command": "true", "env": {"A": "secret:refused"}, "notify": notify});
@@ -209,5 +210,13 @@ async fn jobs_and_notifications_take_what_aws_keeps() {
             .then_some(())
     })
     .await;
+    // What was read before the rotation is used for a minute.
+    wait_for("a run with the rotated secret", 2 * SOON, async || {
+        let records = fleet.records("tick").await;
+        records.iter().any(|record| text(record, "output") == "[secret:token] 14\n").then_some(())
+    })
+    .await;
+    assert!(fleet.records("tick").await.iter().all(|record| status(record) != "failed"));
+    let log = std::fs::read_to_string(fleet.workers[0].process().log()).unwrap();
     assert!(!log.contains("pa55word") && !log.contains("hook-4711"), "{log}");
 }

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use tests::fixtures::{Fleet, SOON, status, wait_for};
 use tokio::net::TcpListener;
 
-type Got = Arc<Mutex<Vec<Value>>>;
+/// What came, and by which secret.
+type Got = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// Takes webhooks from now on.
 async fn receive(at: SocketAddr) -> Got {
@@ -24,7 +25,8 @@ async fn receive(at: SocketAddr) -> Got {
     let taking = async |State(got): State<Got>, headers: HeaderMap, body: String| {
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(headers["idempotency-key"], body["id"].as_str().unwrap());
-        got.lock().unwrap().push(body);
+        let secret = headers["authorization"].to_str().unwrap().to_owned();
+        got.lock().unwrap().push((secret, body));
     };
     let app = axum::Router::new().route("/", post(taking)).with_state(Arc::clone(&got));
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -35,7 +37,7 @@ async fn receive(at: SocketAddr) -> Got {
 fn told(got: &Got, prefix: &str) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let got = got.lock().unwrap();
-    let all = got.iter().map(|body| (text(&body["kind"]), text(&body["job"])));
+    let all = got.iter().map(|(_, body)| (text(&body["kind"]), text(&body["job"])));
     all.filter(|(_, job)| job.starts_with(prefix)).collect()
 }
 
@@ -45,7 +47,10 @@ async fn each_outage_is_told_once_though_the_address_is_away_and_its_worker_kill
     // Nobody listens there yet.
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
     let file = fleet.dir.path().join("channels.json");
-    let channels = json!({"channels": {"hook": {"kind": "webhook", "url": format!("http://{address}/")}}});
+    let secret = fleet.dir.path().join("hook-secret");
+    std::fs::write(&secret, "Bearer before\n").unwrap();
+    let hook = json!({"kind": "webhook", "url": format!("http://{address}/"), "headers": {"Authorization": {"file": secret}}});
+    let channels = json!({"channels": {"hook": hook}});
     std::fs::write(&file, channels.to_string()).unwrap();
     let settings = [("CRON_SESSION_TTL_SECONDS", "4"), ("CRON_NOTIFY_FILE", file.to_str().unwrap())];
     let listens =
@@ -87,6 +92,8 @@ async fn each_outage_is_told_once_though_the_address_is_away_and_its_worker_kill
     fleet.workers[teller].restart().await.unwrap();
     let got = receive(address).await;
     wait_for("the outage to be told", SOON, async || (!told(&got, "fails").is_empty()).then_some(())).await;
+    // A new secret where the old one was: the next message has it.
+    std::fs::write(&secret, "Bearer after\n").unwrap();
     std::fs::write(&works, "").unwrap();
     wait_for("its end", SOON, async || (told(&got, "fails").len() > 1).then_some(())).await;
     wait_for("more runs", SOON, async || {
@@ -102,7 +109,10 @@ async fn each_outage_is_told_once_though_the_address_is_away_and_its_worker_kill
     let mut long = told(&got, "long");
     long.sort();
     assert_eq!(long, lost.iter().map(|job| pair("lost", job)).collect::<Vec<_>>());
-    let first = got.lock().unwrap().iter().find(|body| body["kind"] == "failure").cloned().unwrap();
+    let of_kind =
+        |kind: &str| got.lock().unwrap().iter().find(|(_, body)| body["kind"] == kind).cloned().unwrap();
+    let (secret_before, first) = of_kind("failure");
+    assert_eq!((secret_before.as_str(), of_kind("recovery").0.as_str()), ("Bearer before", "Bearer after"));
     assert_eq!((&first["exitCode"], &first["err"]), (&json!(1), &json!("exit status 1")));
     // A file that names no channels stops a worker before it has begun.
     std::fs::write(&file, "{\"channels\":{}}").unwrap();

@@ -6,6 +6,7 @@ use common::clock::Stopwatch;
 use local_dev::native::ports::free_port;
 use local_dev::native::servers::Worker;
 use serde_json::{Value, json};
+use tests::account::{Account, all_running, finish};
 use tests::aws::{Aws, nowhere};
 use tests::fixtures::{Fleet, SOON, TestDir, now_ms, number, program, site, status, wait_for};
 use tests::function::Function;
@@ -159,6 +160,46 @@ async fn functions_and_worker_live_on_secrets_and_through_a_rotation() {
     }
     worker.drain();
     worker.process().wait(SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_changes_after_its_secret_costs_no_fire() {
+    let Some(mut scene) = Scene::set("secrets-in-order").await else { return };
+    scene.fleet.credentials = Some(("root", "first"));
+    let (program, stores) = (program("worker").await, scene.fleet.stores());
+    let environment = scene.environment();
+    let mut workers = Vec::new();
+    for id in ["w1", "w2"] {
+        let started = Worker::start(&scene.fleet.site, &program, &stores, id, &borrowed(&environment)).await;
+        workers.push(started.unwrap());
+    }
+    let function = scene.function("list").await;
+    let jobs = scene.fleet.put_counting_jobs(3).await;
+    let from = all_running(&jobs).await;
+    assert_eq!(function.call("GET", "/job/list", None).await.0, 200);
+    let mut reads = scene.aws.reads().len();
+
+    // The order of the runbook. Whoever is refused finds the new one at once.
+    let mut admin = scene.fleet.kv().await;
+    scene.aws.rotate_secret(ETCD, &credentials("second")).await;
+    admin.user_change_password("root", "second").await.unwrap();
+    scene.fleet.credentials = Some(("root", "second"));
+    let changed = now_ms() / 1000;
+    assert_eq!(function.call("GET", "/job/list", None).await.0, 200, "{}", function.log());
+    wait_for("fires after the change", SOON, async || {
+        let later = |last: &i64| *last > changed + 3;
+        jobs.iter().all(|job| job.seconds().last().is_some_and(later)).then_some(())
+    })
+    .await;
+    assert_eq!(scene.reads_since(&mut reads), [ETCD; 3], "the function and two workers, once each");
+    let last = finish(&scene.fleet, &jobs).await;
+    let records = scene.fleet.all_records().await;
+    for job in &jobs {
+        Account::of(job, &records).assert_ran_in_each(from..=last, job);
+    }
+    for worker in &mut workers {
+        assert_eq!(worker.process().ended(), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -156,49 +156,68 @@ fn every_rust_file_says_first_what_it_is_for() {
     assert_none("the first line says what the file is for", &faults);
 }
 
-/// Rows of a table of ARCHITECTURE.md, each with its cells, without the head.
-fn degradation() -> Vec<Vec<String>> {
-    let text = text(&workspace().join("ARCHITECTURE.md"));
-    let (_, section) = text.split_once("\n## Degradation\n").expect("the section");
+/// Rows of the table in a section of a document, each with its cells, without the head.
+fn rows(document: &str, section: &str) -> Vec<Vec<String>> {
+    let text = text(&workspace().join(document));
+    let (_, section) = text.split_once(&format!("\n## {section}\n")).expect("the section");
     let section = section.split("\n## ").next().unwrap_or_default();
     let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
-#[test]
-fn every_cell_of_the_table_of_degradation_names_tests_that_exist() {
+/// The sources, by what a table calls them.
+fn sources() -> Vec<(String, String)> {
     let module = |path: &Path| {
         let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
         let of_directory = ["mod", "tests"].contains(&stem.as_str());
         let directory = path.parent().and_then(Path::file_name).filter(|_| of_directory);
         directory.map_or(stem, |directory| directory.to_string_lossy().into_owned())
     };
-    let sources: Vec<(String, String)> = files()
+    files()
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| (module(&path), text(&path)))
-        .collect();
-    let rows = degradation();
+        .collect()
+}
+
+/// What is wrong with a cell that is to name tests.
+fn faults(row: &str, cell: &str, sources: &[(String, String)]) -> Vec<String> {
+    let named: Vec<(&str, &str)> =
+        cell.split('`').skip(1).step_by(2).filter_map(|word| word.split_once("::")).collect();
+    if named.is_empty() {
+        return vec![format!("{row}: no test is named: {cell}")];
+    }
+    let is_there = |(file, test): &(&str, &str)| {
+        sources.iter().any(|(stem, text)| stem == file && text.contains(&format!("fn {test}(")))
+    };
+    let absent = named.into_iter().filter(|named| !is_there(named));
+    absent.map(|(file, test)| format!("{row}: there is no {file}::{test}")).collect()
+}
+
+#[test]
+fn every_cell_of_the_table_of_degradation_names_tests_that_exist() {
+    let (sources, rows) = (sources(), rows("ARCHITECTURE.md", "Degradation"));
     assert!(rows.len() > 10, "the table was not found");
-    let mut faults = Vec::new();
+    let mut found = Vec::new();
     for row in &rows {
         assert_eq!(row.len(), 4, "{row:?}");
-        for cell in &row[1..] {
-            let named: Vec<(&str, &str)> =
-                cell.split('`').skip(1).step_by(2).filter_map(|word| word.split_once("::")).collect();
-            if named.is_empty() {
-                faults.push(format!("{}: no test is named: {cell}", row[0]));
-            }
-            for (file, test) in named {
-                let is_it =
-                    |(stem, text): &(String, String)| stem == file && text.contains(&format!("fn {test}("));
-                if !sources.iter().any(is_it) {
-                    faults.push(format!("{}: there is no {file}::{test}", row[0]));
-                }
-            }
+        found.extend(row[1..].iter().flat_map(|cell| faults(&row[0], cell, &sources)));
+    }
+    assert_none("each cell is held by a test", &found);
+}
+
+#[test]
+fn every_rotation_of_the_runbook_names_tests_that_exist_or_says_that_it_is_untried() {
+    let (sources, rows) = (sources(), rows("infra/RUNBOOK.md", "Rotate secrets"));
+    assert!(rows.len() > 8, "the table was not found");
+    let mut found = Vec::new();
+    for row in &rows {
+        assert_eq!(row.len(), 3, "{row:?}");
+        if !row[2].starts_with("untried") {
+            found.extend(faults(&row[0], &row[2], &sources));
         }
     }
-    assert_none("each cell is held by a test", &faults);
+    assert_none("each rotation is held by a test", &found);
 }
 
 /// Where `unsafe` stands, and how often: each with its argument in ARCHITECTURE.md ("Unsafe code").

@@ -347,6 +347,33 @@ async fn the_provider_says_where_its_keys_are_and_is_asked_seldom() {
 }
 
 #[tokio::test]
+async fn a_key_that_the_provider_changes_is_found_when_it_is_asked_again_and_the_old_one_is_none_then() {
+    let (old, provider, oidc) = scene();
+    let new = Signer::new();
+    let by_new = new.raw("ed", r#"{"alg":"EdDSA","kid":"new"}"#, &claims().to_string());
+    let key =
+        json!({"kid": "new", "kty": "OKP", "crv": "Ed25519", "x": encoded(new.ed.public_key().as_ref())});
+    let mut both = old.jwks();
+    both["keys"].as_array_mut().unwrap().push(key.clone());
+    let url = "https://login.example.com/keys";
+    assert_eq!(outcome(&oidc, &old.token(&claims())).await, "editor");
+
+    // It is published and used at once: who was asked a moment ago is not asked again for it.
+    provider.says(url, &both);
+    assert!(outcome(&oidc, &by_new).await.starts_with("wrong"));
+    oidc.held.lock().await.asked = None; // a minute later
+    assert_eq!(outcome(&oidc, &by_new).await, "editor");
+    assert_eq!(outcome(&oidc, &old.token(&claims())).await, "editor");
+
+    // The provider lets the old one go: nobody asks for it anew, until the keys are an hour old.
+    provider.says(url, &json!({"keys": [key]}));
+    assert_eq!(outcome(&oidc, &old.token(&claims())).await, "editor");
+    *oidc.held.lock().await = Held::default(); // asked again, as each hour
+    assert!(outcome(&oidc, &old.token(&claims())).await.starts_with("wrong"));
+    assert_eq!(outcome(&oidc, &by_new).await, "editor");
+}
+
+#[tokio::test]
 async fn a_token_of_one_kind_is_never_tried_as_another() {
     let (_, provider, oidc) = scene();
     let ours = Secret::random().unwrap();
