@@ -54,8 +54,9 @@ use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
 use crate::{claims, clocks, sweep, traces, upkeep};
 
-/// Inputs that may wait for the loop: beyond, whoever brings more waits too.
-const INPUTS: usize = 4096;
+/// Inputs that may wait for the loop: beyond, whoever brings more waits too. A job that is told takes a kilobyte or two here, and what so many
+/// have held at once stays with the allocator.
+const INPUTS: usize = 1024;
 /// Inputs taken in one turn, so that timers and heartbeats get theirs.
 const INPUTS_PER_TURN: usize = 256;
 /// Single requests in flight to the store: more add latency, not throughput.

@@ -79,7 +79,7 @@ impl Scheduler {
         let whole = Request::broadcast(name.clone(), due, start_at, targets, &worker, now);
         let mut moved = mark.claimed(due, run_id.clone(), sid);
         moved.unlocked = true; // as the claims of the requests would say, each with a write of its own
-        let open = self.jobs.get(name)?.open_run(run_id.clone(), name, due, worker, now);
+        let open = self.jobs.get_mut(name)?.open_run(run_id.clone(), name, due, worker, now);
         let claim = Claim {
             kind: ClaimKind::Broadcast,
             sid,
@@ -269,7 +269,7 @@ impl Scheduler {
             let (request, revision) = (Arc::clone(&known.request), known.revision);
             let start_at = request.not_before.unwrap_or(request.at);
             let definition = self.jobs.get(&request.job).and_then(JobState::definition);
-            let too_late = definition.map_or(now, |definition| waits_until(&request, start_at, definition));
+            let too_late = definition.map_or(now, |definition| waits_until(&request, start_at, &definition));
             let look_at = too_late.plus_ms(look_after_ms(1));
             let side = if now < look_at { Side::Elsewhere(look_at) } else { Side::Anybody };
             let ready_at = if now < look_at { start_at } else { now };

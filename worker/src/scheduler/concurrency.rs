@@ -19,7 +19,8 @@ use common::schedule::{Fires, Schedule};
 use crate::exec::work::Kill;
 
 use super::event::{Action, Claim, Holder};
-use super::job_state::{Definition, Pending};
+use super::job_state::Pending;
+use super::terms::Terms;
 use super::{SKIP_COUNT_MAX, Scheduler};
 
 /// A fire that is to take the place of a run elsewhere is claimed again after this, in ms: nobody tells when a lock is freed.
@@ -45,7 +46,7 @@ pub(super) fn older_than_newest(schedule: &Schedule, after: Timestamp, now: Time
     schedule.fires_between(after, newest.plus_ms(-1), SKIP_COUNT_MAX)
 }
 
-impl Definition {
+impl Terms {
     pub(super) fn replaces(&self) -> bool {
         self.concurrency == Concurrency::Replace
     }
@@ -56,9 +57,9 @@ impl Scheduler {
     /// without the lock each fire would run here and there (P17).
     ///
     /// Runs of a job that runs on every worker never do: each worker knows its own, and others do not matter.
-    pub(super) fn takes_lock(&self, definition: &Definition) -> bool {
-        let is_one_at_a_time = definition.concurrency != Concurrency::Allow || !self.members.seeds.is_empty();
-        is_one_at_a_time && !definition.is_broadcast
+    pub(super) fn takes_lock(&self, terms: &Terms) -> bool {
+        let is_one_at_a_time = terms.concurrency != Concurrency::Allow || !self.members.seeds.is_empty();
+        is_one_at_a_time && !terms.is_broadcast
     }
 
     /// Runs elsewhere keep a fire from being claimed whose time has come: they are killed, and it is claimed again. Nothing has been claimed
@@ -72,9 +73,9 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let (name, due) = (claim.open.job.clone(), claim.open.plan_time);
-        let Some(state) = self.jobs.get_mut(&name) else { return };
+        let Some(mut state) = self.jobs.get_mut(&name) else { return };
         let nominal = now.plus_ms(-state.jitter_ms());
-        if let Some(definition) = state.definition()
+        if let Some(definition) = state.terms()
             && let Ok(schedule) = &definition.runnable
         {
             if nominal.ms_since(due) > definition.rule.waits_ms() {

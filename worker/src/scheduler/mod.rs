@@ -10,16 +10,20 @@ mod event;
 mod job_state;
 mod jobs;
 mod knows;
+mod marks;
 mod misfire;
 mod ownership;
+mod packed;
 mod requests;
 mod restored;
 mod room;
 mod runs;
 mod schedules;
+mod sessions;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod timers;
 mod wall_clock;
 
@@ -48,8 +52,9 @@ pub use event::{
     Action, AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Event, Holder, JobSeen, KillSeen, LockSeen,
     MarkSeen, Members, MoveAnswer, Refusal, Report, Slots,
 };
-use job_state::{Definition, JobState, MarkView, Pending, Streak};
+use job_state::{Definition, JobState, Pending, Streak};
 use jobs::{Index, Jobs};
+use marks::MarkView;
 pub use misfire::LATE_START_MAX_MS;
 use misfire::{Pace, Turn};
 use ownership::Ranks;
@@ -60,6 +65,7 @@ use restored::{Told, gone_back, is_from_before};
 use room::{Line, Waiter};
 use runs::{Run, Stage, by_worker_that_ends};
 use schedules::Schedules;
+use terms::Terms;
 use timers::Timers;
 
 /// A fire is claimed at least so long before its time, in ms: some round trips to a near store, so that lateness is that of the timer and
@@ -403,17 +409,17 @@ impl Scheduler {
         for run_id in unstarted {
             self.forget_run(&run_id);
         }
-        for state in self.jobs.values_mut() {
+        self.jobs.for_each_mut(|_, mut state| {
             state.set_mark(MarkView::Unknown);
             state.reading = false;
-            let Some(busy) = state.busy_mut() else { continue };
+            let Some(busy) = state.busy_mut() else { return };
             // Claims in flight compare the session, so that none can commit any more.
             busy.pending = Pending::None;
             busy.behind_since = None;
             // Its open key is among those that are swept.
             busy.streak = None;
             state.rest();
-        }
+        });
         (self.adopting, self.to_adopt) = (0, BTreeSet::new());
         self.kills_seen.clear();
         self.starts.clear();
@@ -422,7 +428,7 @@ impl Scheduler {
         self.waiting_for_room.clear();
         self.behind.clear();
         self.requests.on_session_lost();
-        for name in self.jobs.names_of(|state| state.definition().is_none()) {
+        for name in self.jobs.names_of(|state| state.terms().is_none()) {
             self.forget_job_if_done(&name);
         }
     }
@@ -445,23 +451,21 @@ impl Scheduler {
     /// Takes this worker's places among the workers that there are now, and has the jobs looked at in which its place is another.
     fn rank_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.ranks = Ranks::of(&self.worker_id, &self.members.ours);
-        let mut moved = Vec::new();
-        for (job, state) in self.jobs.iter_mut() {
-            let selector = state.definition().and_then(|definition| definition.selector.as_ref());
+        let mut over = Vec::new();
+        self.jobs.for_each_mut(|job, mut state| {
+            let selector = state.terms().and_then(|terms| terms.selector.as_ref());
             let place = self.ranks.place(state.slot, selector);
             // Others may have claimed meanwhile; a claim in flight brings its own answer.
             if state.take_place(place) {
                 if state.pending == Pending::None {
                     state.set_mark(MarkView::Unknown);
                 }
-                moved.push((job, state.streak.is_some().then(|| state.job_name())));
+                over.extend(state.streak.is_some().then(|| state.job_name()));
+                self.timers.set(job, Some(now));
             }
-        }
-        for (job, name) in moved {
-            if let Some(name) = name {
-                self.end_streak(&name, out); // its skips are another's to count from here on
-            }
-            self.timers.set(job, Some(now));
+        });
+        for name in over {
+            self.end_streak(&name, out); // its skips are another's to count from here on
         }
         self.requests.look_at_all(now);
     }
@@ -491,9 +495,10 @@ impl Scheduler {
 
     fn on_job_put(&mut self, now: Timestamp, seen: JobSeen, out: &mut Vec<Action>) {
         let name = seen.name.clone();
-        let state = self.jobs.put(&name);
-        state.listed = true;
-        if let Some(known) = state.definition() {
+        if let Some(mut state) = self.jobs.get_mut(&name) {
+            state.listed = true;
+        }
+        if let Some(known) = self.jobs.get(&name).and_then(JobState::definition) {
             if known.mod_revision == seen.mod_revision {
                 return; // listed again
             }
@@ -504,13 +509,13 @@ impl Scheduler {
             }
         }
         self.note_after(&name, seen.job.as_deref().ok(), seen.mod_revision, out);
-        let Some(state) = self.jobs.get_mut(&name) else { return };
-        state.define(seen, now, &mut self.schedules);
-        if let Some(Err(why)) = state.definition().map(|definition| &definition.runnable) {
+        let mut state = self.jobs.define(seen, now, &mut self.schedules);
+        if let Some(Err(why)) = state.terms().map(|terms| &terms.runnable) {
             out.push(Action::Report(Report::BadJob(name.clone(), why.clone())));
         }
-        let selector = state.definition().and_then(|definition| definition.selector.as_ref());
-        state.take_place(self.ranks.place(state.slot, selector));
+        let selector = state.terms().and_then(|terms| terms.selector.as_ref());
+        let place = self.ranks.place(state.slot, selector);
+        state.take_place(place);
         if let Some(busy) = state.busy_mut() {
             busy.stale_until = None; // this is what was waited for
         }
@@ -534,13 +539,13 @@ impl Scheduler {
         let news = std::mem::replace(&mut self.settings_revision, known) != known;
         let changed = settings.is_some_and(|settings| self.schedules.take_settings(settings));
         if changed {
-            for state in self.jobs.values_mut() {
-                let before = state.definition().is_some_and(|definition| definition.runnable.is_ok());
+            self.jobs.for_each_mut(|_, mut state| {
+                let before = state.terms().is_some_and(|terms| terms.runnable.is_ok());
                 state.take_settings(now, &mut self.schedules);
-                if let (true, Some(Err(why))) = (before, state.definition().map(|new| &new.runnable)) {
+                if let (true, Some(Err(why))) = (before, state.terms().map(|new| &new.runnable)) {
                     out.push(Action::Report(Report::BadJob(state.job_name(), why.clone())));
                 }
-            }
+            });
         }
         if news {
             // What was found stale need not wait any longer.
@@ -555,15 +560,15 @@ impl Scheduler {
         if self.jobs_listed && self.dependents.has(name) {
             out.push(Action::Report(Report::WaitedFor(name.clone())));
         }
-        let Some(state) = self.jobs.get_mut(name) else { return };
-        state.forget_definition();
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
+        state.set_definition(None);
         state.due = None;
         // A claim that waits to be sent again is still to be decided.
         let again = match &state.pending {
             Pending::Claiming { resend_at, .. } => *resend_at,
             Pending::None | Pending::Adopting => None,
         };
-        if let (Some(0), MarkView::Known(mark, revision)) = (state.rank, state.mark()) {
+        if let (Some(0), MarkView::Known(mark, revision)) = (state.rank(), state.mark()) {
             out.push(Action::RetireMark { job: name.clone(), revision, mark });
         }
         self.set_timer(name, again);
@@ -581,18 +586,19 @@ impl Scheduler {
 
     fn forget_job_if_done(&mut self, name: &JobName) {
         let done = |state: &JobState| {
-            state.definition().is_none() && state.run.is_none() && state.pending == Pending::None
+            state.terms().is_none() && state.run.is_none() && state.pending == Pending::None
         };
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         state.rest();
-        if done(state) {
+        if done(&state) {
+            let unclaimed = state.unclaimed;
             self.set_timer(name, None);
             self.set_behind(name, None);
             self.waiting_for_room.leave(name);
             self.marks_ahead.remove(name);
             self.asked.remove(name);
-            let Some(state) = self.jobs.remove(name) else { return };
-            if let Some(due) = state.unclaimed {
+            self.jobs.remove(name);
+            if let Some(due) = unclaimed {
                 self.unclaimed.remove(&(due, name.clone()));
             }
         }
@@ -609,7 +615,7 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         for job in self.jobs_in(slots) {
-            let Some(state) = self.jobs.at_mut(job) else { continue };
+            let Some(mut state) = self.jobs.at_mut(job) else { continue };
             let name = state.job_name();
             let seen = marks.remove(&name);
             state.reading = false;
@@ -644,7 +650,7 @@ impl Scheduler {
     fn on_marks_unread(&mut self, now: Timestamp, slots: &Slots) {
         for job in self.jobs_in(slots) {
             match self.jobs.at_mut(job) {
-                Some(state) if state.reading => state.reading = false,
+                Some(mut state) if state.reading => state.reading = false,
                 _ => continue,
             }
             self.timers.set(job, Some(now.plus_ms(RETRY_MS)));
@@ -658,7 +664,7 @@ impl Scheduler {
         answer: AdoptAnswer,
         out: &mut Vec<Action>,
     ) {
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         if state.pending != Pending::Adopting {
             return;
         }
@@ -667,7 +673,7 @@ impl Scheduler {
         match answer {
             AdoptAnswer::Done(mark, revision) => {
                 state.set_mark(MarkView::Known(mark, revision));
-                state.mark_read_at = now;
+                state.set_mark_read_at(now);
                 self.look_at(name, now, out);
             }
             AdoptAnswer::LookAgain => {
@@ -702,7 +708,7 @@ impl Scheduler {
                 return;
             }
             self.timers.set(job, None);
-            if let Some(name) = self.jobs.at(job).map(JobState::job_name) {
+            if let Some(name) = self.jobs.name_at(job) {
                 self.look_at(&name, now, out);
             }
         }
@@ -713,7 +719,7 @@ impl Scheduler {
         while self.adopting < ADOPTING_MAX
             && let Some(job) = self.to_adopt.pop_first()
         {
-            if let Some(name) = self.jobs.at(job).map(JobState::job_name) {
+            if let Some(name) = self.jobs.name_at(job) {
                 self.look_at(&name, now, out);
             }
         }
@@ -767,7 +773,7 @@ impl Scheduler {
     }
 
     fn set_behind(&mut self, name: &JobName, since: Option<Timestamp>) {
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         if state.behind_since == since {
             return;
         }
@@ -791,8 +797,8 @@ impl Scheduler {
     }
 
     fn note_unclaimed(&mut self, name: &JobName) {
-        let Some(state) = self.jobs.get_mut(name) else { return };
-        let (before, unclaimed) = (state.unclaimed, state.due.filter(|_| state.rank == Some(0)));
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
+        let (before, unclaimed) = (state.unclaimed, state.due.filter(|_| state.rank() == Some(0)));
         if before != unclaimed {
             state.unclaimed = unclaimed;
             self.unclaimed.extend(unclaimed.map(|due| (due, name.clone())));
@@ -808,7 +814,7 @@ impl Scheduler {
             return None; // what is known of the jobs is not all of them, their marks are not read, or not since when fires count
         }
         let (floor, noticed_floor) = (self.floor(), self.floor);
-        let state = self.jobs.get_mut(name)?;
+        let mut state = self.jobs.get_mut(name)?;
         if let Pending::Claiming { claim, earlier, resend_at: Some(at), ambiguous, .. } = &mut state.pending {
             if *at > now {
                 return Some(*at);
@@ -828,11 +834,12 @@ impl Scheduler {
         if state.pending != Pending::None {
             return None;
         }
-        let runnable = |definition: &Definition| {
-            definition.runnable.as_ref().ok().map(|schedule| (definition.clone(), Arc::clone(schedule)))
+        let runnable = |definition: Definition| {
+            let schedule = definition.runnable.as_ref().ok().map(Arc::clone)?;
+            Some((definition, schedule))
         };
         let (Some(rank), Some((definition, schedule)), false, false) =
-            (state.rank, state.definition().and_then(runnable), self.paused, self.draining)
+            (state.rank(), state.definition().and_then(runnable), self.paused, self.draining)
         else {
             state.due = None; // not this worker's to claim
             return None;
@@ -936,7 +943,7 @@ impl Scheduler {
             return None;
         };
         let (has_room, takes_lock) = (self.has_place(), self.takes_lock(definition));
-        let state = self.jobs.get_mut(name)?;
+        let mut state = self.jobs.get_mut(name)?;
         state.due = None;
         if state.nobody && rank == 0 && now >= due && !std::mem::replace(&mut state.nobody_told, true) {
             let wanted = definition.selector.clone();
@@ -1065,8 +1072,8 @@ impl Scheduler {
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
         let definition = self.jobs.get(name).and_then(JobState::definition);
-        let unlocked = definition.is_some_and(|definition| !self.takes_lock(definition));
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let unlocked = definition.is_some_and(|definition| !self.takes_lock(&definition));
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         let Some(definition) = state.definition() else { return };
         let run_id = RunId::new(sid, seq);
         let open = state.open_run(run_id.clone(), name, due, worker, now);
@@ -1118,7 +1125,7 @@ impl Scheduler {
         }
         let seq = self.take_seq();
         let worker = self.worker_id.clone();
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         let Some(definition) = state.definition() else { return };
         let (seq, open) = match &state.streak {
             Some(streak) => {
@@ -1163,7 +1170,7 @@ impl Scheduler {
         answer: ClaimAnswer,
         out: &mut Vec<Action>,
     ) {
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         let Pending::Claiming { claim, earlier, ambiguous, resend_at, sendings } = &mut state.pending else {
             return;
         };
@@ -1209,10 +1216,10 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let name = claim.open.job.clone();
-        if let Some(state) = self.jobs.get_mut(&name) {
+        if let Some(mut state) = self.jobs.get_mut(&name) {
             state.pending = Pending::None;
             state.set_mark(MarkView::Known(claim.mark.clone(), revision));
-            state.mark_read_at = now;
+            state.set_mark_read_at(now);
             if seen.is_some() {
                 state.see_mark(seen, now); // others may have moved it on
             }
@@ -1221,7 +1228,7 @@ impl Scheduler {
         match claim.kind {
             ClaimKind::SeedRan => {
                 // A seed worker's run may take long: said once, not for each fire that passes meanwhile.
-                if let Some(state) = self.jobs.get_mut(&name)
+                if let Some(mut state) = self.jobs.get_mut(&name)
                     && !std::mem::replace(&mut state.left_to_seed, true)
                 {
                     out.push(Action::Report(Report::LeftToSeed(name.clone(), claim.open.plan_time)));
@@ -1235,7 +1242,7 @@ impl Scheduler {
                 // A job that was edited or deleted since its claim is looked at again before the start (P15).
                 let jitter = self.jobs.get(&name).map_or(0, JobState::jitter_ms);
                 let start_at = claim.open.plan_time.plus_ms(jitter);
-                if let Some(state) = self.jobs.get_mut(&name) {
+                if let Some(mut state) = self.jobs.get_mut(&name) {
                     state.left_to_seed = false;
                 }
                 self.asked.remove(&name);
@@ -1256,7 +1263,7 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let name = claim.open.job.clone();
-        let Some(state) = self.jobs.get_mut(&name) else { return };
+        let Some(mut state) = self.jobs.get_mut(&name) else { return };
         let mark_revision = refusal.mark.as_ref().map_or(0, |seen| seen.revision);
         if let Some(why) = gone_back(&claim, refusal.mark.as_ref(), refusal.job_revision) {
             return out.push(Action::GiveUpStore(why));
@@ -1300,7 +1307,7 @@ impl Scheduler {
         }
         let due = claim.open.plan_time.plus_ms(state.jitter_ms());
         let locked_retry_ms = state.waits_for_lock(due, now);
-        let replaces = state.definition().is_some_and(Definition::replaces);
+        let replaces = state.terms().is_some_and(Terms::replaces);
         let locked_reason =
             if state.was_missed(due, now) { SkipReason::Misfire } else { SkipReason::Overlap };
         match refusal.lock {
@@ -1347,8 +1354,8 @@ impl Scheduler {
     ) {
         let name = claim.open.job.clone();
         let due = claim.open.plan_time;
-        let Some(state) = self.jobs.get_mut(&name) else { return };
-        let is_of_claim = |definition: &Definition| definition.mod_revision == claim.job_revision;
+        let Some(mut state) = self.jobs.get_mut(&name) else { return };
+        let is_of_claim = |definition: Definition| definition.mod_revision == claim.job_revision;
         let same_settings = self.settings_revision == Some(claim.settings_revision);
         if !state.definition().is_some_and(is_of_claim) || !same_settings {
             // Edited or deleted since, or to be read by other settings: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
@@ -1376,7 +1383,7 @@ impl Scheduler {
         left.mark.run_id = Some(run_id.clone());
         left.mark.unlocked = claim.exclusive; // nothing was compared
         left.open.run_id = run_id;
-        if let Some(state) = self.jobs.get_mut(&name) {
+        if let Some(mut state) = self.jobs.get_mut(&name) {
             state.send(left, Some(claim), out);
         }
     }
@@ -1384,7 +1391,7 @@ impl Scheduler {
     // --- ranges of skipped fires ----------------------------------------------------------------------------------
 
     fn on_skip_won(&mut self, now: Timestamp, claim: &Claim, out: &mut Vec<Action>) {
-        let Some(state) = self.jobs.get_mut(&claim.open.job) else { return };
+        let Some(mut state) = self.jobs.get_mut(&claim.open.job) else { return };
         let over = self.draining || !state.has_fires();
         let first = state.streak.is_none();
         let streak = state.streak.get_or_insert_with(|| {
@@ -1405,7 +1412,7 @@ impl Scheduler {
     /// Not while a skip that goes on with the range is in flight: the settling could delete the open key that it puts, and with it the
     /// only trace of its fires, should the session end before the answer comes.
     fn end_streak(&mut self, name: &JobName, out: &mut Vec<Action>) {
-        let Some(state) = self.jobs.get_mut(name) else { return };
+        let Some(mut state) = self.jobs.get_mut(name) else { return };
         let grows = |streak: &Streak| matches!(&state.pending, Pending::Claiming { claim, .. } if claim.seq == streak.seq);
         if state.streak.as_ref().is_some_and(|streak| !grows(streak)) {
             out.extend(state.streak.take().map(|streak| streak.record(true)));

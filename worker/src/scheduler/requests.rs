@@ -23,6 +23,7 @@ use super::event::{Action, LockSeen, Report};
 use super::job_state::{Definition, JobState, Pending};
 use super::room::Waiter;
 use super::runs::Run;
+use super::terms::Terms;
 use super::{
     LOCKED_RETRY_MS, LOOKS_PER_STEP, RESEND_MAX_MS, RETRY_MS, STALE_RETRY_MS, Scheduler, look_after_ms,
 };
@@ -556,10 +557,10 @@ impl Scheduler {
         let (request, revision, is_own) =
             (Arc::clone(&known.request), known.revision, known.side == Side::Own);
         let state = self.jobs.get(name);
-        let definition = state.and_then(|state| state.definition().cloned());
+        let definition = state.and_then(JobState::definition);
         let (rank, nobody) = match state.filter(|_| definition.is_some()) {
             _ if is_own => (0, false),
-            Some(state) => (state.rank?, state.nobody),
+            Some(state) => (state.rank()?, state.nobody),
             None => (self.ranks.rank(keys::slot(name))?, false),
         };
         let act_at = ready_at.plus_ms(if rank == 0 { 0 } else { look_after_ms(rank) });
@@ -654,7 +655,7 @@ impl Scheduler {
             worker: self.worker_id.clone(),
             command: definition
                 .and_then(|_| self.jobs.get(&request.job))
-                .map(JobState::cut_command)
+                .map(|state| self.jobs.cut_command_of(state))
                 .unwrap_or_default(),
             trigger: request.trigger,
             skipped,
@@ -734,7 +735,7 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let name = &claim.open.job;
-        let rank = self.jobs.get(name).and_then(|state| state.rank).unwrap_or(0);
+        let rank = self.jobs.get(name).and_then(JobState::rank).unwrap_or(0);
         let Some(queue) = self.requests.queues.get_mut(name) else { return };
         let gone_back = |seen: Revision, decided_from: Revision| (1..decided_from).contains(&seen);
         if gone_back(refusal.request_revision, claim.request_revision)
@@ -820,7 +821,7 @@ impl Scheduler {
     ) {
         let Some(run) = self.runs.get(run_id) else { return };
         let (open, key, revision) = (&run.open, (run.sid, run.seq), run.open_revision);
-        let definition = self.jobs.get(&open.job).and_then(JobState::definition);
+        let definition = self.jobs.get(&open.job).and_then(JobState::terms);
         // Killed by its fence, as it would have been had its worker been lost: whether survivors close it first is chance.
         let fenced = record.status == Some(Status::Killed) && run.killed.is_none() && open.on_lost.is_some();
         let failed = fenced || record.status.is_some_and(|status| status.is_worth_a_retry());
@@ -928,7 +929,7 @@ pub(super) fn waits_until(request: &Request, ready_at: Timestamp, definition: &D
 }
 
 /// A retry that would come when the job's next fire has come is none: that fire is the next attempt. But not where each fire is to run.
-fn is_of_the_next_fire(definition: &Definition, request: &Request) -> bool {
+fn is_of_the_next_fire(definition: &Terms, request: &Request) -> bool {
     let Ok(schedule) = &definition.runnable else { return false };
     let next = schedule.next_after(request.at.plus_ms(-definition.jitter_ms));
     !definition.rule.runs_all()

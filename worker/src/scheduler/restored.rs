@@ -7,7 +7,8 @@ use common::domain::record::Record;
 use common::kv::Revision;
 
 use super::event::{Action, Claim, MarkSeen};
-use super::job_state::{JobState, MarkView, Pending};
+use super::job_state::{JobState, Pending};
+use super::marks::MarkView;
 use super::runs::Stage;
 use super::{LEAD_MAX_MS, Scheduler};
 
@@ -60,14 +61,14 @@ impl Scheduler {
         for run in self.runs.values_mut() {
             (run.rescue, run.claim_revision) = (true, Revision::MIN);
         }
-        for state in self.jobs.values_mut() {
+        self.jobs.for_each_mut(|_, mut state| {
             // Revisions name other contents now: every job is news.
-            state.forget_definition();
+            state.set_definition(None);
             state.set_mark(MarkView::Unknown);
             if let Some(busy) = state.busy_mut() {
                 (busy.stale_until, busy.due) = (None, None);
             }
-        }
+        });
         for name in self.jobs.names_of(|_| true) {
             self.forget_job_if_done(&name);
         }

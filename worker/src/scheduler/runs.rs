@@ -109,7 +109,7 @@ impl Scheduler {
     pub(super) fn take_run(&mut self, now: Timestamp, run: Run, out: &mut Vec<Action>) {
         let (run_id, job) = (run.open.run_id.clone(), run.open.job.clone());
         self.starts.insert((run.start_at, run_id.clone()));
-        if let Some(state) = self.jobs.get_mut(&job).filter(|_| !run.open.unlocked) {
+        if let Some(mut state) = self.jobs.get_mut(&job).filter(|_| !run.open.unlocked) {
             state.run = Some(run_id.clone());
         }
         self.runs.insert(run_id.clone(), run);
@@ -134,7 +134,7 @@ impl Scheduler {
     }
 
     /// The job by which a claimed run would start now: it may have been edited or deleted since the claim (P15).
-    fn definition_of(&self, run: &Run) -> Result<(&Definition, Work), SkipReason> {
+    fn definition_of(&self, run: &Run) -> Result<(Definition, Work), SkipReason> {
         let plan_time = run.open.plan_time;
         let state = self.jobs.get(&run.open.job).ok_or(SkipReason::Deleted)?;
         let definition = match state.definition() {
@@ -149,12 +149,17 @@ impl Scheduler {
             // It was asked for, whatever the schedule says.
             Some(new) if !run.open.trigger.is_of_schedule() && new.runnable.is_ok() => Ok(new),
             Some(new) if !new.enabled => Err(SkipReason::Disabled),
-            Some(new) => match &new.runnable {
-                Ok(schedule) if schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time) => Ok(new),
-                _ => Err(SkipReason::Superseded),
-            },
+            Some(new)
+                if new
+                    .runnable
+                    .as_ref()
+                    .is_ok_and(|schedule| schedule.next_after(plan_time.plus_ms(-1)) == Some(plan_time)) =>
+            {
+                Ok(new)
+            }
+            Some(_) => Err(SkipReason::Superseded),
         };
-        definition.map(|definition| (definition, state.work()))
+        definition.map(|definition| (definition, self.jobs.work_of(state)))
     }
 
     /// Tells of a claimed run whose time has not come, so that its start can be got ready.
@@ -270,7 +275,7 @@ impl Scheduler {
         let Some(run) = self.runs.remove(run_id) else { return };
         self.starts.remove(&(run.start_at, run_id.clone()));
         let name = run.open.job;
-        if let Some(state) = self.jobs.get_mut(&name)
+        if let Some(mut state) = self.jobs.get_mut(&name)
             && state.run.as_ref() == Some(run_id)
         {
             state.run = None;
@@ -319,11 +324,9 @@ impl Scheduler {
     /// Whether a run may go on that nobody else can see any more: it was claimed without the lock, and its job still lets runs overlap.
     fn allows_overlap(&self, run_id: &RunId) -> bool {
         let Some(run) = self.runs.get(run_id) else { return false };
-        let definition = self.jobs.get(&run.open.job).and_then(JobState::definition);
+        let terms = self.jobs.get(&run.open.job).and_then(JobState::terms);
         run.open.unlocked
-            && definition.is_none_or(|definition| {
-                definition.concurrency == Concurrency::Allow && !definition.has_fence()
-            })
+            && terms.is_none_or(|terms| terms.concurrency == Concurrency::Allow && !terms.has_fence())
     }
 
     /// Its open key is decided: what waited for that goes on.

@@ -44,6 +44,18 @@ pub(super) struct Terms {
     pub(super) execution: Option<Arc<Execution>>,
 }
 
+impl Terms {
+    /// What is to happen when the worker of an attempt is lost; `None` = it ends there.
+    pub(super) fn on_lost(&self, attempt: u32) -> Option<Retry> {
+        self.retry?.after_loss(attempt, self.has_fence())
+    }
+
+    /// Its runs are killed before their worker's lease can end.
+    pub(super) fn has_fence(&self) -> bool {
+        self.execution.as_deref().is_some_and(Execution::has_fence)
+    }
+}
+
 impl PartialEq for Terms {
     /// Schedules that are not shared are held to differ: whoever has one keeps it.
     fn eq(&self, other: &Self) -> bool {

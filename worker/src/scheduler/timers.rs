@@ -1,9 +1,10 @@
-//! When to look at which job: a heap in which each job's place is known, so that its time can be changed. It costs sixteen bytes a job, and
+//! When to look at which job: a heap in which each job's place is known, so that its time can be changed. It costs fourteen bytes a job, and
 //! like the jobs themselves it lies in few large pieces of memory.
 
 use common::clock::Timestamp;
 
 use super::jobs::Index;
+use super::packed::Time;
 
 /// The place of a job that has no time.
 const NOWHERE: u32 = u32::MAX;
@@ -14,7 +15,7 @@ pub(super) struct Timers {
     heap: Vec<Index>,
     /// By job: its place in the heap, and its time.
     places: Vec<u32>,
-    times: Vec<Timestamp>,
+    times: Vec<Time>,
 }
 
 impl Timers {
@@ -23,7 +24,8 @@ impl Timers {
         self.heap.first().map(|job| self.order(*job))
     }
 
-    /// Sets, changes or (`None`) takes away a job's time.
+    /// Sets, changes or (`None`) takes away a job's time. A time thousands of years away is the nearest that can be kept: a job that is looked at
+    /// too early is looked at again.
     pub(super) fn set(&mut self, job: Index, at: Option<Timestamp>) {
         let index = job as usize;
         if index >= self.places.len() {
@@ -31,12 +33,12 @@ impl Timers {
                 return;
             }
             self.places.resize(index + 1, NOWHERE);
-            self.times.resize(index + 1, Timestamp::ZERO);
+            self.times.resize(index + 1, Time::ZERO);
         }
         let place = self.places[index];
         match at {
             Some(at) => {
-                self.times[index] = at;
+                self.times[index] = Time::nearest(at.ms());
                 if place == NOWHERE {
                     self.heap.push(job);
                     self.rise(self.heap.len() - 1);
@@ -67,7 +69,7 @@ impl Timers {
     #[cfg(test)]
     pub(super) fn get(&self, job: Index) -> Option<Timestamp> {
         let place = self.places.get(job as usize)?;
-        (*place != NOWHERE).then(|| self.times[job as usize])
+        (*place != NOWHERE).then(|| self.times[job as usize].time())
     }
 
     /// How many times are not after this one.
@@ -77,7 +79,7 @@ impl Timers {
     }
 
     fn order(&self, job: Index) -> (Timestamp, Index) {
-        (self.times[job as usize], job)
+        (self.times[job as usize].time(), job)
     }
 
     fn put(&mut self, place: usize, job: Index) {
@@ -144,5 +146,19 @@ mod tests {
             timers.set(job, None);
         }
         assert!(known.is_empty());
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_kept_stays_on_its_side_of_all_others() {
+        let mut timers = Timers::default();
+        let now = Timestamp::from_ms(1_800_000_000_000);
+        for (job, at) in [(0, i64::MAX), (1, i64::MIN), (2, now.ms())] {
+            timers.set(job, Some(Timestamp::from_ms(at)));
+        }
+        assert!(timers.first().is_some_and(|(at, job)| at < now && job == 1));
+        timers.set(1, None);
+        assert_eq!(timers.first(), Some((now, 2)));
+        timers.set(2, None);
+        assert!(timers.first().is_some_and(|(at, job)| at > now && job == 0));
     }
 }

@@ -22,10 +22,7 @@ impl Scheduler {
             return;
         }
         for state in self.jobs.values_mut() {
-            if state.definition().is_some_and(|definition| definition.seen_at > now) {
-                state.set_seen_at(now);
-            }
-            state.mark_read_at = state.mark_read_at.min(now);
+            state.set_seen_by(now);
             let Some(busy) = state.busy_mut() else { continue };
             if let Pending::Claiming { claim, resend_at: Some(at), .. } = &mut busy.pending {
                 // Not before its time: none is sent so early.
