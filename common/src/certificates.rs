@@ -19,17 +19,80 @@ pub fn ends(pem: &[u8]) -> Vec<Timestamp> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(|each| end(&each)).collect()
 }
 
-/// When a certificate ends. It is asked for its validity at a time when it has none: rustls says no more of a certificate than what is wrong
-/// with it, and its times are what it looks at first. No other parser of certificates is needed so.
+/// When a certificate ends.
 #[must_use]
 pub fn end(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    let late = UnixTime::since_unix_epoch(END_OF_TIME);
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &RootCertStore::empty(), &[], late, &[]) {
-        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
-            Some(Timestamp::from_ms(seconds.saturating_mul(1000)))
+    match verdict(&parsed, UnixTime::since_unix_epoch(END_OF_TIME)) {
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+            Some(timestamp(not_after))
         }
         _ => None,
+    }
+}
+
+/// Whether a certificate holds at a time.
+///
+/// # Errors
+/// Why it does not, as the end of a sentence that begins with it.
+pub fn holds(certificate: &CertificateDer<'_>, at: Timestamp) -> Result<(), String> {
+    let parsed = ParsedCertificate::try_from(certificate).map_err(|why| format!("is not usable: {why}"))?;
+    let since_epoch = Duration::from_millis(u64::try_from(at.ms()).unwrap_or_default());
+    match verdict(&parsed, UnixTime::since_unix_epoch(since_epoch)) {
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+            Err(format!("ends at {}", timestamp(not_after)))
+        }
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            Err(format!("begins at {} only", timestamp(not_before)))
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Expired) => {
+            Err("ends before it begins".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with a certificate at a time. rustls says no more of one than that. Nobody is trusted here, so that there is always something, and
+/// the times are what it looks at first: no other parser of certificates is needed.
+fn verdict(certificate: &ParsedCertificate<'_>, time: UnixTime) -> rustls::Error {
+    let nobody = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(certificate, &nobody, &[], time, &[]) {
+        Err(wrong) => wrong,
+        Ok(()) => CertificateError::UnknownIssuer.into(),
+    }
+}
+
+fn timestamp(time: UnixTime) -> Timestamp {
+    Timestamp::from_ms(i64::try_from(time.as_secs()).unwrap_or(i64::MAX).saturating_mul(1000))
+}
+
+/// Of what ends soon somebody is reminded once a day: what renews itself has done it before the first time.
+#[derive(Debug, Default)]
+pub struct Reminder {
+    last: Option<Timestamp>,
+}
+
+impl Reminder {
+    /// It begins so many ms before the end.
+    const FROM_MS: i64 = 14 * Self::DAY_MS;
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+
+    /// Whether it is time to say that something ends then. What ends later than soon is forgotten: it has been renewed.
+    pub fn is_due(&mut self, end: Option<Timestamp>, now: Timestamp) -> bool {
+        if end.is_none_or(|end| end.ms_since(now) >= Self::FROM_MS) {
+            self.last = None;
+            return false;
+        }
+        let is_due = self.last.is_none_or(|last| now.ms_since(last) >= Self::DAY_MS);
+        if is_due {
+            self.last = Some(now);
+        }
+        is_due
+    }
+
+    /// When it was last time to; `None` = not since what ends was renewed.
+    #[must_use]
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last
     }
 }

@@ -393,11 +393,8 @@ where
                 Right::Public => Gate::published(),
                 _ => Gate::of_function(&opening, ports::kv(&opening)?, Arc::new(SystemClock))?,
             };
-            let resource = Resource {
-                service: format!("fleetcron-{function}"),
-                instance: common::ids::random_id(),
-                version: env!("CARGO_PKG_VERSION"),
-            };
+            let resource =
+                Resource { service: format!("fleetcron-{function}"), instance: common::ids::random_id() };
             let tracer = Tracer::new(&opening.traces, resource);
             let serving = Arc::new((gate, build(&opening)?, tracer));
             let cold = Arc::new(AtomicBool::new(true));

@@ -159,11 +159,7 @@ async fn one_process(settings: &Settings, guardian: Option<&Guardian>) -> anyhow
         true => Gate::guarded(Arc::clone(&stores.kv), Arc::new(SystemClock), settings),
         false => Gate::open(),
     };
-    let resource = Resource {
-        service: "fleetcron-api".to_owned(),
-        instance: own.instance.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-    };
+    let resource = Resource { service: "fleetcron-api".to_owned(), instance: own.instance.clone() };
     let tracer = Tracer::new(&settings.traces, resource);
     say_where(address, settings, rules, &own.path);
     let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();

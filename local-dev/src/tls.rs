@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use common::causes::in_words;
+use common::certificates::{self, Reminder};
 use common::clock::{self, Clock, Timestamp};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{InconsistentKeys, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,9 +25,6 @@ use tokio_rustls::server::TlsStream;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// The files are looked at so often. No signal is waited for: SIGHUP is also what a terminal that is closed sends.
 const LOOK: Duration = Duration::from_secs(60);
-/// A certificate that ends so soon is a warning each day: those that renew by themselves have done it by then.
-const SOON_MS: i64 = 14 * DAY_MS;
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What the API shows to whoever connects.
 pub struct Tls {
@@ -118,12 +115,12 @@ impl Tls {
 struct Follower {
     good: Contents,
     fault: String,
-    warned: Option<Timestamp>,
+    reminder: Reminder,
 }
 
 impl Follower {
     fn new(good: Contents) -> Self {
-        Self { good, fault: String::new(), warned: None }
+        Self { good, fault: String::new(), reminder: Reminder::default() }
     }
 
     fn look(&mut self, tls: &Tls, read: anyhow::Result<Contents>, now: Timestamp) {
@@ -138,12 +135,11 @@ impl Follower {
             self.fault = fault;
         }
         let shown = tls.shown.get();
-        let ends = shown.cert.first().and_then(|first| holds(first, now.plus_ms(SOON_MS)).err());
-        if let Some(why) = ends
-            && self.warned.is_none_or(|warned| now.ms_since(warned) >= DAY_MS)
+        let end = shown.cert.first().and_then(certificates::end);
+        if self.reminder.is_due(end, now)
+            && let Some(end) = end
         {
-            tracing::warn!(file = %tls.files.certificate.display(), "the certificate that is shown {why}: renew it");
-            self.warned = Some(now);
+            tracing::warn!(file = %tls.files.certificate.display(), "the certificate that is shown ends at {end}: renew it");
         }
     }
 
@@ -153,7 +149,7 @@ impl Follower {
             tls.shown.set(tls.files.identity(&contents, now, tls.acceptor.config().crypto_provider())?);
             tracing::info!(file = %tls.files.certificate.display(), "a renewed certificate is shown from now on");
             self.good = contents;
-            self.warned = None;
+            self.reminder = Reminder::default();
         }
         Ok(())
     }
@@ -184,7 +180,7 @@ impl Files {
         let Some(first) = chain.first() else {
             bail!("CRON_TLS_CERT: {certificate} has no certificate in it (-----BEGIN CERTIFICATE-----)");
         };
-        if let Err(why) = holds(first, now) {
+        if let Err(why) = certificates::holds(first, now) {
             bail!("CRON_TLS_CERT: the certificate in {certificate} {why}");
         }
         let private = PrivateKeyDer::from_pem_slice(&contents.key).with_context(|| {
@@ -215,35 +211,13 @@ fn warn_of_readers(key: &Path) {
     }
 }
 
-/// Whether a certificate holds at a time; else why not, as the end of a sentence.
-fn holds(certificate: &CertificateDer<'_>, at: Timestamp) -> Result<(), String> {
-    let parsed = ParsedCertificate::try_from(certificate).map_err(|why| format!("is not usable: {why}"))?;
-    let time = UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(at.ms()).unwrap_or_default()));
-    // Nobody is trusted here, so that it never goes well; the times are what is looked at first.
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &RootCertStore::empty(), &[], time, &[]) {
-        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Err(format!("ends at {}", written(not_after)))
-        }
-        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
-            not_before, ..
-        })) => Err(format!("begins at {} only", written(not_before))),
-        Err(rustls::Error::InvalidCertificate(CertificateError::Expired)) => {
-            Err("ends before it begins".to_owned())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn written(time: UnixTime) -> Timestamp {
-    Timestamp::from_ms(i64::try_from(time.as_secs()).unwrap_or(i64::MAX).saturating_mul(1000))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use common::clock::SystemClock;
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::RootCertStore;
     use tokio_rustls::TlsConnector;
 
     use super::*;
@@ -352,8 +326,8 @@ pub(crate) mod tests {
         let mut follower = Follower::new(tls.at_start.clone());
         let end = Timestamp::parse("4000-01-01T00:00:00Z").unwrap();
         let mut warned = |days: i64| {
-            follower.look(&tls, tls.files.contents(), end.plus_ms(-days * DAY_MS));
-            follower.warned
+            follower.look(&tls, tls.files.contents(), end.plus_ms(-days * 24 * 3600 * 1000));
+            follower.reminder.last()
         };
         assert_eq!(warned(15), None);
         let first = warned(13);

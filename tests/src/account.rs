@@ -98,6 +98,31 @@ impl Account {
     }
 }
 
+/// Waits until every job has run in a second that is later than this one.
+///
+/// # Panics
+/// When one does not.
+pub async fn ran_after(jobs: &[Counting], second: i64) {
+    wait_for(&format!("every job's runs after second {second}"), SOON, async || {
+        jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > second)).then_some(())
+    })
+    .await;
+}
+
+/// Ends the jobs: each of their seconds since `first` is accounted for, and no run is lost.
+///
+/// # Panics
+/// When that is not so.
+pub async fn assert_nothing_lost(fleet: &Fleet, jobs: &[Counting], first: i64) {
+    let last = finish(fleet, jobs).await;
+    let records = fleet.all_records().await;
+    for job in jobs {
+        let account = Account::of(job, &records);
+        account.assert_accounted(first..=last, job);
+        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
+    }
+}
+
 /// Lets the jobs go, waits until nothing of them is left to do, and returns the last second that counts.
 ///
 /// # Panics

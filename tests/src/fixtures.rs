@@ -356,25 +356,12 @@ impl Fleet {
         self.put(format!("/cron/jobs/{name}"), job.to_string()).await;
     }
 
-    /// Puts jobs that each append a line `name planTime` to a file of their own in every second.
+    /// See [`put_counting_jobs`].
     ///
     /// # Panics
     /// When etcd is away.
     pub async fn put_counting_jobs(&self, number: usize) -> Vec<Counting> {
-        let mut kv = self.kv().await;
-        let mut jobs = Vec::new();
-        for n in 0..number {
-            let job =
-                Counting { name: format!("count-{n}"), file: self.dir.path().join(format!("count-{n}.out")) };
-            let value = serde_json::json!({
-                "name": job.name,
-                "command": format!("echo \"$CRON_JOB_NAME $CRON_PLAN_TIME\" >> '{}'", job.file.display()),
-                "cronExpr": "* * * * * * *",
-            });
-            kv.put(format!("/cron/jobs/{}", job.name), value.to_string(), None).await.unwrap();
-            jobs.push(job);
-        }
-        jobs
+        put_counting_jobs(&mut self.kv().await, self.dir.path(), number, &serde_json::json!({})).await
     }
 
     /// The records of a job as MongoDB has them, by plan time.
@@ -392,11 +379,7 @@ impl Fleet {
     /// # Panics
     /// When MongoDB is away.
     pub async fn all_records(&self) -> Vec<Document> {
-        let client = mongodb::Client::with_uri_str(self.mongo.url()).await.unwrap();
-        let log = client.database("cron").collection::<Document>("log");
-        let mut records: Vec<Document> = log.find(doc! {}).await.unwrap().try_collect().await.unwrap();
-        records.sort_by_key(|record| number(record, "planTime"));
-        records
+        all_records(&self.mongo.url()).await
     }
 
     /// Waits until a job has a record that `like` accepts.
@@ -409,6 +392,42 @@ impl Fleet {
         })
         .await
     }
+}
+
+/// Puts jobs that each append a line `name planTime` to a file of their own in `dir` in every second, with these further fields.
+///
+/// # Panics
+/// When etcd is away.
+pub async fn put_counting_jobs(
+    kv: &mut etcd_client::Client,
+    dir: &Path,
+    number: usize,
+    more: &serde_json::Value,
+) -> Vec<Counting> {
+    let mut jobs = Vec::new();
+    for n in 0..number {
+        let job = Counting { name: format!("count-{n}"), file: dir.join(format!("count-{n}.out")) };
+        let mut definition = more.clone();
+        definition["name"] = job.name.as_str().into();
+        definition["command"] =
+            format!("echo \"$CRON_JOB_NAME $CRON_PLAN_TIME\" >> '{}'", job.file.display()).into();
+        definition["cronExpr"] = "* * * * * * *".into();
+        kv.put(format!("/cron/jobs/{}", job.name), definition.to_string(), None).await.unwrap();
+        jobs.push(job);
+    }
+    jobs
+}
+
+/// Every record of the MongoDB at this URL, by plan time.
+///
+/// # Panics
+/// When it is away.
+pub async fn all_records(url: &str) -> Vec<Document> {
+    let client = mongodb::Client::with_uri_str(url).await.unwrap();
+    let log = client.database("cron").collection::<Document>("log");
+    let mut records: Vec<Document> = log.find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    records.sort_by_key(|record| number(record, "planTime"));
+    records
 }
 
 /// A number of a record, whatever width it was stored in.

@@ -379,7 +379,7 @@ async fn lambda_zips(log: &Path, guard: &Guard) -> Outcome {
     let build = async {
         let mut command = Command::new(&cargo_lambda.program);
         let beside_zig = zig.program.parent().unwrap_or(Path::new(""));
-        command.args(zips::BUILD).env("PATH", provision::path_with(beside_zig)?);
+        command.args(zips::BUILD).env("PATH", provision::path_with(&[beside_zig])?);
         logged("lambda-zips", command, log, guard).await
     };
     match build.await {

@@ -114,15 +114,8 @@ fn build(mut script: Command, sources: &Path) -> anyhow::Result<()> {
     let (lambda, zig) = tools
         .map_err(|missing| anyhow::anyhow!("{}; how to get it: {}", missing.what, missing.how_to_get))?;
     // cargo-lambda is a subcommand of cargo's, which looks for it on the path.
-    for tool in [lambda, zig] {
-        let beside = tool.program.parent().unwrap_or(Path::new("")).to_owned();
-        let path = script.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| value);
-        let path = match path {
-            Some(path) => std::env::join_paths(std::iter::once(beside).chain(std::env::split_paths(path)))?,
-            None => provision::path_with(&beside)?,
-        };
-        script.env("PATH", path);
-    }
+    let [lambda, zig] = [&lambda, &zig].map(|tool| tool.program.parent().unwrap_or(Path::new("")));
+    script.env("PATH", provision::path_with(&[lambda, zig])?);
     // The sources have a target directory of their own.
     without_cargo_variables(&mut script).env_remove("CARGO_TARGET_DIR").current_dir(sources);
     let status = script.status().context("run infra/release.sh")?;

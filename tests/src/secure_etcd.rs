@@ -66,15 +66,12 @@ impl Authority {
         (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(year, 1, 1));
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let put = |extension: &str, text: String| {
-            // Put in place at once: etcd reads its own certificate with every handshake.
-            let (path, new) =
-                (self.dir.join(format!("{file}.{extension}")), self.dir.join(format!("{file}.new")));
-            std::fs::write(&new, text).unwrap();
-            std::fs::rename(new, &path).unwrap();
+        let write = |extension: &str, text: &str| {
+            let path = self.dir.join(format!("{file}.{extension}"));
+            put(&path, text); // etcd reads its own certificate with every handshake
             path
         };
-        Signed { certificate: put("pem", certificate.pem()), key: put("key", key.serialize_pem()) }
+        Signed { certificate: write("pem", &certificate.pem()), key: write("key", &key.serialize_pem()) }
     }
 
     /// A key that signs etcd's tokens, and the flag that makes etcd use it, for tokens that live `ttl_seconds`.
@@ -88,6 +85,16 @@ impl Authority {
         std::fs::write(&private, key.serialize_pem()).unwrap();
         format!("--auth-token=jwt,priv-key={},sign-method=ES256,ttl={ttl_seconds}s", private.display())
     }
+}
+
+/// Puts a file in the place of what is there at once: it is never half there.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn put(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
 }
 
 /// The server.
@@ -187,13 +194,29 @@ impl SecureEtcd {
     /// # Panics
     /// When its files cannot be read.
     pub async fn client(&self, user: Option<(&str, &str)>) -> Result<Client, etcd_client::Error> {
+        self.client_with(&self.ca, &self.client, user).await
+    }
+
+    /// [`Self::client`], with another CA's certificate and another certificate to show.
+    ///
+    /// # Errors
+    /// When etcd does not let it in, or it etcd.
+    ///
+    /// # Panics
+    /// When its files cannot be read.
+    pub async fn client_with(
+        &self,
+        ca: &Path,
+        shown: &Signed,
+        user: Option<(&str, &str)>,
+    ) -> Result<Client, etcd_client::Error> {
         let read = |path: &Path| std::fs::read(path).unwrap();
         let tls = TlsOptions::new()
-            .ca_certificate(Certificate::from_pem(read(&self.ca)))
-            .identity(Identity::from_pem(read(&self.client.certificate), read(&self.client.key)));
-        let mut options = ConnectOptions::new().with_tls(tls).with_auto_token_refresh(true);
+            .ca_certificate(Certificate::from_pem(read(ca)))
+            .identity(Identity::from_pem(read(&shown.certificate), read(&shown.key)));
+        let mut options = ConnectOptions::new().with_tls(tls);
         if let Some((name, password)) = user {
-            options = options.with_user(name, password);
+            options = options.with_user(name, password).with_auto_token_refresh(true);
         }
         Client::connect([self.url()], Some(options)).await
     }

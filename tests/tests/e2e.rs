@@ -9,8 +9,8 @@ use common::clock::sleep;
 use local_dev::native::ports::free_port;
 use mongodb::bson::Document;
 use serde_json::{Value, json};
-use tests::account::{Account, all_running, finish};
-use tests::fixtures::{Counting, Fleet, SOON, http, now_ms, number, processes_of, program, status, wait_for};
+use tests::account::{Account, all_running, finish, ran_after};
+use tests::fixtures::{Fleet, SOON, http, now_ms, number, processes_of, program, status, wait_for};
 
 const MULTI: [(&str, &str); 1] = [("CRON_SESSION_TTL_SECONDS", "4")];
 
@@ -163,11 +163,7 @@ async fn a_worker_killed_in_the_middle_doubles_nothing_and_every_second_is_accou
     fleet.workers[1].crash();
     let killed = now_ms() / 1000;
     // All jobs run again, also those of the dead worker, and for a while.
-    wait_for("every job on the remaining workers", SOON, async || {
-        let after = |job: &Counting| job.seconds().last().is_some_and(|second| *second > killed + 15);
-        jobs.iter().all(after).then_some(())
-    })
-    .await;
+    ran_after(&jobs, killed + 15).await;
     let last = finish(&fleet, &jobs).await;
 
     let records = wait_for("the sweep of the dead session", Duration::from_secs(90), async || {
@@ -335,21 +331,13 @@ async fn workers_come_back_by_themselves_after_etcd_was_restarted() {
     fleet.etcd.restart().await.unwrap();
 
     let back = now_ms() / 1000;
-    wait_for("every job's runs", SOON, async || {
-        let after = |job: &Counting| job.seconds().last().is_some_and(|second| *second > back + 5);
-        jobs.iter().all(after).then_some(())
-    })
-    .await;
+    ran_after(&jobs, back + 5).await;
     // And once more, frozen: connections stay, answers do not come.
     fleet.etcd.freeze();
     sleep(Duration::from_secs(6)).await;
     fleet.etcd.thaw();
     let back = now_ms() / 1000;
-    wait_for("every job's runs", SOON, async || {
-        let after = |job: &Counting| job.seconds().last().is_some_and(|second| *second > back + 5);
-        jobs.iter().all(after).then_some(())
-    })
-    .await;
+    ran_after(&jobs, back + 5).await;
     wait_for("both registrations", SOON, async || {
         (fleet.keys("/cron/workers/").await.len() == 2).then_some(())
     })
@@ -357,12 +345,7 @@ async fn workers_come_back_by_themselves_after_etcd_was_restarted() {
     let last = finish(&fleet, &jobs).await;
     let records = fleet.all_records().await;
     for job in &jobs {
-        let account = Account::of(job, &records);
-        account.assert_consistent(job);
-        for second in first..=last {
-            let accounted = account.ran.contains_key(&second) || account.is_skipped(second);
-            assert!(accounted, "{}: nothing says what became of second {second}", job.name);
-        }
+        Account::of(job, &records).assert_accounted(first..=last, job);
     }
 }
 
@@ -376,11 +359,7 @@ async fn fires_go_on_while_mongodb_is_away_and_every_record_arrives_once() {
 
     fleet.mongo.kill();
     let down = now_ms() / 1000;
-    wait_for("fires while MongoDB is away", SOON, async || {
-        let after = |job: &Counting| job.seconds().last().is_some_and(|second| *second > down + 8);
-        jobs.iter().all(after).then_some(())
-    })
-    .await;
+    ran_after(&jobs, down + 8).await;
     fleet.mongo.restart().await.unwrap();
 
     let last = finish(&fleet, &jobs).await;

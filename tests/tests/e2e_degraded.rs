@@ -10,10 +10,10 @@ use common::clock::Stopwatch;
 use local_dev::native::process::{Process, get};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
-use tests::account::{Account, all_running, finish};
+use tests::account::{all_running, assert_nothing_lost, ran_after};
 use tests::chaos::link::{Link, Passing};
 use tests::embedded::Embedded;
-use tests::fixtures::{Counting, Fleet, SOON, http, now_ms, number, status, wait_for};
+use tests::fixtures::{Fleet, SOON, http, now_ms, number, status, wait_for};
 
 /// So much later both stores get what is sent to them, and so much later what they answer arrives.
 const SLOWLY: Duration = Duration::from_millis(150);
@@ -31,25 +31,6 @@ fn take(process: &Process) -> (Pid, Rlimit) {
     let pid = Pid::from_raw(process.pid().cast_signed()).unwrap();
     let none = Rlimit { current: Some(STANDARD), maximum: getrlimit(Resource::Nofile).maximum };
     (pid, prlimit(Some(pid), Resource::Nofile, none).unwrap())
-}
-
-/// Waits until every job has run after this second.
-async fn ran_after(second: i64, jobs: &[Counting], when: &str) {
-    wait_for(&format!("runs of every job {when}"), SOON, async || {
-        jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > second)).then_some(())
-    })
-    .await;
-}
-
-/// Ends the jobs: each of their seconds since `first` is accounted for, and no run is lost.
-async fn assert_nothing_lost(fleet: &Fleet, jobs: &[Counting], first: i64) {
-    let last = finish(fleet, jobs).await;
-    let records = fleet.all_records().await;
-    for job in jobs {
-        let account = Account::of(job, &records);
-        account.assert_accounted(first..=last, job);
-        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
-    }
 }
 
 fn give_back((pid, before): (Pid, Rlimit)) {
@@ -72,7 +53,7 @@ async fn a_worker_without_descriptors_fails_its_runs_with_a_word_and_goes_on_whe
     }
     give_back(taken);
     let back = now_ms() / 1000;
-    ran_after(back, &jobs, "with descriptors").await;
+    ran_after(&jobs, back).await;
     let (code, why) = get(listen, "/readyz").await.unwrap();
     assert_eq!(code, 200, "{why}");
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "it kept its session");
@@ -104,7 +85,7 @@ async fn stores_that_are_slow_cost_no_fire_no_session_and_no_record() {
     etcd.set(Passing::Slow(SLOWLY));
     mongo.set(Passing::Slow(SLOWLY));
     let slow = now_ms() / 1000;
-    ran_after(slow + 8, &jobs, "while both are slow").await;
+    ran_after(&jobs, slow + 8).await;
     let (code, why) = get(listen, "/readyz").await.unwrap();
     assert_eq!(code, 200, "{why}");
     // Their records come while it lasts.
@@ -118,7 +99,7 @@ async fn stores_that_are_slow_cost_no_fire_no_session_and_no_record() {
     mongo.set(Passing::Open);
     // What was on its way in the last slow second is decided: a job that is deleted before that owes nothing.
     let back = now_ms() / 1000;
-    ran_after(back + 1, &jobs, "afterwards").await;
+    ran_after(&jobs, back + 1).await;
 
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "it kept its session");
     assert_nothing_lost(&fleet, &jobs, first).await;

@@ -22,19 +22,17 @@ use common::stores;
 use etcd_client::{Client, GetOptions, Permission};
 use functions::access::Gate;
 use functions::{Ports, ROUTES};
-use futures::TryStreamExt as _;
 use lambda_http::{Body, RequestExt as _};
 use local_dev::native::ports::free_port;
 use local_dev::native::process::{Process, get};
 use local_dev::native::provision;
 use local_dev::native::servers::{Server, Stores, Worker};
 use local_dev::native::workspace;
-use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
-use tests::account::Account;
+use tests::account::{Account, ran_after};
 use tests::fixtures::{
-    Counting, SOON, Store, TestDir, etcd_programs, has_etcd, has_mongo, now_ms, program, site, skip, status,
-    wait_for,
+    SOON, Store, TestDir, all_records, etcd_programs, has_etcd, has_mongo, now_ms, program,
+    put_counting_jobs, site, skip, wait_for,
 };
 use tests::line::Line;
 use tests::secure_etcd::{Authority, SecureEtcd};
@@ -126,7 +124,7 @@ impl Walk {
 fn make_roles(etcd: &SecureEtcd, programs: &Path, root: bool, passwords: &[(&str, &str)]) -> String {
     let mut script = Command::new(workspace().join("infra/etcd-roles.sh"));
     script
-        .env("PATH", provision::path_with(programs).unwrap())
+        .env("PATH", provision::path_with(&[programs]).unwrap())
         .env("ETCDCTL_ENDPOINTS", etcd.url())
         .env("ETCDCTL_CACERT", &etcd.ca)
         .env("ETCDCTL_CERT", &etcd.client.certificate)
@@ -232,15 +230,8 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
     let mut worker = Worker::start(&site, &program("worker").await, &stores, "w1", &borrowed).await.unwrap();
     let log = |worker: &mut Worker| std::fs::read_to_string(worker.process().log()).unwrap();
     assert!(log(&mut worker).contains("etcd asks nobody for a name"), "{}", log(&mut worker));
-    let job = Counting { name: "count".to_owned(), file: dir.path().join("count.out") };
-    let command = format!("echo \"$CRON_JOB_NAME $CRON_PLAN_TIME\" >> '{}'", job.file.display());
-    let definition = json!({"name": "count", "command": command, "cronExpr": "* * * * * * *"});
-    root.put("/cron/jobs/count", definition.to_string(), None).await.unwrap();
-    let runs_after = async |what: &str, second: i64| {
-        wait_for(what, SOON, async || job.seconds().last().is_some_and(|last| *last > second).then_some(()))
-            .await;
-    };
-    runs_after("the job's first run", 0).await;
+    let jobs = put_counting_jobs(&mut root, dir.path(), 1, &json!({})).await;
+    ran_after(&jobs, 0).await;
 
     // Now it asks, while all of it goes on.
     root.user_add(ROOT.0, ROOT.1, None).await.unwrap();
@@ -248,7 +239,7 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
     root.role_add(ROOT.0).await.unwrap();
     root.auth_enable().await.unwrap();
     let mut root = etcd.client(Some(ROOT)).await.unwrap();
-    runs_after("a run of one that has logged in", now_ms() / 1000 + 1).await;
+    ran_after(&jobs, now_ms() / 1000 + 1).await;
     assert_eq!(make_roles(&etcd, &programs, true, &[]), "", "nothing is left to do");
 
     // Every route, as the functions are meant to have users.
@@ -266,8 +257,8 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
     let long = |command: &str| json!({"name": "long", "command": command, "cronExpr": "@yearly"});
     walk.write("POST", "/job/save", long("echo said; sleep 61")).await;
     walk.write("POST", "/job/save", long("echo said; sleep 62")).await;
-    let jobs = json!([{"name": "other", "command": "true", "cronExpr": "@yearly"}]);
-    walk.write("POST", "/job/import?format=json&apply=1", json!({"text": jobs.to_string()})).await;
+    let imported = json!([{"name": "other", "command": "true", "cronExpr": "@yearly"}]);
+    walk.write("POST", "/job/import?format=json&apply=1", json!({"text": imported.to_string()})).await;
     walk.write("POST", "/job/pause", json!({"name": "other"})).await;
     walk.write("POST", "/job/resume", json!({"name": "other"})).await;
     walk.write("POST", "/calendar/save", json!({"name": "holidays", "dates": ["2027-01-01"]})).await;
@@ -366,7 +357,7 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
         said,
         ["fleetcron-worker: may read /cron/settings", "fleetcron-worker: may readwrite /cron/fired/"]
     );
-    runs_after("a run under the mended roles", now_ms() / 1000 + 1).await;
+    ran_after(&jobs, now_ms() / 1000 + 1).await;
     wait_for("/readyz to say that all is well", SOON, async || {
         get(listen, "/readyz").await.filter(|(status, _)| *status == 200)
     })
@@ -374,121 +365,71 @@ async fn with_roles_of_their_own_all_programs_do_their_work_and_nothing_else() {
     figure("fleetcron_store_rights_missing", "0").await.expect("none is missing");
     assert!(log(&mut worker).contains("the store lets this worker do all it must again"));
     line.fall_silent();
-    runs_after("a run after the silence", now_ms() / 1000 + 2).await;
+    ran_after(&jobs, now_ms() / 1000 + 2).await;
     assert_eq!(worker.process().ended(), None);
 
     let last = now_ms() / 1000 - 1;
-    walk.write("POST", "/job/delete", json!({"name": "count"})).await;
+    walk.write("POST", "/job/delete", json!({"name": jobs[0].name})).await;
     wait_for("no open runs", SOON, async || {
         keys(&mut root.clone(), "/cron/runs/").await.is_empty().then_some(())
     })
     .await;
-    let records: Vec<Document> = {
-        let client = mongodb::Client::with_uri_str(mongo.url()).await.unwrap();
-        let log = client.database("cron").collection::<Document>("log");
-        log.find(doc! {"jobName": "count"}).await.unwrap().try_collect().await.unwrap()
-    };
-    assert!(records.iter().any(|record| status(record) == "succeeded"));
-    let first = *job.seconds().first().unwrap();
-    Account::of(&job, &records).assert_accounted(first..=last, &job);
+    let records = all_records(&mongo.url()).await;
+    let account = Account::of(&jobs[0], &records);
+    assert!(account.ran.values().any(|status| status == "succeeded"));
+    let first = jobs[0].seconds()[0];
+    account.assert_accounted(first..=last, &jobs[0]);
 }
 
 fn range_end(end: &str) -> etcd_client::RoleRevokePermissionOptions {
     etcd_client::RoleRevokePermissionOptions::new().with_range_end(end)
 }
 
+/// A key of each range, and what the worker, the API and a reader may do with it: `r` = read, `w` = read and write, `-` = nothing.
+const RIGHTS: [(&str, &str); 22] = [
+    ("/cron/jobs/x", "rwr"),
+    ("/cron/calendars/x", "rwr"),
+    ("/cron/settings", "rwr"),
+    ("/cron/paused", "rwr"),
+    ("/cron/base", "wwr"),
+    ("/cron/killer/x", "ww-"),
+    ("/cron/requests/x", "wwr"),
+    ("/cron/runs/x", "wrr"),
+    ("/cron/workers/x", "wrr"),
+    ("/cron/lock/x", "wr-"),
+    ("/cron/shared/x", "wr-"),
+    ("/cron/fired/x", "ww-"),
+    ("/cron/notify/x", "ww-"),
+    ("/cron/after/x", "ww-"),
+    ("/cron/sessions/x", "w--"),
+    ("/cron/audit/x", "ww-"),
+    ("/cron/audit-full", "ww-"),
+    ("/cron/refused", "-w-"),
+    ("/cron/idempotency/x", "-w-"),
+    ("/cron/tokens/x", "-wr"),
+    ("/cron/tokens_used/x", "-ww"),
+    ("/cron/tokens_changed", "-wr"),
+];
+
 /// What each user may not do.
 async fn refused_elsewhere(etcd: &SecureEtcd, authority: &Authority, root: &mut Client) {
-    const ALL: [&str; 22] = [
-        "/cron/jobs/x",
-        "/cron/calendars/x",
-        "/cron/settings",
-        "/cron/paused",
-        "/cron/base",
-        "/cron/killer/x",
-        "/cron/requests/x",
-        "/cron/runs/x",
-        "/cron/workers/x",
-        "/cron/lock/x",
-        "/cron/shared/x",
-        "/cron/fired/x",
-        "/cron/notify/x",
-        "/cron/after/x",
-        "/cron/sessions/x",
-        "/cron/audit/x",
-        "/cron/audit-full",
-        "/cron/refused",
-        "/cron/idempotency/x",
-        "/cron/tokens/x",
-        "/cron/tokens_used/x",
-        "/cron/tokens_changed",
-    ];
-    // Of the first `written` these may be written, besides `also`; `unread` may not even be read.
-    let reader = {
-        let shows = authority.sign(READER, READER, &[]);
-        let read = |path: &Path| std::fs::read(path).unwrap();
-        let tls = etcd_client::TlsOptions::new()
-            .ca_certificate(etcd_client::Certificate::from_pem(read(&etcd.ca)))
-            .identity(etcd_client::Identity::from_pem(read(&shows.certificate), read(&shows.key)));
-        let options = etcd_client::ConnectOptions::new().with_tls(tls);
-        Client::connect([etcd.url()], Some(options)).await.unwrap()
-    };
+    let shown = authority.sign(READER, READER, &[]);
     let users = [
-        (
-            etcd.client(Some(WORKER)).await.unwrap(),
-            &["/cron/jobs/x", "/cron/calendars/x", "/cron/settings", "/cron/paused"][..],
-            &[
-                "/cron/refused",
-                "/cron/idempotency/x",
-                "/cron/tokens/x",
-                "/cron/tokens_used/x",
-                "/cron/tokens_changed",
-            ][..],
-        ),
-        (
-            etcd.client(Some(API)).await.unwrap(),
-            &["/cron/runs/x", "/cron/workers/x", "/cron/lock/x", "/cron/shared/x"],
-            &["/cron/sessions/x"],
-        ),
-        (
-            reader,
-            &[
-                "/cron/jobs/x",
-                "/cron/calendars/x",
-                "/cron/settings",
-                "/cron/paused",
-                "/cron/base",
-                "/cron/requests/x",
-                "/cron/runs/x",
-                "/cron/workers/x",
-                "/cron/tokens/x",
-                "/cron/tokens_changed",
-            ],
-            &[
-                "/cron/killer/x",
-                "/cron/lock/x",
-                "/cron/shared/x",
-                "/cron/fired/x",
-                "/cron/notify/x",
-                "/cron/after/x",
-                "/cron/sessions/x",
-                "/cron/audit/x",
-                "/cron/audit-full",
-                "/cron/refused",
-                "/cron/idempotency/x",
-            ],
-        ),
+        etcd.client(Some(WORKER)).await.unwrap(),
+        etcd.client(Some(API)).await.unwrap(),
+        etcd.client_with(&etcd.ca, &shown, None).await.unwrap(),
         // Whoever has a certificate of the CA and no user of that name.
-        (etcd.client(None).await.unwrap(), &[], &ALL),
+        etcd.client(None).await.unwrap(),
     ];
-    for (number, (mut user, unwritten, unread)) in users.into_iter().enumerate() {
-        for key in unwritten.iter().chain(unread) {
-            assert!(is_denied(user.put(*key, "x", None).await), "user {number} may write {key}");
-            assert!(is_denied(user.delete(*key, None).await), "user {number} may delete {key}");
-        }
-        for key in ALL {
+    for (number, mut user) in users.into_iter().enumerate() {
+        for (key, rights) in RIGHTS {
+            let right = rights.chars().nth(number).unwrap_or('-');
+            if right != 'w' {
+                assert!(is_denied(user.put(key, "x", None).await), "user {number} may write {key}");
+                assert!(is_denied(user.delete(key, None).await), "user {number} may delete {key}");
+            }
             let answer = user.get(key, None).await;
-            if unread.contains(&key) {
+            if right == '-' {
                 assert!(is_denied(answer), "user {number} may read {key}");
             } else {
                 answer.unwrap_or_else(|why| panic!("user {number} may not read {key}: {why}"));

@@ -144,7 +144,7 @@ async fn a_job_fires_from_its_start_to_before_its_end() {
 }
 
 fn run(programs: &Path, program: &Path, words: &[&str]) {
-    let path = provision::path_with(programs).unwrap();
+    let path = provision::path_with(&[programs]).unwrap();
     let done = Command::new(program).args(words).env("PATH", path).output().unwrap();
     assert!(done.status.success(), "{} {words:?}: {done:?}", program.display());
 }

@@ -4,24 +4,17 @@
 
 use std::path::Path;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
-use futures::TryStreamExt as _;
 use local_dev::native::servers::{Server, Stores, Worker};
-use mongodb::bson::{Document, doc};
 use serde_json::json;
-use tests::account::{Account, all_running, finish};
-use tests::fixtures::{Counting, Fleet, SOON, TestDir, has_etcd, has_mongo, now_ms, program, site, wait_for};
+use tests::account::{Account, all_running, finish, ran_after};
+use tests::fixtures::{
+    Fleet, SOON, TestDir, all_records, has_etcd, has_mongo, now_ms, program, put_counting_jobs, site,
+    wait_for,
+};
 use tests::function::Function;
-use tests::secure_etcd::{Authority, SecureEtcd};
+use tests::secure_etcd::{Authority, SecureEtcd, Signed, put};
 
 const ROOT: (&str, &str) = ("root", "of-root");
-
-/// Waits until each job has run in a second that begins from now on.
-async fn fire_on(what: &str, jobs: &[Counting]) {
-    let now = now_ms() / 1000;
-    let all = || jobs.iter().all(|job| job.seconds().last().is_some_and(|last| *last > now));
-    wait_for(&format!("fires after: {what}"), SOON, async || all().then_some(())).await;
-}
 
 async fn status_of_list(function: &Function) -> u16 {
     function.call("GET", "/job/list", None).await.0
@@ -40,9 +33,10 @@ async fn a_second_user_of_etcd_takes_the_place_of_the_first_and_no_fire_is_lost_
     let first = [("CRON_ETCD_USERNAME", "first"), ("CRON_ETCD_PASSWORD", "one")];
     let second = [("CRON_ETCD_USERNAME", "second"), ("CRON_ETCD_PASSWORD", "two")];
     let url = fleet.etcd.url();
+    let site = fleet.site.clone();
     let function = async |user: &[(&str, &str)]| {
         let environment = [&[("CRON_ETCD_ENDPOINTS", url.as_str())], user].concat();
-        Function::start(&fleet.site, "list", &environment).await
+        Function::start(&site, "list", &environment).await
     };
     let old = function(&first).await;
     let ids = ["w1", "w2"];
@@ -63,18 +57,13 @@ async fn a_second_user_of_etcd_takes_the_place_of_the_first_and_no_fire_is_lost_
         worker.drain();
         assert!(worker.process().wait(SOON).await.unwrap().success(), "{id}");
         fleet.worker(id, &second).await;
-        fire_on(id, &jobs).await;
+        ran_after(&jobs, now_ms() / 1000).await;
     }
-    let new = Function::start(
-        &fleet.site,
-        "list",
-        &[&[("CRON_ETCD_ENDPOINTS", url.as_str())], &second[..]].concat(),
-    )
-    .await;
+    let new = function(&second).await;
     assert_eq!((status_of_list(&old).await, status_of_list(&new).await), (200, 200));
     // 3. The first user goes, and nobody needs it.
     admin.user_delete("first").await.unwrap();
-    fire_on("the first user is gone", &jobs).await;
+    ran_after(&jobs, now_ms() / 1000).await;
     assert_eq!((status_of_list(&old).await, status_of_list(&new).await), (503, 200));
 
     let last = finish(&fleet, &jobs).await;
@@ -82,22 +71,6 @@ async fn a_second_user_of_etcd_takes_the_place_of_the_first_and_no_fire_is_lost_
     for job in &jobs {
         Account::of(job, &records).assert_ran_in_each(from..=last, job);
     }
-}
-
-/// A client of etcd with these files.
-async fn client(url: &str, ca: &Path, certificate: &Path, key: &Path) -> Result<Client, etcd_client::Error> {
-    let read = |path: &Path| std::fs::read(path).unwrap();
-    let tls = TlsOptions::new()
-        .ca_certificate(Certificate::from_pem(read(ca)))
-        .identity(Identity::from_pem(read(certificate), read(key)));
-    Client::connect([url], Some(ConnectOptions::new().with_tls(tls))).await
-}
-
-/// Puts a file in the place of what is there at once: it is never half there.
-fn put(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::rename(new, path).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,24 +107,16 @@ async fn a_ca_and_all_its_certificates_are_replaced_and_no_fire_is_lost_or_doubl
     let environment = [&[("CRON_ETCD_ENDPOINTS", url.as_str())], settings.as_slice()].concat();
     let function = Function::start(&site, "list", &environment).await;
 
-    let mut jobs = Vec::new();
-    let mut kv = client(&url, &of_programs, &shown.certificate, &shown.key).await.unwrap();
-    for name in ["count-0", "count-1"] {
-        let job = Counting { name: name.to_owned(), file: dir.path().join(format!("{name}.out")) };
-        let command = format!("echo \"$CRON_JOB_NAME $CRON_PLAN_TIME\" >> '{}'", job.file.display());
-        // This etcd has one member: while it restarts, nothing can be claimed, and what fell due then is to run afterwards.
-        let definition =
-            json!({"name": name, "command": command, "cronExpr": "* * * * * * *", "misfire": "all"});
-        kv.put(format!("/cron/jobs/{name}"), definition.to_string(), None).await.unwrap();
-        jobs.push(job);
-    }
+    let mut kv = etcd.client_with(&of_programs, &shown, None).await.unwrap();
+    // This etcd has one member: while it restarts, nothing can be claimed, and what fell due then is to run afterwards.
+    let jobs = put_counting_jobs(&mut kv, dir.path(), 2, &json!({"misfire": "all"})).await;
     let from = all_running(&jobs).await;
     let goes_on = async |what: &str| {
         wait_for(&format!("the function after: {what}"), SOON, async || {
             (status_of_list(&function).await == 200).then_some(())
         })
         .await;
-        fire_on(what, &jobs).await;
+        ran_after(&jobs, now_ms() / 1000).await;
     };
     goes_on("the start").await;
 
@@ -173,19 +138,15 @@ async fn a_ca_and_all_its_certificates_are_replaced_and_no_fire_is_lost_or_doubl
     etcd.restart().await;
     goes_on("the old CA is trusted by nobody").await;
     let stale = old.sign("stale", "nobody", &[]);
-    let refused =
-        async |ca: &Path, certificate: &Path, key: &Path| match client(&url, ca, certificate, key).await {
-            Ok(mut client) => client.get("/", None).await.is_err(),
-            Err(_) => true,
-        };
-    assert!(
-        refused(&of_programs, &stale.certificate, &stale.key).await,
-        "etcd takes a certificate of the old CA"
-    );
-    assert!(!refused(&of_programs, &shown.certificate, &shown.key).await);
+    let refused = async |certificate: &Signed| match etcd.client_with(&of_programs, certificate, None).await {
+        Ok(mut client) => client.get("/", None).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused(&stale).await, "etcd takes a certificate of the old CA");
+    assert!(!refused(&shown).await);
 
     let last = now_ms() / 1000 - 1;
-    let mut kv = client(&url, &of_programs, &shown.certificate, &shown.key).await.unwrap();
+    let mut kv = etcd.client_with(&of_programs, &shown, None).await.unwrap();
     let prefix = || etcd_client::DeleteOptions::new().with_prefix();
     kv.delete("/cron/jobs/", Some(prefix())).await.unwrap();
     wait_for("no open runs", SOON, async || {
@@ -193,9 +154,7 @@ async fn a_ca_and_all_its_certificates_are_replaced_and_no_fire_is_lost_or_doubl
         (kv.clone().get("/cron/runs/", Some(open)).await.unwrap().count() == 0).then_some(())
     })
     .await;
-    let mongodb = mongodb::Client::with_uri_str(mongo.url()).await.unwrap();
-    let log = mongodb.database("cron").collection::<Document>("log");
-    let records: Vec<Document> = log.find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    let records = all_records(&mongo.url()).await;
     for job in &jobs {
         Account::of(job, &records).assert_ran_in_each(from..=last, job);
     }

@@ -6,7 +6,7 @@ use common::clock::Stopwatch;
 use local_dev::native::ports::free_port;
 use local_dev::native::servers::Worker;
 use serde_json::{Value, json};
-use tests::account::{Account, all_running, finish};
+use tests::account::{Account, all_running, finish, ran_after};
 use tests::aws::{Aws, nowhere};
 use tests::fixtures::{Fleet, SOON, TestDir, now_ms, number, program, site, status, wait_for};
 use tests::function::Function;
@@ -186,11 +186,7 @@ async fn a_login_that_changes_after_its_secret_costs_no_fire() {
     scene.fleet.credentials = Some(("root", "second"));
     let changed = now_ms() / 1000;
     assert_eq!(function.call("GET", "/job/list", None).await.0, 200, "{}", function.log());
-    wait_for("fires after the change", SOON, async || {
-        let later = |last: &i64| *last > changed + 3;
-        jobs.iter().all(|job| job.seconds().last().is_some_and(later)).then_some(())
-    })
-    .await;
+    ran_after(&jobs, changed + 3).await;
     assert_eq!(scene.reads_since(&mut reads), [ETCD; 3], "the function and two workers, once each");
     let last = finish(&scene.fleet, &jobs).await;
     let records = scene.fleet.all_records().await;

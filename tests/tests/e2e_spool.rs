@@ -8,8 +8,8 @@ use std::time::Duration;
 use common::clock::sleep;
 use local_dev::native::process::get;
 use local_dev::native::provision::search;
-use tests::account::{Account, all_running, finish};
-use tests::fixtures::{Counting, Fleet, SOON, now_ms, program, skip, status, wait_for};
+use tests::account::{Account, all_running, assert_nothing_lost, finish, ran_after};
+use tests::fixtures::{Fleet, SOON, now_ms, program, skip, status, wait_for};
 
 const SETTINGS: [(&str, &str); 1] = [("CRON_SESSION_TTL_SECONDS", "4")];
 
@@ -20,27 +20,6 @@ macro_rules! fleet {
             None => return,
         }
     };
-}
-
-/// Waits until every job has run after this second.
-async fn all_ran_after(jobs: &[Counting], second: i64) {
-    wait_for("runs of every job", SOON, async || {
-        let after = |job: &Counting| job.seconds().last().is_some_and(|last| *last > second);
-        jobs.iter().all(after).then_some(())
-    })
-    .await;
-}
-
-/// Ends the jobs: each second since `first` is accounted for, and no run ended as lost.
-async fn nothing_is_lost(fleet: &Fleet, jobs: &[Counting], first: i64) {
-    let last = finish(fleet, jobs).await;
-    let records = fleet.all_records().await;
-    for job in jobs {
-        let account = Account::of(job, &records);
-        account.assert_consistent(job);
-        account.assert_accounted(first..=last, job);
-        assert!(!account.ran.values().any(|status| status == "lost"), "{}: {:?}", job.name, account.ran);
-    }
 }
 
 /// Two workers; MongoDB hangs, one of them is killed, the other closes what that one has left open as `lost`, and then it comes back with its
@@ -55,11 +34,11 @@ async fn a_worker_killed_while_mongodb_hangs_brings_the_true_records_when_it_is_
 
     fleet.mongo.freeze();
     let frozen = now_ms() / 1000;
-    all_ran_after(&jobs, frozen + 4).await;
+    ran_after(&jobs, frozen + 4).await;
     fleet.workers[0].crash();
     let killed = now_ms() / 1000;
     // The other one sweeps when the session has ended, and stores what it has of both, once MongoDB answers.
-    all_ran_after(&jobs, killed + 6).await;
+    ran_after(&jobs, killed + 6).await;
     fleet.mongo.thaw();
     let lost = wait_for("records of lost runs", SOON, async || {
         let records = fleet.all_records().await;
@@ -68,7 +47,7 @@ async fn a_worker_killed_while_mongodb_hangs_brings_the_true_records_when_it_is_
     .await;
     fleet.workers[0].restart().await.unwrap();
     let back = now_ms() / 1000;
-    all_ran_after(&jobs, back + 2).await;
+    ran_after(&jobs, back + 2).await;
 
     let last = finish(&fleet, &jobs).await;
     let records = fleet.all_records().await;
@@ -100,12 +79,12 @@ async fn many_runs_while_mongodb_is_stopped_have_each_their_record_afterwards() 
 
     fleet.mongo.kill();
     let down = now_ms() / 1000;
-    all_ran_after(&jobs, down + 8).await;
+    ran_after(&jobs, down + 8).await;
     fleet.mongo.restart().await.unwrap();
     let back = now_ms() / 1000;
-    all_ran_after(&jobs, back + 3).await;
+    ran_after(&jobs, back + 3).await;
 
-    nothing_is_lost(&fleet, &jobs, first).await;
+    assert_nothing_lost(&fleet, &jobs, first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,17 +175,17 @@ async fn a_disk_that_is_full_is_survived_with_mongodb_and_stops_claims_without_i
     let full = std::fs::write(&filler, vec![0; 4 << 20]).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     says("fleetcron_spool_fault 1").await;
-    all_ran_after(&jobs, now_ms() / 1000 + 2).await; // MongoDB takes them
+    ran_after(&jobs, now_ms() / 1000 + 2).await; // MongoDB takes them
     fleet.mongo.kill();
     says("fleetcron_records_full 1").await;
     let (status_code, why) = get(listen, "/readyz").await.unwrap();
     assert_eq!(status_code, 507, "{why}");
     fleet.mongo.restart().await.unwrap();
     says("fleetcron_records_full 0").await;
-    all_ran_after(&jobs, now_ms() / 1000 + 1).await;
+    ran_after(&jobs, now_ms() / 1000 + 1).await;
     std::fs::remove_file(&filler).unwrap();
     says("fleetcron_spool_fault 0").await;
-    all_ran_after(&jobs, now_ms() / 1000 + 1).await;
+    ran_after(&jobs, now_ms() / 1000 + 1).await;
 
-    nothing_is_lost(&fleet, &jobs, first).await;
+    assert_nothing_lost(&fleet, &jobs, first).await;
 }

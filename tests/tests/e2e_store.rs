@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::clock::sleep;
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions, Permission};
 use local_dev::native::process::get;
-use tests::account::{Account, all_running, finish};
+use tests::account::{Account, all_running, finish, ran_after};
 use tests::fixtures::{Counting, Fleet, SOON, now_ms, number, status, wait_for};
 use tests::line::Line;
 
@@ -41,14 +41,6 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-async fn all_ran_after(jobs: &[Counting], second: i64) {
-    wait_for("every job's runs", SOON, async || {
-        let after = |job: &Counting| job.seconds().last().is_some_and(|last| *last > second);
-        jobs.iter().all(after).then_some(())
-    })
-    .await;
-}
-
 fn log_of(fleet: &mut Fleet, worker: usize) -> String {
     std::fs::read_to_string(fleet.workers[worker].process().log()).unwrap()
 }
@@ -75,10 +67,10 @@ async fn workers_notice_an_etcd_that_was_restored_from_a_backup_and_run_nothing_
     let out = fleet.dir.path().join("long");
     let command = format!("echo x >> '{0}'; sleep 40; echo done >> '{0}'", out.display());
     fleet.put_job("long", &command, "* * * * * * *").await;
-    all_ran_after(&jobs, 0).await;
+    ran_after(&jobs, 0).await;
     wait_for("the long run", SOON, async || out.exists().then_some(())).await;
     let saved = now_ms() / 1000;
-    all_ran_after(&jobs, saved + 2).await;
+    ran_after(&jobs, saved + 2).await;
 
     // The backup: the data directory of an etcd that does not run.
     let (data, backup) = (fleet.dir.path().join("etcd"), fleet.dir.path().join("backup"));
@@ -86,7 +78,7 @@ async fn workers_notice_an_etcd_that_was_restored_from_a_backup_and_run_nothing_
     copy_dir(&data, &backup);
     fleet.etcd.restart().await.unwrap();
     let backed_up = now_ms() / 1000;
-    all_ran_after(&jobs, backed_up + 6).await; // fires that the backup knows nothing of
+    ran_after(&jobs, backed_up + 6).await; // fires that the backup knows nothing of
 
     fleet.etcd.kill();
     std::fs::remove_dir_all(&data).unwrap();
@@ -94,7 +86,7 @@ async fn workers_notice_an_etcd_that_was_restored_from_a_backup_and_run_nothing_
     fleet.etcd.restart().await.unwrap();
 
     let restored = now_ms() / 1000;
-    all_ran_after(&jobs, restored + 8).await;
+    ran_after(&jobs, restored + 8).await;
     for worker in 0..2 {
         let log = log_of(&mut fleet, worker);
         assert!(log.contains("the store was put back to an earlier state"), "worker {worker}: {log}");
@@ -148,13 +140,13 @@ async fn a_worker_that_was_down_while_etcd_was_put_back_runs_nothing_again() {
     let mut fleet = fleet!("etcd-restored-worker-down");
     fleet.worker("w1", &SHORT_SESSIONS).await;
     let jobs = fleet.put_counting_jobs(5).await;
-    all_ran_after(&jobs, 0).await;
+    ran_after(&jobs, 0).await;
     let (data, backup) = (fleet.dir.path().join("etcd"), fleet.dir.path().join("backup"));
     fleet.etcd.kill();
     copy_dir(&data, &backup);
     fleet.etcd.restart().await.unwrap();
     let backed_up = now_ms() / 1000;
-    all_ran_after(&jobs, backed_up + 6).await; // fires that the backup knows nothing of
+    ran_after(&jobs, backed_up + 6).await; // fires that the backup knows nothing of
 
     fleet.workers[0].crash();
     fleet.etcd.kill();
@@ -164,7 +156,7 @@ async fn a_worker_that_was_down_while_etcd_was_put_back_runs_nothing_again() {
     fleet.workers[0].restart().await.unwrap();
 
     let restored = now_ms() / 1000;
-    all_ran_after(&jobs, restored + 5).await;
+    ran_after(&jobs, restored + 5).await;
     let log = log_of(&mut fleet, 0);
     assert!(log.contains("the store was put back to an earlier state"), "{log}");
     assert_none_twice(&jobs);
@@ -233,7 +225,7 @@ async fn while_etcd_is_full_everything_waits_and_afterwards_goes_on() {
     }
 
     let back = now_ms() / 1000;
-    all_ran_after(&jobs, back + 5).await;
+    ran_after(&jobs, back + 5).await;
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions, "nor was one lost by coming back");
     assert_every_second_accounted(&mut fleet, &jobs, first).await;
     assert!(fleet.keys("/cron/lock/").await.is_empty(), "no lock is left behind");
@@ -294,12 +286,12 @@ async fn tokens_that_expire_are_renewed_and_what_somebody_leaves_in_a_session_is
     wait_for("the lock's end", SOON, async || fleet.get("/cron/lock/nobody").await.is_none().then_some(()))
         .await;
     // Some ten tokens have expired since, and the session lives.
-    all_ran_after(&jobs, now_ms() / 1000).await;
+    ran_after(&jobs, now_ms() / 1000).await;
     assert_eq!(fleet.keys("/cron/sessions/").await, sessions);
     // An etcd that starts again knows no token of before.
     fleet.etcd.restart().await.unwrap();
     let back = now_ms() / 1000;
-    all_ran_after(&jobs, back + 5).await;
+    ran_after(&jobs, back + 5).await;
     assert_every_second_accounted(&mut fleet, &jobs, first).await;
     let log = log_of(&mut fleet, 0);
     assert_eq!(log.matches("it knows nothing of it").count(), 2, "nothing else was found: {log}");
@@ -326,7 +318,7 @@ async fn a_worker_that_missed_changes_which_were_compacted_lists_again() {
 
     wait_for("the new job's run", SOON, async || out.exists().then_some(())).await;
     let seen = now_ms() / 1000;
-    all_ran_after(&jobs, seen + 3).await;
+    ran_after(&jobs, seen + 3).await;
     assert!(gone.seconds().last().is_none_or(|last| *last <= seen), "the deleted job runs no more");
     let log = log_of(&mut fleet, 0);
     assert!(log.contains("history is gone; listing again"), "{log}");
@@ -360,7 +352,7 @@ async fn half_a_minute_without_etcd_costs_the_fires_of_that_time_and_nothing_els
     fleet.etcd.restart().await.unwrap();
 
     let back = now_ms() / 1000;
-    all_ran_after(&jobs, back + 5).await;
+    ran_after(&jobs, back + 5).await;
     // Its run went on through all of it. Whether its record says so depends on who comes first once etcd is back: its worker or a sweep.
     let long = fleet.record("long", |record| status(record) != "skipped").await;
     assert!(["succeeded", "killed", "lost"].contains(&status(&long)), "{long}");

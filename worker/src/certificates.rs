@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::certificates;
+use common::certificates::{self, Reminder};
 use common::clock::{self, Clock, Timestamp};
 use common::config::CertificateUse;
 
@@ -12,9 +12,6 @@ use crate::status::Status;
 
 /// The files are read this often: whoever renews them sees it in the metrics soon.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-const DAY_MS: i64 = 24 * 3600 * 1000;
-/// A certificate that ends so soon is a line each day: those that renew by themselves have done it by then.
-const SOON_MS: i64 = 14 * DAY_MS;
 
 /// A file that holds certificates, and what has been seen of it.
 #[derive(Debug)]
@@ -23,7 +20,7 @@ struct Seen {
     file: PathBuf,
     /// When it ends, as it was last readable: what is half written is tried again.
     end: Option<Timestamp>,
-    warned: Option<Timestamp>,
+    reminder: Reminder,
 }
 
 /// Looks at these files for as long as the worker lives.
@@ -32,7 +29,7 @@ pub(crate) async fn keep_looking(
     status: Arc<Status>,
     clock: Arc<dyn Clock>,
 ) {
-    let seen = |(what, file)| Seen { what, file, end: None, warned: None };
+    let seen = |(what, file)| Seen { what, file, end: None, reminder: Reminder::default() };
     let mut all: Vec<Seen> = files.into_iter().map(seen).collect();
     while !all.is_empty() {
         let now = clock.now();
@@ -54,12 +51,9 @@ impl Seen {
         if let Some(end) = read(self.what, &self.file) {
             self.end = Some(end);
         }
-        let Some(end) = self.end.filter(|end| end.ms_since(now) < SOON_MS) else {
-            self.warned = None;
-            return;
-        };
-        if self.warned.is_none_or(|warned| now.ms_since(warned) >= DAY_MS) {
-            self.warned = Some(now);
+        if self.reminder.is_due(self.end, now)
+            && let Some(end) = self.end
+        {
             let (what, file) = (self.what.as_str(), self.file.display());
             let then = match self.what {
                 CertificateUse::EtcdCa | CertificateUse::EtcdClient => "it is read by itself",
@@ -123,11 +117,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("client.pem");
         std::fs::write(&file, ends(2030, false)).unwrap();
-        let mut seen = Seen { what: CertificateUse::EtcdClient, file: file.clone(), end: None, warned: None };
+        let mut seen = Seen {
+            what: CertificateUse::EtcdClient,
+            file: file.clone(),
+            end: None,
+            reminder: Reminder::default(),
+        };
         let end = at("2030-01-01T00:00:00Z");
         let mut warned = |days: i64| {
-            seen.look(end.plus_ms(-days * DAY_MS));
-            seen.warned
+            seen.look(end.plus_ms(-days * 24 * 3600 * 1000));
+            seen.reminder.last()
         };
         assert_eq!(warned(15), None);
         let first = warned(13);

@@ -139,11 +139,7 @@ impl Options {
     #[must_use]
     pub fn new(settings: &Settings, identity: Identity, data_dir: &DataDir, guard: Guard) -> Self {
         let worker_id = crate::identity::worker_id(settings, &identity);
-        let resource = Resource {
-            service: "fleetcron-worker".to_owned(),
-            instance: worker_id.clone(),
-            version: env!("CARGO_PKG_VERSION"),
-        };
+        let resource = Resource { service: "fleetcron-worker".to_owned(), instance: worker_id.clone() };
         let secrets = Arc::new(Secrets::new(settings.secrets_file.as_deref(), Arc::new(Aws)));
         let supplies = Supplies { tracer: Tracer::new(&settings.traces, resource), secrets };
         let shell = Shell::new(&settings.shell, &settings.users).guarded_by(guard);

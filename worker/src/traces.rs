@@ -107,7 +107,7 @@ mod tests {
         let Ok(Invocation::Run(settings)) = config::parse("worker", set, std::iter::empty()) else {
             panic!("{ratio}");
         };
-        let resource = Resource { service: "s".to_owned(), instance: "i".to_owned(), version: "1" };
+        let resource = Resource { service: "s".to_owned(), instance: "i".to_owned() };
         Tracer::new(&settings.traces, resource)
     }
 

@@ -84,6 +84,7 @@ impl Tracer {
         let (queue, spans) = mpsc::channel(WAITING_MAX);
         let failed = Arc::<Mutex<Option<Stopwatch>>>::default();
         let exporter = Exporter {
+            connector: connector(&url),
             url,
             headers: settings.headers.clone(),
             secrets: Cached::new(Arc::new(Aws)),
@@ -91,7 +92,6 @@ impl Tracer {
             resource,
             counted: Arc::clone(&counted),
             failed: Arc::clone(&failed),
-            connector: None,
         };
         tokio::spawn(exporter.run(spans));
         Self { on: Some(Arc::new(On { sampled_below: settings.sampled_below, queue, failed })), counted }
@@ -151,8 +151,19 @@ struct Exporter {
     counted: Arc<Counted>,
     /// When it last could not, if nothing went well since.
     failed: Arc<Mutex<Option<Stopwatch>>>,
-    /// Made when there is something to send: it reads the certificates of the system's authorities.
-    connector: Option<Connector>,
+    connector: Connector,
+}
+
+/// What opens connections to a receiver. It is made before there are spans: for `https` it reads the certificates of the system's authorities, which
+/// a function's first call would wait for.
+fn connector(url: &str) -> Connector {
+    let limits = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).read_timeout(SEND_LIMIT);
+    let builder = Connector::builder().connector_settings(limits.build());
+    if url.starts_with("https:") {
+        builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).build()
+    } else {
+        builder.build_http()
+    }
 }
 
 impl Exporter {
@@ -200,12 +211,6 @@ impl Exporter {
 
     async fn post(&mut self, body: String) -> Result<(), String> {
         let headers = self.headers().await?;
-        let connector = self.connector.get_or_insert_with(|| {
-            let limits =
-                HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).read_timeout(SEND_LIMIT);
-            let tls = Provider::Rustls(CryptoMode::Ring);
-            Connector::builder().connector_settings(limits.build()).tls_provider(tls).build()
-        });
         let mut request = HttpRequest::new(SdkBody::from(body));
         request.set_uri(self.url.as_str()).map_err(|e| causes::in_words(&e))?;
         let set = request.set_method("POST");
@@ -214,7 +219,7 @@ impl Exporter {
         for (name, value) in headers {
             request.headers_mut().insert(name, value);
         }
-        let answer = connector.call(request).await.map_err(|e| causes::in_words(&e))?;
+        let answer = self.connector.call(request).await.map_err(|e| causes::in_words(&e))?;
         match answer.status().as_u16() {
             200..=299 => Ok(()),
             status => {
@@ -281,14 +286,14 @@ mod tests {
     fn exporter(url: String, shelf: &Arc<Shelf>) -> Exporter {
         let reference = Reference::parse("secretsmanager:traces").unwrap().unwrap();
         Exporter {
+            connector: connector(&url),
             url,
             headers: Headers::Kept(reference),
             secrets: Cached::new(Arc::clone(shelf) as Arc<dyn Vault>),
             read: None,
-            resource: Resource { service: "s".to_owned(), instance: "i".to_owned(), version: "1" },
+            resource: Resource { service: "s".to_owned(), instance: "i".to_owned() },
             counted: Arc::default(),
             failed: Arc::default(),
-            connector: None,
         }
     }
 

@@ -7,6 +7,8 @@ use crate::clock::Timestamp;
 use crate::domain::trace::{SpanId, TraceContext};
 use crate::shortened::shortened;
 
+/// `service.version`: all programs have the workspace's.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Longest text of an attribute.
 const TEXT_BYTES_MAX: usize = 1024;
 
@@ -17,8 +19,6 @@ pub struct Resource {
     pub service: String,
     /// `service.instance.id`: of several that do the same, which one.
     pub instance: String,
-    /// `service.version`.
-    pub version: &'static str,
 }
 
 /// What a span has to do with its parent.
@@ -87,9 +87,9 @@ pub(super) fn body(resource: &Resource, spans: &[Span]) -> String {
     let own = [
         ("service.name", resource.service.as_str().into()),
         ("service.instance.id", resource.instance.as_str().into()),
-        ("service.version", resource.version.into()),
+        ("service.version", VERSION.into()),
     ];
-    let scope = json!({ "name": "fleetcron", "version": resource.version });
+    let scope = json!({ "name": "fleetcron", "version": VERSION });
     let spans: Vec<Json> = spans.iter().map(span).collect();
     json!({ "resourceSpans": [{
         "resource": { "attributes": attributes(&own) },
@@ -170,14 +170,14 @@ mod tests {
             events: vec![("started", at)],
             fault: Some("exit status 1".to_owned()),
         };
-        let resource = Resource { service: "s".to_owned(), instance: "i".to_owned(), version: "1" };
+        let resource = Resource { service: "s".to_owned(), instance: "i".to_owned() };
         let written: Json = serde_json::from_str(&body(&resource, &[span])).unwrap();
         let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
         let expected = json!({ "resourceSpans": [{
             "resource": { "attributes": [
-                text("service.name", "s"), text("service.instance.id", "i"), text("service.version", "1"),
+                text("service.name", "s"), text("service.instance.id", "i"), text("service.version", VERSION),
             ] },
-            "scopeSpans": [{ "scope": { "name": "fleetcron", "version": "1" }, "spans": [{
+            "scopeSpans": [{ "scope": { "name": "fleetcron", "version": VERSION }, "spans": [{
                 "traceId": "0af7651916cd43dd8448eb211c80319c",
                 "spanId": "b7ad6b7169203331",
                 "parentSpanId": "b7ad6b7169203331",

@@ -507,7 +507,7 @@ fn node_modules(npm: &Path) -> Result<PathBuf, Missing> {
             fs::copy(sources.join(name), home.join(name)).map_err(|e| e.to_string())?;
         }
         // npm's own scripts begin with `#!/usr/bin/env node`: that has to be the node that it came with.
-        let path = path_with(npm.parent().unwrap_or(npm)).map_err(|e| e.to_string())?;
+        let path = path_with(&[npm.parent().unwrap_or(npm)]).map_err(|e| e.to_string())?;
         let mut ci = Command::new(npm);
         ci.current_dir(&home).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
         run(ci.env("PATH", path))?;
@@ -641,12 +641,13 @@ pub fn search(program: &str) -> Option<PathBuf> {
     common::config::search_path().into_iter().map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
-/// `PATH` with a directory before all others.
+/// `PATH` with these directories before all others.
 ///
 /// # Errors
-/// When the directory has a colon in its name.
-pub fn path_with(first: &Path) -> Result<OsString, JoinPathsError> {
-    std::env::join_paths(std::iter::once(first.to_owned()).chain(common::config::search_path()))
+/// When a directory has a colon in its name.
+pub fn path_with(first: &[&Path]) -> Result<OsString, JoinPathsError> {
+    let first = first.iter().map(|&dir| dir.to_owned());
+    std::env::join_paths(first.chain(common::config::search_path()))
 }
 
 fn link(program: &Path, to: &Path) -> Result<(), Missing> {

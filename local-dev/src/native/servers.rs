@@ -83,7 +83,7 @@ impl Programs {
         let mut command = Command::new("bash");
         without_cargo_variables(&mut command).env("CARGO_NET_OFFLINE", "true");
         if let Some(dir) = self.cargo_lambda.as_ref().and_then(|program| program.parent()) {
-            command.env("PATH", provision::path_with(dir).context("put cargo-lambda on the PATH")?);
+            command.env("PATH", provision::path_with(&[dir]).context("put cargo-lambda on the PATH")?);
         }
         Ok(command)
     }

@@ -395,6 +395,11 @@ impl JobState {
         text.unwrap_or(Text { name: "", command: "" })
     }
 
+    /// Made anew: names are kept as text.
+    pub(super) fn name(&self, texts: &Texts) -> JobName {
+        JobName::parse(self.text(texts).name).expect("it was a job's name before")
+    }
+
     /// Where its text lies; `None` = it has it for itself.
     pub(super) fn position(&self) -> Option<Position> {
         self.text
@@ -431,6 +436,11 @@ impl JobState {
     pub(super) fn definition(&self) -> Option<Definition> {
         let Numbers { marked_since, mod_revision, seen_at, .. } = self.numbers();
         Some(Definition { terms: Arc::clone(self.terms.as_ref()?), marked_since, mod_revision, seen_at })
+    }
+
+    /// Of its definition.
+    pub(super) fn mod_revision(&self) -> Option<Revision> {
+        self.terms.as_ref().map(|_| self.numbers().mod_revision)
     }
 
     /// Of its definition all but its revisions and when it was seen.
@@ -571,9 +581,8 @@ impl DerefMut for JobMut<'_> {
 }
 
 impl JobMut<'_> {
-    /// Made anew: names are kept as text.
-    pub(super) fn job_name(&self) -> JobName {
-        JobName::parse(self.text(self.texts).name).expect("it was a job's name before")
+    pub(super) fn name(&self) -> JobName {
+        self.state.name(self.texts)
     }
 
     /// Takes a definition, or (`None`) the job is deleted, or its definition is nothing to go by any more. What was known of the mark stays.

@@ -48,8 +48,9 @@ impl Slot {
 
     fn insert(&mut self, print: u16, job: Index) {
         if self.jobs.len() == self.jobs.capacity() {
-            // An eighth more, where a vector would take twice as much: there are thousands of these.
-            let more = self.jobs.len() / 8 + 2;
+            // Not twice as much, as a vector would take: there are thousands of these. And in few sizes, so that the room that one of them leaves
+            // is another's.
+            let more = self.jobs.len().clamp(4, 64);
             self.prints.reserve_exact(more);
             self.jobs.reserve_exact(more);
         }
@@ -108,12 +109,7 @@ impl Jobs {
 
     /// The name of the job at a place.
     pub(super) fn name_at(&self, job: Index) -> Option<JobName> {
-        self.at(job).map(|state| self.name_of(state))
-    }
-
-    /// Made anew: names are kept as text.
-    fn name_of(&self, state: &JobState) -> JobName {
-        JobName::parse(state.text(&self.texts).name).expect("it was a job's name before")
+        self.at(job).map(|state| state.name(&self.texts))
     }
 
     /// What a job executes.
@@ -201,7 +197,7 @@ impl Jobs {
 
     /// The names of the jobs of which this holds: of all, that would be much memory.
     pub(super) fn names_of(&self, is_meant: impl Fn(&JobState) -> bool) -> Vec<JobName> {
-        self.values().filter(|state| is_meant(state)).map(|state| self.name_of(state)).collect()
+        self.values().filter(|state| is_meant(state)).map(|state| state.name(&self.texts)).collect()
     }
 
     /// The places of the jobs of a slot.

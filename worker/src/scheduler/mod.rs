@@ -27,6 +27,7 @@ mod texts;
 mod timers;
 mod wall_clock;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -460,7 +461,7 @@ impl Scheduler {
                 if state.pending == Pending::None {
                     state.set_mark(MarkView::Unknown);
                 }
-                over.extend(state.streak.is_some().then(|| state.job_name()));
+                over.extend(state.streak.is_some().then(|| state.name()));
                 self.timers.set(job, Some(now));
             }
         });
@@ -497,15 +498,14 @@ impl Scheduler {
         let name = seen.name.clone();
         if let Some(mut state) = self.jobs.get_mut(&name) {
             state.listed = true;
-        }
-        if let Some(known) = self.jobs.get(&name).and_then(JobState::definition) {
-            if known.mod_revision == seen.mod_revision {
-                return; // listed again
-            }
-            if known.mod_revision > seen.mod_revision {
-                // News of a key come in order, and a list is younger than what is known: this is another history (P16).
-                let why = format!("job {name} is of revision {} again", seen.mod_revision);
-                return out.push(Action::GiveUpStore(why));
+            match state.mod_revision().map(|known| known.cmp(&seen.mod_revision)) {
+                Some(Ordering::Equal) => return, // listed again
+                Some(Ordering::Greater) => {
+                    // News of a key come in order, and a list is younger than what is known: this is another history (P16).
+                    let why = format!("job {name} is of revision {} again", seen.mod_revision);
+                    return out.push(Action::GiveUpStore(why));
+                }
+                Some(Ordering::Less) | None => {}
             }
         }
         self.note_after(&name, seen.job.as_deref().ok(), seen.mod_revision, out);
@@ -543,7 +543,7 @@ impl Scheduler {
                 let before = state.terms().is_some_and(|terms| terms.runnable.is_ok());
                 state.take_settings(now, &mut self.schedules);
                 if let (true, Some(Err(why))) = (before, state.terms().map(|new| &new.runnable)) {
-                    out.push(Action::Report(Report::BadJob(state.job_name(), why.clone())));
+                    out.push(Action::Report(Report::BadJob(state.name(), why.clone())));
                 }
             });
         }
@@ -616,7 +616,7 @@ impl Scheduler {
     ) {
         for job in self.jobs_in(slots) {
             let Some(mut state) = self.jobs.at_mut(job) else { continue };
-            let name = state.job_name();
+            let name = state.name();
             let seen = marks.remove(&name);
             state.reading = false;
             if state.pending == Pending::None {
@@ -1355,9 +1355,8 @@ impl Scheduler {
         let name = claim.open.job.clone();
         let due = claim.open.plan_time;
         let Some(mut state) = self.jobs.get_mut(&name) else { return };
-        let is_of_claim = |definition: Definition| definition.mod_revision == claim.job_revision;
-        let same_settings = self.settings_revision == Some(claim.settings_revision);
-        if !state.definition().is_some_and(is_of_claim) || !same_settings {
+        let is_of_claim = state.mod_revision() == Some(claim.job_revision);
+        if !is_of_claim || self.settings_revision != Some(claim.settings_revision) {
             // Edited or deleted since, or to be read by other settings: no sending can commit any more, but an earlier one may have before that: the identical request tells. A
             // skip under the new definition would pass over fires that only that one has.
             if let Pending::Claiming { ambiguous, resend_at, .. } = &mut state.pending {
