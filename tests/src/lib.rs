@@ -15,4 +15,5 @@ pub mod function;
 pub mod line;
 pub mod runtime_api;
 pub mod secure_etcd;
+pub mod secure_mongo;
 pub mod seed;

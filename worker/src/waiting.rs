@@ -239,9 +239,14 @@ impl Waiting {
         state.memory_bytes += entry.bytes();
         state.unsettled.extend(entry.settles.map(|key| (key, false)));
         state.pending.push_back(entry);
-        let to_be_written = state.spooled;
+        let (to_be_written, to_be_stored) = (state.spooled, !state.spooled || state.fault.is_some());
         drop(state);
-        if to_be_written { self.put.notify_one() } else { self.came.notify_one() }
+        if to_be_written {
+            self.put.notify_one();
+        }
+        if to_be_stored {
+            self.came.notify_one(); // the writer, which would tell of it, waits for the disk
+        }
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -501,6 +506,8 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
     use crate::spool::tests::record;
 
@@ -528,6 +535,32 @@ mod tests {
         let group = waiting.next_group().unwrap();
         let lengths = vec![10; group.len()];
         waiting.written(group, from, &lengths);
+    }
+
+    #[test]
+    fn while_the_disk_takes_nothing_each_record_wakes_who_stores() {
+        let dir = tempfile::tempdir().unwrap();
+        let waiting = opened(dir.path());
+        let is_woken = || waiting.came().now_or_never().is_some();
+        assert!(is_woken(), "the spool is open");
+        let [first, second, third] = group(0..3, 10).try_into().unwrap();
+        waiting.put(first);
+        assert!(!is_woken(), "it is on no disk yet");
+        waiting.not_written(waiting.next_group().unwrap(), &std::io::Error::other("full"));
+        assert!(is_woken());
+        let take = |number: i64| {
+            let mut batch = Batch::default();
+            assert!(waiting.take_into(&mut batch));
+            assert_eq!(batch.records[0].plan_time, record(number).plan_time);
+            assert!(!waiting.take_into(&mut batch));
+        };
+        take(0);
+        for (number, next) in [(1, second), (2, third)] {
+            assert!(!is_woken());
+            waiting.put(next);
+            assert!(is_woken(), "nobody would store it before the disk is mended");
+            take(number);
+        }
     }
 
     #[test]

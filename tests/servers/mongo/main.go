@@ -23,6 +23,9 @@ func main() {
 	all := flag.Bool("bind_ip_all", false, "serve at every address of the machine")
 	port := flag.Int("port", 27017, "TCP port to serve")
 	dir := flag.String("dbpath", "", "directory for the SQLite files (must exist)")
+	tlsMode := flag.String("tlsMode", "disabled", "disabled, or requireTLS")
+	identity := flag.String("tlsCertificateKeyFile", "", "PEM file of the server's certificate and its key")
+	ca := flag.String("tlsCAFile", "", "PEM file of the CA whose client certificates are taken, and no other client")
 	verbose := flag.Bool("v", false, "log at info level")
 	flag.Parse()
 
@@ -40,10 +43,21 @@ func main() {
 	if *all {
 		*host = "0.0.0.0"
 	}
+	listener := ferretdb.ListenerConfig{}
+	address := net.JoinHostPort(*host, strconv.Itoa(*port))
+	switch *tlsMode {
+	case "disabled":
+		listener.TCP = address
+	case "requireTLS":
+		listener.TLS, listener.TLSCertFile, listener.TLSKeyFile, listener.TLSCAFile = address, *identity, *identity, *ca
+	default:
+		logger.Error("--tlsMode takes disabled and requireTLS", "given", *tlsMode)
+		os.Exit(2)
+	}
 	u := url.URL{Scheme: "file", Path: abs + "/"}
 
 	db, err := ferretdb.New(&ferretdb.Config{
-		Listener:  ferretdb.ListenerConfig{TCP: net.JoinHostPort(*host, strconv.Itoa(*port))},
+		Listener:  listener,
 		Handler:   "sqlite",
 		SQLiteURL: u.String(),
 		Logger:    logger,
