@@ -16,7 +16,7 @@ use local_dev::native::servers::Site;
 use crate::secure_etcd::{Authority, Signed, put};
 
 /// Enough for an answer of a busy machine; who is kept out waits so long.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The server.
 pub struct SecureMongo {

@@ -210,7 +210,9 @@ async fn open_runs_beyond_the_share_go_from_etcd_once_their_records_are_on_disk(
             .await;
     let expected: Vec<kv::Key> = (251..=300).map(|seq| keys::runs(SID, seq).into()).collect();
     assert_eq!(left, expected, "the oldest have gone, and no more than had to");
-    assert!(!sink.waiting().settles((SID, 1)) && sink.waiting().settles((SID, 300)));
+    // The sink hears of it after the store.
+    wait_for("the oldest to be forgotten", async || (!sink.waiting().settles((SID, 1))).then_some(())).await;
+    assert!(sink.waiting().settles((SID, 300)));
     assert_eq!(sink.waiting().figures().records, 300);
     drop(sink);
     world.store_is_back();
