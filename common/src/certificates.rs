@@ -77,17 +77,17 @@ impl Reminder {
     const FROM_MS: i64 = 14 * Self::DAY_MS;
     const DAY_MS: i64 = 24 * 3600 * 1000;
 
-    /// Whether it is time to say that something ends then. What ends later than soon is forgotten: it has been renewed.
-    pub fn is_due(&mut self, end: Option<Timestamp>, now: Timestamp) -> bool {
-        if end.is_none_or(|end| end.ms_since(now) >= Self::FROM_MS) {
+    /// The end, if it is time to say it. What ends later than soon is forgotten: it has been renewed.
+    pub fn due(&mut self, end: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+        let Some(end) = end.filter(|end| end.ms_since(now) < Self::FROM_MS) else {
             self.last = None;
-            return false;
-        }
+            return None;
+        };
         let is_due = self.last.is_none_or(|last| now.ms_since(last) >= Self::DAY_MS);
-        if is_due {
+        is_due.then(|| {
             self.last = Some(now);
-        }
-        is_due
+            end
+        })
     }
 
     /// When it was last time to; `None` = not since what ends was renewed.

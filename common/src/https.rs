@@ -1,10 +1,11 @@
-//! Reads a small document from a fixed address over TLS, by the client that secrets are read with: it is in every program already.
+//! The HTTP client of the AWS crates, for what else a program calls: it is in every program already. And how a small document is read from a
+//! fixed address over TLS.
 
 use std::time::Duration;
 
-use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::{Connector, ConnectorBuilder};
 use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
@@ -16,6 +17,30 @@ use crate::clock::timeout;
 /// A connection is there within this, or there is no way.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
+/// How TLS is spoken.
+#[must_use]
+pub fn tls() -> Provider {
+    Provider::Rustls(CryptoMode::Ring)
+}
+
+/// What opens connections, with TLS to `https` addresses; to be made once, since it reads the certificates of the system's authorities. A
+/// connection is there within the first limit, an answer begins within the second.
+#[must_use]
+pub fn connector(connect_limit: Duration, answer_limit: Duration) -> Connector {
+    limited(connect_limit, answer_limit).tls_provider(tls()).build()
+}
+
+/// The same for `http` addresses alone. No certificates are read.
+#[must_use]
+pub fn plain_connector(connect_limit: Duration, answer_limit: Duration) -> Connector {
+    limited(connect_limit, answer_limit).build_http()
+}
+
+fn limited(connect_limit: Duration, answer_limit: Duration) -> ConnectorBuilder {
+    let limits = HttpConnectorSettings::builder().connect_timeout(connect_limit).read_timeout(answer_limit);
+    Connector::builder().connector_settings(limits.build())
+}
+
 /// Gets what is at an address beginning with `https://`, of at most `bytes_max`, within `limit` as a whole. Redirects are not followed: where
 /// they lead nobody has said.
 ///
@@ -25,10 +50,7 @@ pub async fn get(url: &str, bytes_max: usize, limit: Duration) -> Result<Vec<u8>
     if !url.starts_with("https://") {
         return Err(format!("{url} does not begin with https://"));
     }
-    let settings =
-        HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).read_timeout(limit).build();
-    let tls = Provider::Rustls(CryptoMode::Ring);
-    let connector = Connector::builder().connector_settings(settings).tls_provider(tls).build();
+    let connector = connector(CONNECT_LIMIT, limit);
     let mut request = HttpRequest::new(SdkBody::empty());
     request.set_uri(url).map_err(|e| causes::in_words(&e))?;
     request.headers_mut().insert("accept", "application/json");

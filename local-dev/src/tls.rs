@@ -136,9 +136,7 @@ impl Follower {
         }
         let shown = tls.shown.get();
         let end = shown.cert.first().and_then(certificates::end);
-        if self.reminder.is_due(end, now)
-            && let Some(end) = end
-        {
+        if let Some(end) = self.reminder.due(end, now) {
             tracing::warn!(file = %tls.files.certificate.display(), "the certificate that is shown ends at {end}: renew it");
         }
     }

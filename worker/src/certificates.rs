@@ -51,9 +51,7 @@ impl Seen {
         if let Some(end) = read(self.what, &self.file) {
             self.end = Some(end);
         }
-        if self.reminder.is_due(self.end, now)
-            && let Some(end) = self.end
-        {
+        if let Some(end) = self.reminder.due(self.end, now) {
             let (what, file) = (self.what.as_str(), self.file.display());
             let then = match self.what {
                 CertificateUse::EtcdCa | CertificateUse::EtcdClient => "it is read by itself",

@@ -18,10 +18,8 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials as _;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
+use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
@@ -33,6 +31,7 @@ use serde_json::{Value, json};
 use super::{Problem, Service, Source, Vault};
 use crate::causes;
 use crate::clock::{self, Clock as _, SystemClock};
+use crate::https;
 use crate::ids::backoff;
 
 /// Inside a region a connection takes milliseconds. What takes a second will not come: there is no route.
@@ -68,14 +67,10 @@ struct Session {
     connector: Connector,
 }
 
-fn tls() -> Provider {
-    Provider::Rustls(CryptoMode::Ring)
-}
-
 impl Session {
     async fn open(sources: &[Source]) -> Result<Self, Problem> {
-        let provider =
-            ProviderConfig::default().with_http_client(Builder::new().tls_provider(tls()).build_https());
+        let provider = ProviderConfig::default()
+            .with_http_client(Builder::new().tls_provider(https::tls()).build_https());
         let instance = imds::Client::builder()
             .configure(&provider)
             .connect_timeout(INSTANCE_LIMIT)
@@ -107,12 +102,7 @@ impl Session {
             chain.provide_credentials().await.map_err(|e| Problem::NoCredentials(causes::in_words(&e)))?;
         let config =
             aws_config::defaults(BehaviorVersion::latest()).region(region).no_credentials().load().await;
-        let settings = HttpConnectorSettings::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .read_timeout(ANSWER_LIMIT)
-            .build();
-        let connector = Connector::builder().connector_settings(settings).tls_provider(tls()).build();
-        Ok(Self { config, credentials, connector })
+        Ok(Self { config, credentials, connector: https::connector(CONNECT_LIMIT, ANSWER_LIMIT) })
     }
 
     async fn read(&self, source: &Source) -> Result<String, Problem> {

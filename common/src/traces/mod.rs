@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
+use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::causes;
 use crate::clock::{Stopwatch, timeout};
 use crate::domain::trace::TraceId;
+use crate::https;
 use crate::secrets::{Aws, Cached};
 
 pub use otlp::{Kind, Resource, Span, Value};
@@ -157,12 +156,10 @@ struct Exporter {
 /// What opens connections to a receiver. It is made before there are spans: for `https` it reads the certificates of the system's authorities, which
 /// a function's first call would wait for.
 fn connector(url: &str) -> Connector {
-    let limits = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).read_timeout(SEND_LIMIT);
-    let builder = Connector::builder().connector_settings(limits.build());
     if url.starts_with("https:") {
-        builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).build()
+        https::connector(CONNECT_LIMIT, SEND_LIMIT)
     } else {
-        builder.build_http()
+        https::plain_connector(CONNECT_LIMIT, SEND_LIMIT)
     }
 }
 
