@@ -13,7 +13,8 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, Utf8Lossy, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
 use mongodb::options::{
-    ClientOptions, ConnectionString, IndexOptions, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, ConnectionString, IndexOptions, ReadPreference, SelectionCriteria,
+    WriteConcern,
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::OnceCell;
@@ -107,7 +108,7 @@ struct Link(OnceCell<Client>);
 
 impl MongoRunLog {
     /// For the server or cluster at `uri`; every call is answered within `call_limit`, storing within five times
-    /// that. Does no I/O.
+    /// that. Where `uri` does not say otherwise, what is stored is acknowledged by a majority and when it is in the journal. Does no I/O.
     ///
     /// # Errors
     /// [`Error::Invalid`] when `uri` is not a MongoDB address, or asks for writes that are not acknowledged.
@@ -117,9 +118,11 @@ impl MongoRunLog {
         let mut address = ConnectionString::parse(uri).map_err(|e| Error::Invalid(e.to_string()))?;
         // A record counts as stored when no election can take it back: a worker forgets it then.
         let concern = address.write_concern.get_or_insert_with(WriteConcern::majority);
-        if concern.w == Some(mongodb::options::Acknowledgment::Nodes(0)) {
+        if *concern.w.get_or_insert(Acknowledgment::Majority) == Acknowledgment::Nodes(0) {
             return Err(Error::Invalid("the address says w=0, but records must be acknowledged".to_owned()));
         }
+        // Nor a crash: a server that is alone answers up to 100 ms before it has written its journal, if it is not asked for that.
+        concern.journal.get_or_insert(true);
         let slot = Slot { link: Arc::default(), idle: Stopwatch::start() };
         Ok(Self { address, call_limit, slot: Mutex::new(slot) })
     }
@@ -335,6 +338,9 @@ impl RunLog for MongoRunLog {
     }
 
     async fn put_output(&self, chunks: &[Chunk]) -> Result<(), Error> {
+        if chunks.is_empty() {
+            return Ok(()); // MongoDB takes no command without updates
+        }
         let updates: Vec<Document> = chunks.iter().map(put_chunk).collect();
         let answer = self
             .call(|database| {
@@ -870,6 +876,19 @@ mod tests {
         let whole: Record = mongodb::bson::deserialize_from_slice(whole.as_bytes()).unwrap();
         assert_eq!(whole.output.len(), 12 << 20);
         assert!(!whole.output_truncated);
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_on_the_disks_of_a_majority_where_the_address_does_not_say_otherwise() {
+        use Acknowledgment::{Majority, Nodes};
+        let concern = |options: &str| {
+            let log = MongoRunLog::new(&format!("mongodb://127.0.0.1/?{options}"), Duration::from_secs(1));
+            let concern = log.unwrap().address.write_concern.unwrap();
+            (concern.w, concern.journal)
+        };
+        assert_eq!(concern(""), (Some(Majority), Some(true)));
+        assert_eq!(concern("w=1"), (Some(Nodes(1)), Some(true)));
+        assert_eq!(concern("journal=false"), (Some(Majority), Some(false)));
     }
 
     #[test]
