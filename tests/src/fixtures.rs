@@ -100,6 +100,12 @@ pub fn skip(test: &str, missing: &str) {
     eprintln!("\nSKIPPED: {test}: {missing}: `cargo run -p tests` gets it");
 }
 
+/// Says what a test does not try because nothing that these tests may get has it. That is no fault of the machine, so it is named and not counted
+/// as skipped.
+pub fn not_tried(test: &str, what: &str) {
+    eprintln!("\nNOT TRIED: {test}: {what}");
+}
+
 /// A program of the workspace, built from the sources as they are now: the runner has done it, who runs one test alone has not.
 ///
 /// # Panics

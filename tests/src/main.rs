@@ -344,7 +344,7 @@ async fn cargo_step(name: &str, lines: &[Vec<String>], log: &Path, guard: &Guard
     } else if let Some(skips) = report::skips(&text) {
         Outcome::Skipped(skips)
     } else {
-        Outcome::Passed(String::new())
+        Outcome::Passed(report::not_tried(&text))
     };
     (outcome, counts)
 }

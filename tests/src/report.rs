@@ -76,6 +76,9 @@ const FAILURES_SHOWN_MAX: usize = 40;
 /// What a test prints when it cannot run, with what is missing behind it.
 const SKIPPED: &str = "SKIPPED: ";
 
+/// What a test prints when nothing that the tests may get has what it wants, with what is not tried behind it.
+const NOT_TRIED: &str = "NOT TRIED: ";
+
 /// How Cargo shows `#[ignore = "the child of ..."]`.
 const PART_OF_ANOTHER: &str = " ... ignored, the child of ";
 
@@ -98,9 +101,16 @@ pub fn count(text: &str) -> Counts {
     let parts = text.lines().filter(|line| line.contains(PART_OF_ANOTHER)).count();
     counts.skipped = counts.skipped.saturating_sub(parts);
     let said = text.lines().filter(|line| line.contains(SKIPPED)).count();
-    counts.passed = counts.passed.saturating_sub(said);
     counts.skipped += said;
+    let not_tried = text.lines().filter(|line| line.contains(NOT_TRIED)).count();
+    counts.passed = counts.passed.saturating_sub(said + not_tried);
     counts
+}
+
+/// What was not tried, for people; empty when all was.
+pub fn not_tried(text: &str) -> String {
+    let said = text.lines().filter_map(|line| Some(&line[line.find(NOT_TRIED)?..]));
+    said.collect::<Vec<_>>().join(" / ")
 }
 
 /// What the tests said when they skipped, each reason once; `None` when nothing was skipped.
@@ -144,7 +154,9 @@ running 3 tests
 test a::child ... ignored, the child of the test above
 SKIPPED: e2e: no etcd; run `cargo run -p tests`
 test a ... ok
-something without a line endtest result: ok. 3 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s
+NOT TRIED: roles: no mongod
+test b ... ok
+something without a line endtest result: ok. 4 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s
 test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.02s
 ";
 
@@ -152,6 +164,12 @@ test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     fn tests_are_counted_and_those_that_skipped_are_not_passed() {
         assert_eq!(count(LOG), Counts { passed: 6, failed: 2, skipped: 2 });
         assert_eq!(count("Finished"), Counts::default());
+    }
+
+    #[test]
+    fn what_is_not_tried_is_told_and_neither_passed_nor_skipped() {
+        assert_eq!(not_tried(LOG), "NOT TRIED: roles: no mongod");
+        assert_eq!(not_tried("test result: ok. 3 passed; 0 failed; 0 ignored"), "");
     }
 
     #[test]

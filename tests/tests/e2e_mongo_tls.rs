@@ -23,7 +23,7 @@ async fn records_go_to_mongodb_over_tls_and_nobody_else_comes_in() {
     let client = both_in_one(&authority.sign("program", "nobody", &[]));
     let stranger = both_in_one(&other.sign("stranger", "nobody", &[]));
     let etcd = Server::etcd(&site, None, &[]).await.unwrap();
-    let mongo = SecureMongo::start(&site, &authority, &client).await;
+    let mongo = SecureMongo::start(&site, &authority, &client, &[]).await;
 
     let url = mongo.url(&authority.ca, Some(&client));
     let stores = Stores { etcd: etcd.url(), mongodb: url.clone() };

@@ -12,6 +12,8 @@ use super::{target, workspace};
 
 /// Older ones can answer a watch's progress request before they have sent the changes that the answer covers.
 const ETCD_OLDEST: Version = Version(3, 5, 8);
+/// Those before have a wire version that the driver does not take.
+const MONGOD_OLDEST: Version = Version(4, 4, 0);
 /// The first with the `watch` options that are used here.
 const CARGO_LAMBDA_OLDEST: Version = Version(1, 9, 0);
 /// What `tests/servers/*/go.mod` ask for.
@@ -126,7 +128,7 @@ pub fn etcd() -> Result<Found, Missing> {
 /// # Errors
 /// What is missing for it.
 pub fn mongo() -> Result<Found, Missing> {
-    if let Some((program, version)) = installed("mongod", "--version", Version(0, 0, 0)) {
+    if let Some((program, version)) = installed("mongod", "--version", MONGOD_OLDEST) {
         link(&program, &mongo_path())?;
         return Ok(Found { program: mongo_path(), origin: format!("installed mongod {version}") });
     }
