@@ -21,6 +21,7 @@ mod lead;
 mod live;
 mod notify;
 mod outbound;
+mod pace;
 pub mod private;
 mod process_figures;
 pub mod retention;

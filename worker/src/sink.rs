@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::clock;
@@ -26,6 +26,7 @@ use crate::claims::settle;
 use crate::histogram::{Histogram, REQUESTS_MS};
 use crate::live::Live;
 use crate::notify::Notices;
+use crate::pace::Pace;
 use crate::retries::Retries;
 use crate::spool::{self, Amount, Chunk, Writer, frame};
 use crate::waiting::{Batch, Entry, OpenKey, Waiting};
@@ -34,11 +35,6 @@ use crate::waiting::{Batch, Entry, OpenKey, Waiting};
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Records of one batch that is read back from disk: the store was away, and many small batches would take longer.
 const CATCH_UP_BATCH: usize = 2_000;
-/// Records that the store is sent at once, at most. What was sent and not answered is compared one by one when it is sent again, which some
-/// stores do by reading all that they have (FerretDB): of that there must not be much.
-const AT_ONCE_MAX: usize = 500;
-/// A store that takes longer for what it is sent at once is sent fewer, long before it takes so long that no answer comes.
-const SLOW: Duration = Duration::from_secs(1);
 /// Pauses between attempts double from the first to the second, in ms.
 const RETRY_MIN_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
@@ -129,7 +125,7 @@ impl Sink {
             storing: Retries::new("records not stored"),
             settling: Retries::new("open runs not settled"),
             trimming: Retries::new("spool not made smaller"),
-            at_once: AtomicUsize::new(AT_ONCE_MAX),
+            pace: Pace::new(),
             unsettled: Vec::new(),
         };
         Self { waiting, stored, tasks: [thinning, tokio::spawn(storing.run(told))] }
@@ -249,8 +245,7 @@ struct Storing {
     storing: Retries,
     settling: Retries,
     trimming: Retries,
-    /// The record store is sent so many at once.
-    at_once: AtomicUsize,
+    pace: Pace,
     /// Open runs whose records are stored.
     unsettled: Vec<OpenKey>,
 }
@@ -366,7 +361,7 @@ impl Storing {
     }
 
     /// Stores a batch, trying until it is stored.
-    async fn store(&self, records: &[Record]) {
+    async fn store(&mut self, records: &[Record]) {
         let Err(why) = self.append(records).await else { return };
         // The store refuses one of them, whatever is done: the others must not wait for it.
         tracing::error!(%why, "the record store refuses a record; storing them one by one");
@@ -386,18 +381,16 @@ impl Storing {
         }
     }
 
-    /// Sends records until all are stored; the error is that the store refuses some as such. A store that is too slow for as many at once is
-    /// sent fewer, down to one: the same number again would be as slow again, for ever. How many it takes is remembered from batch to batch
-    /// and grows slowly: each attempt that gets no answer costs a time limit, and what it has stored by then is compared again.
-    async fn append(&self, records: &[Record]) -> Result<(), run_log::Error> {
+    /// Sends records until all are stored; the error is that the store refuses some as such.
+    async fn append(&mut self, records: &[Record]) -> Result<(), run_log::Error> {
         let (mut left, mut failures) = (records, 0);
         while !left.is_empty() {
-            let at_once = self.at_once.load(Relaxed);
-            let (some, rest) = left.split_at(at_once.min(left.len()));
+            let (some, rest) = left.split_at(self.pace.at_once().min(left.len()));
             let asked = clock::Stopwatch::start();
             let answer = self.run_log.append(some).await;
+            let took = asked.elapsed();
             let appends = &self.settings.appends;
-            appends.times.count(asked.elapsed());
+            appends.times.count(took);
             match answer {
                 Ok(appended) => {
                     appends.conflicts.fetch_add(appended.conflicts.len() as u64, Relaxed);
@@ -407,17 +400,13 @@ impl Storing {
                     self.storing.worked();
                     self.waiting.note_store(true);
                     (left, failures) = (rest, 0);
-                    let next = match asked.elapsed() > SLOW {
-                        true => (some.len() / 2).max(1),
-                        false => (at_once + at_once / 8 + 1).min(AT_ONCE_MAX),
-                    };
-                    self.at_once.store(next, Relaxed);
+                    self.pace.stored(some.len(), took);
                 }
                 Err(why @ run_log::Error::Invalid(_)) => return Err(why),
                 Err(why) => {
                     failures += 1;
                     appends.failed.fetch_add(1, Relaxed);
-                    self.at_once.store((some.len() / 2).max(1), Relaxed);
+                    self.pace.failed(some.len());
                     self.storing.failed(&why);
                     self.waiting.note_store(false);
                     clock::sleep(backoff(failures - 1, RETRY_MIN_MS, RETRY_MAX_MS)).await;
