@@ -23,8 +23,8 @@ pub fn tls() -> Provider {
     Provider::Rustls(CryptoMode::Ring)
 }
 
-/// What opens connections, with TLS to `https` addresses; to be made once, since it reads the certificates of the system's authorities. A
-/// connection is there within the first limit, an answer begins within the second.
+/// What opens connections, with TLS to `https` addresses. Making it reads the certificates of the system's authorities: keep it where there are
+/// many calls. A connection is there within the first limit, an answer begins within the second.
 #[must_use]
 pub fn connector(connect_limit: Duration, answer_limit: Duration) -> Connector {
     limited(connect_limit, answer_limit).tls_provider(tls()).build()

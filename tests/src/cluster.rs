@@ -1,15 +1,13 @@
 //! Three members of etcd as one cluster, each a process that can be killed, frozen and started again by itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use common::clock::timeout;
 use etcd_client::{AlarmAction, AlarmType, Client};
 use local_dev::native::ports::free_port;
-use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, get};
+use local_dev::native::process::{Process, get};
 use local_dev::native::provision;
 use local_dev::native::servers::Site;
 
@@ -30,7 +28,6 @@ struct Member {
     name: String,
     client: SocketAddr,
     words: Vec<String>,
-    log: PathBuf,
     process: Process,
 }
 
@@ -80,9 +77,8 @@ impl Cluster {
                 format!("--initial-cluster={all}"),
                 "--log-level=warn".to_owned(),
             ];
-            let log = site.dir.join(format!("{name}.log"));
-            let process = launch(site, &name, &words, &log)?;
-            members.push(Member { name, client, words, log, process });
+            let process = site.serve(&name, &provision::etcd_path(), &words)?;
+            members.push(Member { name, client, words, process });
         }
         Ok(Self { site: site.clone(), members })
     }
@@ -135,7 +131,7 @@ impl Cluster {
     /// When its program or log cannot be opened.
     pub fn start_again(&mut self, member: usize) -> anyhow::Result<()> {
         let member = &mut self.members[member];
-        member.process = launch(&self.site, &member.name, &member.words, &member.log)?;
+        member.process = self.site.serve(&member.name, &provision::etcd_path(), &member.words)?;
         Ok(())
     }
 
@@ -186,10 +182,4 @@ impl Cluster {
         ensure!(hashes.iter().all(|hash| *hash == hashes[0]), "the members differ: {hashes:?}");
         Ok(())
     }
-}
-
-fn launch(site: &Site, name: &str, words: &[String], log: &std::path::Path) -> anyhow::Result<Process> {
-    let mut command = Command::new(provision::etcd_path());
-    command.args(words).env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
-    Process::start(name, command, log, site.guard.as_ref())
 }

@@ -2,11 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use local_dev::native::ports::free_port;
-use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, get};
+use local_dev::native::process::{Process, get};
 use local_dev::native::provision;
 use local_dev::native::servers::Site;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
@@ -153,7 +152,7 @@ impl SecureEtcd {
         ];
         words.extend(flags.iter().map(|&flag| flag.to_owned()));
         let client = authority.sign("client", "nobody", &[]);
-        let process = launch(site, &words);
+        let process = site.serve("etcd", &provision::etcd_path(), &words).unwrap();
         Self { site: site.clone(), address, health, words, ca: authority.ca.clone(), client, process }
     }
 
@@ -182,7 +181,7 @@ impl SecureEtcd {
     /// When it does not start.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = launch(&self.site, &self.words);
+        self.process = self.site.serve("etcd", &provision::etcd_path(), &self.words).unwrap();
         self.ready().await.unwrap();
     }
 
@@ -220,10 +219,4 @@ impl SecureEtcd {
         }
         Client::connect([self.url()], Some(options)).await
     }
-}
-
-fn launch(site: &Site, words: &[String]) -> Process {
-    let mut command = Command::new(provision::etcd_path());
-    command.args(words).env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
-    site.start("etcd", command).unwrap()
 }

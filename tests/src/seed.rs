@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use local_dev::native::ports::free_port;
-use local_dev::native::process::{EXIT_ON_STDIN_EOF, Process, get};
+use local_dev::native::process::{Process, get, server_command};
 use local_dev::native::provision;
 
 use crate::fixtures::{self, Fleet, SOON, skip, wait_for};
@@ -73,8 +73,8 @@ impl Fleet {
 
     fn seed_command(&self, word: &str) -> Command {
         let stores = self.stores();
-        let mut command = Command::new(provision::seed_path());
-        command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1).arg(word).args([
+        let mut command = server_command(&provision::seed_path());
+        command.arg(word).args([
             "-etcd",
             stores.etcd.trim_start_matches("http://"),
             "-mongo",

@@ -8,25 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::Timestamp;
-use common::domain::record::Status;
 use common::run_log::mongo::MongoRunLog;
 use common::run_log::{Error, Removal, RunLog};
 use common::secrets::Vault;
 use common::stores;
 use local_dev::native::provision;
-use local_dev::native::servers::{Server, Stores, Worker};
 use local_dev::native::workspace;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tests::aws::{Shelf, refers};
 use tests::conformance::history;
 use tests::conformance::run_log::{exam, new_job, record};
-use tests::fixtures::{
-    SOON, TestDir, has_etcd, has_mongo, not_tried, program, put_counting_jobs, site, wait_for,
-};
-use tests::function::Function;
+use tests::fixtures::{TestDir, has_etcd, has_mongo, not_tried, site};
 use tests::secure_etcd::Authority;
-use tests::secure_mongo::{SecureMongo, both_in_one, records};
+use tests::secure_mongo::{SecureMongo, both_in_one, records, work_is_done};
 
 /// The exam asks much of a server that writes to a disk.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -80,7 +75,7 @@ async fn each_kind_of_program_has_the_rights_of_its_role_and_no_others() {
     let authority = Authority::new(dir.path(), "own");
     let client = both_in_one(&authority.sign("program", "nobody", &[]));
     let mut mongo = SecureMongo::start(&site, &authority, &client, &["--auth"]).await;
-    let url = mongo.url(&authority.ca, Some(&client));
+    let url = mongo.own_url().to_owned();
 
     // The first user may be made from the machine itself without being anybody.
     let (name, password) = ADMIN;
@@ -133,23 +128,7 @@ async fn each_kind_of_program_has_the_rights_of_its_role_and_no_others() {
         denied(records(&stranger, &job).await);
     }
 
-    // A worker, and the function that reads what it has written.
-    let etcd = Server::etcd(&site, None, &[]).await.unwrap();
-    let stores = Stores { etcd: etcd.url(), mongodb: as_worker };
-    let mut worker = Worker::start(&site, &program("worker").await, &stores, "w1", &[]).await.unwrap();
-    let mut kv = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
-    let jobs = put_counting_jobs(&mut kv, dir.path(), 1, &json!({})).await;
-    let job = jobs[0].name.as_str();
-    wait_for("a record", SOON, async || {
-        let records = records(&as_api, job).await.ok()?;
-        records.iter().any(|record| record.status == Some(Status::Succeeded)).then_some(())
-    })
-    .await;
-    let log = Function::start(&site, "log", &[("CRON_MONGODB_URI", &as_api)]).await;
-    let (status, answer) = log.call("GET", &format!("/job/log?name={job}"), None).await;
-    assert_eq!((status, &answer["data"][0]["jobName"]), (200, &json!(job)), "{answer}");
-    let logged = std::fs::read_to_string(worker.process().log()).unwrap();
-    assert!(!logged.contains("ERROR") && !logged.contains("denied"), "{logged}");
+    work_is_done(&site, &as_worker, &as_api).await;
 
     // Another password, for who reads its login where it is kept; the server forgets who had come in.
     let address = |password: &str| with_login(&url, WORKER, password, "cron");
@@ -160,7 +139,7 @@ async fn each_kind_of_program_has_the_rights_of_its_role_and_no_others() {
     renewing.append(&[record(&job, 1000)]).await.unwrap();
     give("of-tomorrow", "of-the-api").await;
     shelf.put("/mongodb-uri", &address("of-tomorrow"));
-    mongo.restart(&client).await;
+    mongo.restart().await;
     renewing.append(&[record(&job, 2000)]).await.unwrap();
     assert_eq!(records(&as_api, &job).await.unwrap().len(), 2);
     denied(records(&address("of-the-worker"), &job).await);

@@ -8,6 +8,9 @@ const AT_ONCE_MAX: usize = 500;
 /// A store that takes longer for what it is sent at once is sent fewer, long before it takes so long that no answer comes.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// Half as many records come through at half the rate where a call costs the same whatever is sent, and at the same rate where each record does.
+const SAME_RATE: f64 = 0.75;
+
 /// What a store has shown that it takes. It is remembered from batch to batch and grows slowly: each attempt that gets no answer costs a time
 /// limit, and what it has stored by then is compared again.
 pub(crate) struct Pace {
@@ -37,7 +40,7 @@ impl Pace {
         self.slow = Some((count, took));
         self.at_once = match before {
             // Fewer take as long as more did: a call costs what it costs, and more at once get through sooner.
-            Some((more, longer)) if rate(count, took) < rate(more, longer) * 0.75 => {
+            Some((more, longer)) if rate(count, took) < rate(more, longer) * SAME_RATE => {
                 (more * 2).min(AT_ONCE_MAX)
             }
             _ if count > 1 => count / 2,

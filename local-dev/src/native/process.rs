@@ -18,13 +18,21 @@ use tokio::net::TcpStream;
 use super::guard::{Guard, kill_tree};
 
 /// Tells the servers of `tests/servers` (nobody else knows it) to end with their standard input, and so with this process.
-pub const EXIT_ON_STDIN_EOF: (&str, &str) = ("FLEETCRON_EXIT_ON_STDIN_EOF", "1");
+const EXIT_ON_STDIN_EOF: (&str, &str) = ("FLEETCRON_EXIT_ON_STDIN_EOF", "1");
 /// How often a condition is looked at again.
 pub const POLL: Duration = Duration::from_millis(20);
 /// Lines of a server's log that an error shows.
 const TAIL_LINES: usize = 15;
 /// A server that has no limit of its own and is waited for so long does not come any more.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// A command for a server of `tests/servers`, or for what is installed in its place.
+#[must_use]
+pub fn server_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
+    command
+}
 
 /// A running server.
 pub struct Process {

@@ -17,7 +17,7 @@ use super::compose::{Compose, Health, Service};
 use super::guard::Guard;
 use super::plan::{self, Place, Plan};
 use super::ports::{free_port, is_free};
-use super::process::{self, EXIT_ON_STDIN_EOF, Process, get};
+use super::process::{self, Process, get, server_command};
 use super::{provision, workspace};
 
 /// A port that was free a moment ago can be taken by the time a server binds it: try others so often.
@@ -47,6 +47,16 @@ impl Site {
     pub fn start(&self, name: &str, command: Command) -> anyhow::Result<Process> {
         Process::start(name, command, &self.dir.join(format!("{name}.log")), self.guard.as_ref())
     }
+
+    /// [`Self::start`] for a server of `tests/servers`, or for what is installed in its place, with the words of its command line.
+    ///
+    /// # Errors
+    /// When the log or the program cannot be opened.
+    pub fn serve(&self, name: &str, program: &Path, words: &[String]) -> anyhow::Result<Process> {
+        let mut command = server_command(program);
+        command.args(words);
+        self.start(name, command)
+    }
 }
 
 /// The programs that are not found by themselves.
@@ -63,15 +73,8 @@ impl Programs {
     fn command(&self, word: &str) -> anyhow::Result<Command> {
         let name = Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or(word);
         match name {
-            "etcd" | "mongod" => {
-                let mut command = Command::new(if name == "etcd" {
-                    provision::etcd_path()
-                } else {
-                    provision::mongo_path()
-                });
-                command.env(EXIT_ON_STDIN_EOF.0, EXIT_ON_STDIN_EOF.1);
-                Ok(command)
-            }
+            "etcd" => Ok(server_command(&provision::etcd_path())),
+            "mongod" => Ok(server_command(&provision::mongo_path())),
             "worker" => Ok(Command::new(self.worker.as_ref().context("no worker was built")?)),
             "bash" => self.bash(),
             _ => bail!("the native stack does not know where the program {word:?} is"),
