@@ -2,7 +2,7 @@
 //! `local-dev`. Prints how large the stores become, and holds the number of fires against their records. The shell of the jobs is `/bin/true`:
 //! the machine's time goes to claims and records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -44,14 +44,22 @@ struct Account {
     last: i64,
     runs: i64,
     skipped: i64,
-    /// Of the runs, those whose worker lost its session.
-    lost: i64,
+    /// Of the runs, those that were closed for their worker: what their records say of it, with their planned times.
+    lost: Vec<(String, i64)>,
 }
 
 impl Account {
-    fn add(&mut self, from_ms: i64, to_ms: i64, skipped: Option<i64>, status: &str) -> anyhow::Result<()> {
+    fn add(
+        &mut self,
+        (from_ms, to_ms): (i64, i64),
+        skipped: Option<i64>,
+        status: &str,
+        err: &str,
+    ) -> anyhow::Result<()> {
         ensure!(["succeeded", "lost", "skipped"].contains(&status), "a run of `:` that {status}");
-        self.lost += i64::from(status == "lost");
+        if status == "lost" {
+            self.lost.push((err.to_owned(), from_ms));
+        }
         let fresh = self.runs + self.skipped == 0;
         self.first = if fresh { from_ms } else { self.first.min(from_ms) };
         self.last = self.last.max(to_ms);
@@ -162,7 +170,7 @@ async fn on_etcd(jobs: u64, time: Duration) -> anyhow::Result<()> {
             Ok(range) => (number(range, "from"), number(range, "to"), Some(number(range, "count"))),
             Err(_none) => (at, at, None),
         };
-        account.add(from, to, skipped, status(&record))?;
+        account.add((from, to), skipped, status(&record), record.get_str("err")?)?;
     }
     let conflicts = client.database("cron").collection::<Document>("log_conflicts");
     ensure!(conflicts.count_documents(doc! {}).await? == 0, "a fire has records of two claims");
@@ -230,19 +238,26 @@ fn add(account: &mut Account, record: &Record) -> anyhow::Result<()> {
         Some(range) => (range.from, range.to, Some(i64::try_from(range.count)?)),
         None => (at, at, None),
     };
-    account.add(from.ms(), to.ms(), skipped, record.status.map_or("", |status| status.as_str()))
+    let status = record.status.map_or("", |status| status.as_str());
+    account.add((from.ms(), to.ms()), skipped, status, &record.err)
 }
 
 fn report(jobs: u64, accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
     let sum = |of: fn(&Account) -> i64| accounts.values().map(of).sum::<i64>();
+    let lost: Vec<_> = accounts.values().flat_map(|account| &account.lost).collect();
     println!(
         "{} jobs: {} runs with a record ({} lost), {} fires skipped; {}",
         accounts.len(),
         sum(|account| account.runs),
-        sum(|account| account.lost),
+        lost.len(),
         sum(|account| account.skipped),
         machine::load()
     );
+    for why in lost.iter().map(|(why, _)| why).collect::<BTreeSet<_>>() {
+        let times: BTreeSet<_> = lost.iter().filter(|(other, _)| other == why).map(|(_, at)| *at).collect();
+        let (first, last) = (times.first(), times.last());
+        println!("{why}; planned for {} seconds, {first:?} to {last:?} ms", times.len());
+    }
     for (job, account) in accounts {
         let (runs, skipped) = (account.runs, account.skipped);
         let seconds = (account.last - account.first) / 1000 + 1;

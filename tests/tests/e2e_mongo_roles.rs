@@ -31,8 +31,7 @@ const API: &str = "fleetcron-api";
 
 /// The server's own shell, where there is a server to use it with.
 fn mongosh(test: &str) -> Option<PathBuf> {
-    let is_mongod = provision::mongo_path().is_symlink();
-    let found = provision::search("mongosh").filter(|_| is_mongod);
+    let found = provision::search("mongosh").filter(|_| provision::mongo_is_mongod());
     if found.is_none() {
         not_tried(test, "roles of MongoDB: no mongod and mongosh are installed");
     }

@@ -123,6 +123,12 @@ pub fn etcd() -> Result<Found, Missing> {
     go_build("etcd", &etcd_path())
 }
 
+/// Whether what is at [`mongo_path`] is an installed `mongod`, and not FerretDB.
+#[must_use]
+pub fn mongo_is_mongod() -> bool {
+    mongo_path().is_symlink()
+}
+
 /// A server that speaks MongoDB's protocol: an installed `mongod`, else FerretDB.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use common::domain::run::{RunId, Trigger};
 use common::run_log::embedded::EmbeddedRunLog;
 use common::run_log::mongo::MongoRunLog;
 use common::run_log::{Place, RecordQuery, RunLog};
+use local_dev::native::provision;
 use local_dev::native::servers::{Server, Site};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::{Flags, machine};
 const JOBS: usize = 1_000;
 /// Records of each.
 const EACH: i64 = 10_000;
-/// The MongoDB-protocol server of the tests is no MongoDB: filling it takes ten times as long, so it gets a tenth of the jobs.
+/// Filling FerretDB takes ten times as long as filling a `mongod`, so it gets a tenth of the jobs.
 const FEWER: usize = 10;
 /// One in so many has failed.
 const FAILED: i64 = 100;
@@ -53,7 +54,9 @@ pub(super) async fn measure(flags: &Flags) -> anyhow::Result<()> {
     drop(embedded);
     let site = Site { dir: dir.path().to_path_buf(), guard: guard() };
     let server = Server::mongo(&site, None).await?;
-    one("MongoDB's protocol", &MongoRunLog::new(&server.url(), CALL_LIMIT)?, (jobs / FEWER).max(1)).await
+    let (store, jobs) =
+        if provision::mongo_is_mongod() { ("mongod", jobs) } else { ("FerretDB", (jobs / FEWER).max(1)) };
+    one(store, &MongoRunLog::new(&server.url(), CALL_LIMIT)?, jobs).await
 }
 
 /// What is asked, of which job, and how many records the answer has.

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use common::clock::Timestamp;
 use common::domain::job::{JobName, ScheduleHash};
 use common::domain::options::JobOptions;
-use common::domain::record::Record;
 use common::domain::run::{OpenRun, RunId, Trigger};
-use common::domain::worker::Sid;
 use common::kv::Revision;
 
 use crate::exec::work::Work;
@@ -20,6 +18,7 @@ use super::ownership::Place;
 use super::packed::{Rev, Time};
 use super::schedules::{Schedules, Source};
 use super::sessions::Sessions;
+use super::streaks::Streak;
 use super::terms::Terms;
 use super::texts::{Position, Text, Texts};
 use super::{LOCKED_RETRY_MS, look_after_ms};
@@ -149,27 +148,6 @@ pub(super) enum Pending {
         /// Sendings that brought no answer.
         sendings: u32,
     },
-}
-
-/// Consecutive skips for one reason, under one open run.
-#[derive(Clone, Debug)]
-pub(super) struct Streak {
-    pub(super) sid: Sid,
-    pub(super) seq: u64,
-    pub(super) open: OpenRun,
-    /// When its record was last handed on.
-    pub(super) recorded_at: Timestamp,
-}
-
-impl Streak {
-    /// Its record so far; the last one settles the open run.
-    pub(super) fn record(&self, last: bool) -> Action {
-        let skipped = self.open.skipped.clone().expect("a streak's open run says what was skipped");
-        Action::Record {
-            record: Box::new(Record::skipped(&self.open, skipped)),
-            settles: last.then_some((self.sid, self.seq)),
-        }
-    }
 }
 
 /// What is known of a job while something of it goes on.
@@ -688,6 +666,7 @@ impl JobMut<'_> {
 #[cfg(test)]
 mod tests {
     use common::domain::mark::Mark;
+    use common::domain::worker::Sid;
 
     use super::*;
     use crate::scheduler::jobs::Jobs;

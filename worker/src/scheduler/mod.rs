@@ -20,6 +20,7 @@ mod room;
 mod runs;
 mod schedules;
 mod sessions;
+mod streaks;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -53,7 +54,7 @@ pub use event::{
     Action, AdoptAnswer, Adoption, Claim, ClaimAnswer, ClaimKind, Event, Holder, JobSeen, KillSeen, LockSeen,
     MarkSeen, Members, MoveAnswer, Refusal, Report, Slots,
 };
-use job_state::{Definition, JobState, Pending, Streak};
+use job_state::{Definition, JobState, Pending};
 use jobs::{Index, Jobs};
 use marks::MarkView;
 pub use misfire::LATE_START_MAX_MS;
@@ -66,6 +67,7 @@ use restored::{Told, gone_back, is_from_before};
 use room::{Line, Waiter};
 use runs::{Run, Stage, by_worker_that_ends};
 use schedules::Schedules;
+use streaks::{Streak, Unrecorded};
 use terms::Terms;
 use timers::Timers;
 
@@ -78,8 +80,6 @@ pub const LEAD_MAX_MS: i64 = 500;
 pub const LOOK_AFTER_MS: [i64; 2] = [3_000, 10_000];
 /// Skipped fires are counted up to here; the record then says "more".
 pub const SKIP_COUNT_MAX: u64 = 1_000;
-/// While fires of a job go on being skipped, the record that counts them is written this often, in ms.
-const STREAK_RECORD_EVERY_MS: i64 = 10_000;
 /// With a seed worker in the fleet, locks are held until so long after T, in ms: it sleeps up to a second before it tries to lock (P17).
 const SEED_LOCK_HOLD_MS: i64 = 1_500;
 /// Jobs looked at in one step, so that whoever steps the scheduler gets a turn between: starts, answers and the session's renewal wait for
@@ -146,6 +146,7 @@ pub struct Scheduler {
     starts: BTreeSet<(Timestamp, RunId)>,
     /// Fires whose time to be claimed by this worker as their owner has come, until they are.
     unclaimed: BTreeSet<(Timestamp, JobName)>,
+    unrecorded: Unrecorded,
     /// The store went back while this worker's clock was not trusted: when that was is not known.
     went_back_in_doubt: bool,
     /// What `/cron/base` had said when the store was found to have gone back.
@@ -199,6 +200,7 @@ impl Scheduler {
             timers: Timers::default(),
             starts: BTreeSet::new(),
             unclaimed: BTreeSet::new(),
+            unrecorded: Unrecorded::default(),
             went_back_in_doubt: false,
             told_before: None,
             claiming: BTreeSet::new(),
@@ -296,6 +298,7 @@ impl Scheduler {
         self.offer_room(now, &mut out);
         self.catch_up(now, &mut out);
         self.look_at_due_requests(now, &mut out); // last: fires have a time, and what is asked for can wait
+        self.record_streaks(now, &mut out);
         for (serializable, slots) in std::mem::take(&mut self.wanted) {
             out.push(Action::ReadMarks { slots: Slots::Some(slots), serializable });
         }
@@ -308,7 +311,8 @@ impl Scheduler {
         let timer = self.timers.first().map(|(at, _)| at);
         let start = self.starts.first().map(|(at, _)| *at);
         let next_turn = (!self.behind.is_empty()).then(|| self.pace.next_turn());
-        timer.into_iter().chain(start).chain(next_turn).chain(self.requests.wake_at()).min()
+        let record = self.unrecorded.first_due();
+        timer.into_iter().chain(start).chain(next_turn).chain(record).chain(self.requests.wake_at()).min()
     }
 
     /// Nothing is claimed, running or about to be: a draining worker may leave once its records are stored.
@@ -421,6 +425,7 @@ impl Scheduler {
             busy.streak = None;
             state.rest();
         });
+        self.unrecorded.clear();
         (self.adopting, self.to_adopt) = (0, BTreeSet::new());
         self.kills_seen.clear();
         self.starts.clear();
@@ -1384,43 +1389,6 @@ impl Scheduler {
         left.open.run_id = run_id;
         if let Some(mut state) = self.jobs.get_mut(&name) {
             state.send(left, Some(claim), out);
-        }
-    }
-
-    // --- ranges of skipped fires ----------------------------------------------------------------------------------
-
-    fn on_skip_won(&mut self, now: Timestamp, claim: &Claim, out: &mut Vec<Action>) {
-        let Some(mut state) = self.jobs.get_mut(&claim.open.job) else { return };
-        let over = self.draining || !state.has_fires();
-        let first = state.streak.is_none();
-        let streak = state.streak.get_or_insert_with(|| {
-            Box::new(Streak { sid: claim.sid, seq: claim.seq, open: claim.open.clone(), recorded_at: now })
-        });
-        streak.open = claim.open.clone();
-        if first {
-            out.push(Action::Report(Report::Skipped(streak.open.clone())));
-        }
-        if over {
-            self.end_streak(&claim.open.job, out);
-        } else if first || now >= streak.recorded_at.plus_ms(STREAK_RECORD_EVERY_MS) {
-            streak.recorded_at = now;
-            out.push(streak.record(false));
-        }
-    }
-
-    /// Not while a skip that goes on with the range is in flight: the settling could delete the open key that it puts, and with it the
-    /// only trace of its fires, should the session end before the answer comes.
-    fn end_streak(&mut self, name: &JobName, out: &mut Vec<Action>) {
-        let Some(mut state) = self.jobs.get_mut(name) else { return };
-        let grows = |streak: &Streak| matches!(&state.pending, Pending::Claiming { claim, .. } if claim.seq == streak.seq);
-        if state.streak.as_ref().is_some_and(|streak| !grows(streak)) {
-            out.extend(state.streak.take().map(|streak| streak.record(true)));
-        }
-    }
-
-    fn end_all_streaks(&mut self, out: &mut Vec<Action>) {
-        for name in self.jobs.names_of(|state| state.streak.is_some()) {
-            self.end_streak(&name, out);
         }
     }
 }

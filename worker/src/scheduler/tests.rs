@@ -410,6 +410,50 @@ fn fires_during_a_run_are_skipped_under_one_record() {
     assert_eq!(claims.len(), 1, "one record of one claim");
 }
 
+/// A run of a job that is due each second, and a fire of it that was skipped.
+fn skipping() -> (World, OpenRun) {
+    let mut world = World::new();
+    world.saved("a", "* * * * * *");
+    world.run_to(2_500);
+    let open = world.starts().pop().unwrap();
+    assert_eq!((open.plan_time, world.skips()), (at(1_000), vec![]));
+    (world, open)
+}
+
+#[test]
+fn a_range_that_the_next_fire_ends_has_its_record_written_once() {
+    let (mut world, open) = skipping();
+    world.end(&open, Status::Succeeded);
+    world.run_to(3_000);
+    assert_eq!(world.start_times(), [1_000, 3_000]);
+    assert_eq!(world.skips(), [(2_000, 2_000, 1, SkipReason::Overlap)]);
+}
+
+#[test]
+fn a_range_that_goes_on_is_recorded_soon_and_then_every_ten_seconds() {
+    let (mut world, _open) = skipping();
+    world.run_to(30_000);
+    let ends: Vec<_> = world.skips().into_iter().map(|(from, to, ..)| (from, to)).collect();
+    assert_eq!(ends, [(2_000, 3_000), (2_000, 13_000), (2_000, 23_000)]);
+}
+
+#[test]
+fn a_range_is_recorded_when_no_fire_comes_that_ends_it_or_goes_on_with_it() {
+    let (mut world, _open) = skipping();
+    world.feed(Event::Paused(true));
+    world.run_to(60_000);
+    assert_eq!(world.skips(), [(2_000, 2_000, 1, SkipReason::Overlap)]);
+}
+
+#[test]
+fn the_record_of_a_range_does_not_wait_for_a_clock_that_was_put_back() {
+    let (mut world, _open) = skipping();
+    world.now = -3_600_000;
+    world.feed(Event::Woke);
+    world.run_to(-3_580_000);
+    assert_eq!(world.skips(), [(2_000, 2_000, 1, SkipReason::Overlap)]);
+}
+
 #[test]
 fn a_clock_that_steps_forward_fires_the_last_of_what_it_jumped_over() {
     let mut world = World::new();

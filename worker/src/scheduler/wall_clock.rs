@@ -28,12 +28,10 @@ impl Scheduler {
                 // Not before its time: none is sent so early.
                 *at = (*at).min(now.plus_ms(RETRY_MS).max(claim.mark.plan_time));
             }
-            if let Some(streak) = &mut busy.streak {
-                streak.recorded_at = streak.recorded_at.min(now);
-            }
             busy.stale_until = busy.stale_until.map(|until| until.min(now.plus_ms(STALE_RETRY_MS)));
         }
         self.requests.on_step_back(now);
+        self.unrecorded.on_step_back(now);
         self.look_at_all(now);
     }
 

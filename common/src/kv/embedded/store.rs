@@ -26,6 +26,9 @@ const COMPACT_EVERY: Duration = Duration::from_secs(30);
 const KEEP_TIME: Duration = Duration::from_secs(300);
 /// ... and in any case so many revisions: a few megabytes, which let somebody who looks into a small quiet store see its past.
 const KEEP_REVISIONS: Revision = 10_000;
+/// What compaction has given up is removed in pieces, a piece with each group: that of half a minute of a thousand fires a second takes eight
+/// seconds, in which sessions would end. A piece is twice as many revisions as the last group has made, so that it keeps up, and at least these.
+const PIECE_MIN: Revision = 32;
 /// Longest lease, as in etcd.
 const LEASE_SECONDS_MAX: i64 = 9_000_000_000;
 /// Revision of an empty store, as in etcd.
@@ -37,8 +40,12 @@ pub(super) struct Store {
     revision: Revision,
     /// The oldest revision that can be read and watched.
     oldest: Revision,
-    /// Both as they are on disk.
-    saved: (Revision, Revision),
+    /// What nobody can ask for any more is removed up to this revision.
+    removed: Revision,
+    /// How many revisions the last group has made.
+    made: Revision,
+    /// The three revisions as they are on disk.
+    saved: (Revision, Revision, Revision),
     leases: BTreeMap<LeaseId, Lease>,
     /// Revisions of the last minutes with their age, oldest first.
     ages: VecDeque<(Stopwatch, Revision)>,
@@ -85,7 +92,9 @@ impl Store {
             tables: Tables::new(connection)?,
             revision: FIRST_REVISION,
             oldest: 0,
-            saved: (0, 0),
+            removed: 0,
+            made: 0,
+            saved: (0, 0, 0),
             leases: BTreeMap::new(),
             ages: VecDeque::new(),
             looked: Stopwatch::start(),
@@ -99,7 +108,9 @@ impl Store {
     fn load(&mut self) -> rusqlite::Result<()> {
         self.revision = self.tables.counter("revision")?.unwrap_or(FIRST_REVISION);
         self.oldest = self.tables.counter("oldest")?.unwrap_or(0);
-        self.saved = (self.revision, self.oldest);
+        // A file without it is of a version that removed all at once.
+        self.removed = self.tables.counter("removed")?.unwrap_or(self.oldest);
+        self.saved = self.revisions();
         let mut known = std::mem::take(&mut self.leases);
         for (id, seconds) in self.tables.leases()? {
             let begun = || Lease { ttl: Duration::from_secs(seconds), renewed: Stopwatch::start() };
@@ -112,8 +123,15 @@ impl Store {
         self.revision
     }
 
-    /// How long the thread may sleep: until the next lease expires.
+    fn revisions(&self) -> (Revision, Revision, Revision) {
+        (self.revision, self.oldest, self.removed)
+    }
+
+    /// How long the thread may sleep: until the next lease expires; not while there is something left to remove.
     pub(super) fn idle_limit(&self) -> Duration {
+        if self.removed < self.oldest {
+            return Duration::ZERO;
+        }
         self.leases.values().map(Lease::left).min().unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
     }
 
@@ -125,12 +143,14 @@ impl Store {
 
     /// Ends a group: then it is on disk.
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
-        if self.saved != (self.revision, self.oldest) {
+        if self.saved != self.revisions() {
             self.tables.set_counter("revision", self.revision)?;
             self.tables.set_counter("oldest", self.oldest)?;
+            self.tables.set_counter("removed", self.removed)?;
         }
         self.tables.commit()?;
-        self.saved = (self.revision, self.oldest);
+        self.made = self.revision - self.saved.0;
+        self.saved = self.revisions();
         Ok(())
     }
 
@@ -153,11 +173,18 @@ impl Store {
             }
             let old = self.ages.front().map(|(age, revision)| (age.elapsed(), *revision));
             let revision = compactable(old, self.revision);
-            if revision > self.oldest {
-                self.tables.compact(self.oldest, revision)?;
-                self.oldest = revision;
-            }
+            self.oldest = self.oldest.max(revision);
             self.ages.push_back((Stopwatch::start(), self.revision));
+        }
+        self.remove_a_piece()
+    }
+
+    /// Removes some of what compaction has given up. Until it is gone nobody can tell: reading and watching begin at `oldest`.
+    fn remove_a_piece(&mut self) -> rusqlite::Result<()> {
+        if self.removed < self.oldest {
+            let until = self.oldest.min(self.removed + PIECE_MIN.max(2 * self.made));
+            self.tables.compact(self.removed, until)?;
+            self.removed = until;
         }
         Ok(())
     }
@@ -392,7 +419,6 @@ impl Store {
         if revision > self.revision {
             return Err(Error::Invalid("required revision is a future revision".to_owned()).into());
         }
-        self.tables.compact(self.oldest, revision)?;
         self.oldest = revision;
         Ok(())
     }
@@ -470,5 +496,44 @@ mod tests {
         check(Some((KEEP_TIME, 500_000)), 1_000_000, 500_000);
         check(Some((KEEP_TIME, 999_000)), 1_000_000, 1_000_000 - KEEP_REVISIONS);
         assert!(compactable(Some((KEEP_TIME, 5)), 10) < 0, "nothing of a small store goes");
+    }
+
+    #[test]
+    fn compaction_removes_in_pieces_and_goes_on_where_a_process_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let group = |store: &mut Store, puts: i64| {
+            store.begin().unwrap();
+            for n in 0..puts {
+                let put = Op::put(if n % 2 == 0 { "even" } else { "odd" }, "");
+                assert!(store.txn(&Txn { then: vec![put], ..Txn::default() }).is_ok());
+            }
+            store.commit().unwrap();
+        };
+        group(&mut store, 10 * PIECE_MIN);
+        let newest = store.revision();
+        assert!(store.compact(newest).is_ok());
+        let past = Range { revision: Some(newest - 1), ..Range::key("odd") };
+        assert!(
+            matches!(store.range(&past), Err(Fault::Refused(Error::Compacted(oldest))) if oldest == newest)
+        );
+
+        store.made = 1;
+        group(&mut store, 1);
+        let left = store.tables.history_len().unwrap();
+        assert!((8 * PIECE_MIN..10 * PIECE_MIN).contains(&left), "{left} are left by the first piece");
+        drop(store);
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut pieces = 0;
+        while store.idle_limit().is_zero() {
+            group(&mut store, 0);
+            pieces += 1;
+        }
+        assert_eq!(
+            store.tables.history_len().unwrap(),
+            3,
+            "both keys as they were then, and what came since"
+        );
+        assert!(pieces > 2, "{pieces} pieces");
     }
 }

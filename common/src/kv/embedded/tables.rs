@@ -217,6 +217,12 @@ impl Tables {
             .map(drop)
     }
 
+    /// Rows of the history.
+    #[cfg(test)]
+    pub(super) fn history_len(&self) -> Result<i64> {
+        self.sql("SELECT count(*) FROM history")?.query_row([], |row| row.get(0))
+    }
+
     /// Bytes of the file without its journal, and how many of them are in use.
     pub(super) fn bytes(&self) -> Result<(u64, u64)> {
         let ask = |what| self.sql(what)?.query_row([], |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()));
