@@ -25,6 +25,11 @@ impl World {
         }
     }
 
+    /// Whether what begins now with a fence is killed at once: the lease is about to end, although the worker may still think that it has one.
+    pub(super) fn is_fenced(&self, worker: usize) -> bool {
+        self.mutant != Mutant::NoFence && self.now >= self.hosts[worker].fence_at
+    }
+
     /// The worker has no lease, or may have none any more: its runs with a fence are killed.
     pub(super) fn fence(&mut self, worker: usize) {
         if self.mutant == Mutant::NoFence {

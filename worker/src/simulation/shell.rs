@@ -1196,6 +1196,9 @@ impl World {
         let by = (worker, self.hosts[worker].incarnation);
         let certain = self.is_up_to_date(worker);
         self.checks.begins(&self.store, by, open, fence, certain);
+        if fence && self.is_fenced(worker) {
+            return self.process_ends(worker, &open.run_id, Status::Killed);
+        }
         let long = self.dice.percent(30);
         let mut takes = if long { self.dice.between(900, 5000) } else { self.dice.between(10, 800) };
         if fence && self.faulty() && self.dice.percent(20) {
