@@ -244,19 +244,22 @@ fn add(account: &mut Account, record: &Record) -> anyhow::Result<()> {
 
 fn report(jobs: u64, accounts: &BTreeMap<String, Account>) -> anyhow::Result<()> {
     let sum = |of: fn(&Account) -> i64| accounts.values().map(of).sum::<i64>();
-    let lost: Vec<_> = accounts.values().flat_map(|account| &account.lost).collect();
+    let lost = accounts.values().flat_map(|account| &account.lost);
     println!(
         "{} jobs: {} runs with a record ({} lost), {} fires skipped; {}",
         accounts.len(),
         sum(|account| account.runs),
-        lost.len(),
+        lost.clone().count(),
         sum(|account| account.skipped),
         machine::load()
     );
-    for why in lost.iter().map(|(why, _)| why).collect::<BTreeSet<_>>() {
-        let times: BTreeSet<_> = lost.iter().filter(|(other, _)| other == why).map(|(_, at)| *at).collect();
-        let (first, last) = (times.first(), times.last());
-        println!("{why}; planned for {} seconds, {first:?} to {last:?} ms", times.len());
+    let mut times = BTreeMap::<&str, BTreeSet<i64>>::new();
+    for (why, at) in lost {
+        times.entry(why).or_default().insert(*at);
+    }
+    for (why, times) in times {
+        let (Some(first), Some(last)) = (times.first(), times.last()) else { continue };
+        println!("{why}; planned for {} seconds from {first} to {last} ms", times.len());
     }
     for (job, account) in accounts {
         let (runs, skipped) = (account.runs, account.skipped);

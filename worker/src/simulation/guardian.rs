@@ -20,7 +20,7 @@ impl World {
 
     /// It may be put off since.
     pub(super) fn fence_due(&mut self, worker: usize) {
-        if self.now >= self.hosts[worker].fence_at {
+        if self.is_fenced(worker) {
             self.fence(worker);
         }
     }

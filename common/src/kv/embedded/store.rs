@@ -26,8 +26,8 @@ const COMPACT_EVERY: Duration = Duration::from_secs(30);
 const KEEP_TIME: Duration = Duration::from_secs(300);
 /// ... and in any case so many revisions: a few megabytes, which let somebody who looks into a small quiet store see its past.
 const KEEP_REVISIONS: Revision = 10_000;
-/// What compaction has given up is removed in pieces, a piece with each group: that of half a minute of a thousand fires a second takes eight
-/// seconds, in which sessions would end. A piece is twice as many revisions as the last group has made, so that it keeps up, and at least these.
+/// What compaction has given up is removed in pieces, a piece with each group: that of half a minute of 1,500 fires a second takes eight
+/// seconds, and sessions would end meanwhile. A piece is twice as many revisions as the last group has made, so that it keeps up, and at least these.
 const PIECE_MIN: Revision = 32;
 /// Longest lease, as in etcd.
 const LEASE_SECONDS_MAX: i64 = 9_000_000_000;

@@ -201,8 +201,8 @@ impl Tables {
         Ok(before.filter(|pair| pair.version > 0))
     }
 
-    /// Forgets what nobody can ask for any more once `revision` is the oldest; `oldest` was it until now.
-    pub(super) fn compact(&self, oldest: Revision, revision: Revision) -> Result<()> {
+    /// Forgets what nobody can ask for any more once `revision` is the oldest; for `done` this was done before.
+    pub(super) fn compact(&self, done: Revision, revision: Revision) -> Result<()> {
         // What has been replaced since then and until `revision`. Replaced before: an earlier compaction took it.
         self.sql(
             "DELETE FROM history WHERE (revision, step) IN (
@@ -211,9 +211,9 @@ impl Tables {
                  AND (older.revision, older.step) < (newer.revision, newer.step)
              )",
         )?
-        .execute([oldest, revision])?;
+        .execute([done, revision])?;
         self.sql("DELETE FROM history WHERE revision >= ?1 AND revision < ?2 AND version = 0")?
-            .execute([oldest, revision])
+            .execute([done, revision])
             .map(drop)
     }
 
