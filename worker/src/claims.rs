@@ -754,6 +754,8 @@ async fn read_pages_once(kv: &dyn Kv, range: &Range) -> Result<(Vec<Pair>, Revis
             return Ok((pairs, revision));
         };
         let mut next = range.clone().limit(PAGE).at(revision);
+        // Another member than the one before may answer, and not be so far yet.
+        next.serializable = false;
         next.span = next.span.after(&last.key);
         page = kv.range(next).await?;
     }

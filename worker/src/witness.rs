@@ -19,7 +19,8 @@ pub(crate) type Era = u64;
 ///
 /// A linearizable answer has at least the revision of whatever was seen before its request was sent; one that has less comes from
 /// another history. Members that lag answer serializable reads and watches from an older revision, which is lawful: those only raise
-/// what has been seen. The answer that shows it is never handed on, so that nothing is decided from a mixture of two histories.
+/// what has been seen, and such a read is asked again of all members together, since one member cannot tell whether it lags or is of another
+/// history. The answer that shows it is never handed on, so that nothing is decided from a mixture of two histories.
 pub(crate) struct Witness {
     inner: Arc<dyn Kv>,
     /// Shared with the watches, which outlive the calls that opened them.
@@ -120,10 +121,17 @@ impl Witness {
 #[async_trait]
 impl Kv for Witness {
     async fn range(&self, range: Range) -> Result<RangeReply, kv::Error> {
-        // A read of the past is not asked for its present.
-        let linearizable = !range.serializable && range.revision.is_none();
         let before = self.before();
-        let reply = self.inner.range(range).await?;
+        if range.serializable {
+            let reply = self.inner.range(range.clone()).await?;
+            if reply.revision >= before.revision {
+                self.after(before, reply.revision, false).map_err(kv::Error::Unavailable)?;
+                return Ok(reply);
+            }
+        }
+        // A read of the past is not asked for its present.
+        let linearizable = range.revision.is_none();
+        let reply = self.inner.range(Range { serializable: false, ..range }).await?;
         self.after(before, reply.revision, linearizable).map_err(kv::Error::Unavailable)?;
         Ok(reply)
     }
@@ -269,8 +277,9 @@ mod tests {
     #[tokio::test]
     async fn members_that_lag_are_lawful() {
         let (_, witness) = at_revision(5).await;
-        witness.range(Range::key("/x")).await.unwrap();
-        witness.range(Range::key("/x").serializable()).await.unwrap();
+        let now = witness.range(Range::key("/x")).await.unwrap();
+        let read = witness.range(Range::key("/x").serializable()).await.unwrap();
+        assert_eq!(read.revision, now.revision, "what is older than what was seen is not handed on");
         let mut watch = witness.watch(Span::key("/x"), 1).await.unwrap();
         let batch: WatchBatch = watch.next().await.unwrap().unwrap();
         assert!(batch.revision < 5);
@@ -301,6 +310,25 @@ mod tests {
             witness.txn(put()).await.unwrap();
             assert_eq!(era(&witness), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_member_s_answer_of_an_earlier_state_is_asked_again_and_not_taken_for_that_of_one_that_lags() {
+        let (kv, witness) = at_revision(5).await;
+        witness.range(Range::key("/x")).await.unwrap();
+        *kv.now.lock().unwrap() = with_puts(2).await;
+        let answer = witness.range(Range::key("/x").serializable()).await;
+        assert!(matches!(answer, Err(kv::Error::Unavailable(_))), "{answer:?}");
+        assert_eq!(era(&witness), 1);
+        witness.range(Range::key("/x").serializable()).await.unwrap();
+        assert_eq!(era(&witness), 1);
+    }
+
+    #[tokio::test]
+    async fn a_member_that_lags_is_believed_by_whoever_has_seen_nothing_newer() {
+        let (_, witness) = at_revision(5).await;
+        let read = witness.range(Range::key("/x").serializable()).await.unwrap();
+        assert!(read.revision < 5);
     }
 
     #[tokio::test]

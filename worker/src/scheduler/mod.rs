@@ -297,7 +297,7 @@ impl Scheduler {
         self.adopt_more(now, &mut out);
         self.offer_room(now, &mut out);
         self.catch_up(now, &mut out);
-        self.look_at_due_requests(now, &mut out); // last: fires have a time, and what is asked for can wait
+        self.look_at_due_requests(now, &mut out); // last: fires have a time, and what is asked for can wait its turn
         self.record_streaks(now, &mut out);
         for (serializable, slots) in std::mem::take(&mut self.wanted) {
             out.push(Action::ReadMarks { slots: Slots::Some(slots), serializable });
@@ -732,14 +732,22 @@ impl Scheduler {
 
     /// Looks at jobs that waited for room, while there is some.
     fn offer_room(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        while self.has_room()
-            && let Some((waiter, name)) = self.waiting_for_room.next()
-        {
+        while self.has_room() {
+            let taken = self.room_taken();
+            if self.waiting_for_room.gives_way()
+                && let Some(name) = self.requests.next_for_room()
+            {
+                self.waiting_for_room.give_way();
+                self.look_at_requests(&name, now, out);
+                self.waiting_for_room.gave_way(self.room_taken() > taken);
+                continue;
+            }
+            let Some((waiter, name)) = self.waiting_for_room.next() else { break };
             match waiter {
                 Waiter::Fire => self.look_at(&name, now, out),
                 Waiter::Part => self.look_at_requests(&name, now, out),
             }
-            self.waiting_for_room.served();
+            self.waiting_for_room.served(self.room_taken() > taken);
         }
     }
 
@@ -759,7 +767,11 @@ impl Scheduler {
     }
 
     fn has_room(&self) -> bool {
-        self.runs.len() + self.claiming.len() + self.requests.claiming() < self.runs_max
+        self.room_taken() < self.runs_max
+    }
+
+    fn room_taken(&self) -> usize {
+        self.runs.len() + self.claiming.len() + self.requests.claiming()
     }
 
     fn note_claiming(&mut self, name: &JobName) {

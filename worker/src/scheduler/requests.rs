@@ -271,6 +271,11 @@ impl Requests {
         self.closing.values().map(|closing| closing.key.0)
     }
 
+    /// The job whose request has waited longest for room.
+    pub(super) fn next_for_room(&mut self) -> Option<JobName> {
+        self.for_room.pop_first().map(|(_, name)| name)
+    }
+
     /// A claim of this number is sent, or the record of this open key waits.
     pub(super) fn knows_open(&self, sid: Sid, seq: u64, open: &OpenRun) -> bool {
         let tried = self.queues.get(&open.job).and_then(|queue| queue.trying.as_ref());
@@ -477,7 +482,7 @@ impl Scheduler {
             if !self.has_room() {
                 break;
             }
-            let Some((_, name)) = self.requests.for_room.pop_first() else { break };
+            let Some(name) = self.requests.next_for_room() else { break };
             self.look_at_requests(&name, now, out);
         }
     }

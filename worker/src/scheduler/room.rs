@@ -1,10 +1,15 @@
 //! Who waits for room for a run, and gets it when some is there: whoever has waited longest. Fires of the schedule and this worker's parts of
 //! fires for every worker stand in one line. *Closes*: a worker with more fires than room always has one that waits; were parts served behind
-//! these, none would ever run, while a fire that is left waiting is taken by another worker, which a part cannot be.
+//! these, none would ever run, while a fire that is left waiting is taken by another worker, which a part cannot be. What is asked for can wait
+//! and goes behind the line, but not for ever: one place of every few is its. *Closes*: where all workers have more fires than room, somebody who
+//! asks for a run waits for a day and gets none.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use common::domain::job::JobName;
+
+/// When so many places in a row went to the line, the next one is for what is asked for.
+const IN_A_ROW_MAX: u32 = 4;
 
 /// What waits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,6 +27,8 @@ pub(super) struct Line {
     waiting: BTreeSet<(Waiter, JobName)>,
     /// Whoever is looked at now has its turn.
     serving: bool,
+    /// Places that went to it since the last one for what is asked for.
+    in_a_row: u32,
 }
 
 impl Line {
@@ -41,9 +48,28 @@ impl Line {
         Some(first)
     }
 
-    /// The turn is over.
-    pub(super) fn served(&mut self) {
+    /// The turn is over; whether it took a place.
+    pub(super) fn served(&mut self, took: bool) {
         self.serving = false;
+        self.in_a_row = self.in_a_row.saturating_add(u32::from(took));
+    }
+
+    /// The next place is for what is asked for, where anything is.
+    pub(super) fn gives_way(&self) -> bool {
+        self.in_a_row >= IN_A_ROW_MAX
+    }
+
+    /// What is asked for is looked at now and has its turn, until [`Self::gave_way`].
+    pub(super) fn give_way(&mut self) {
+        self.serving = true;
+    }
+
+    /// That turn is over; whether it took a place.
+    pub(super) fn gave_way(&mut self, took: bool) {
+        self.serving = false;
+        if took {
+            self.in_a_row = 0;
+        }
     }
 
     /// Whoever is looked at stands behind nobody. *Closes*: a run ends, and its job, which has another fire due, takes the room again each time.

@@ -69,6 +69,11 @@ impl Store {
         Ok(self.read(range, self.revision))
     }
 
+    /// That revision, or the oldest one that can be read.
+    pub(super) fn readable(&self, revision: Revision) -> Revision {
+        revision.max(self.oldest).max(FIRST_REVISION)
+    }
+
     fn check_readable(&self, range: &Range) -> Result<(), Error> {
         match range.revision {
             Some(at) if at > self.revision => {

@@ -18,7 +18,7 @@ use super::network::{CallId, Reply, Request};
 use super::seed_worker::SeedStep;
 use super::shell::{Job, Shell, Watched};
 use super::store::Store;
-use super::{broadcast, settings, succession, switching};
+use super::{broadcast, lagging, settings, succession, switching};
 use crate::batches::Answered;
 use crate::scheduler::{Claim, ClaimAnswer, Event};
 use crate::seen::Seen;
@@ -166,6 +166,8 @@ pub(super) struct World {
     pub(super) succession: Option<Dice>,
     /// In a world in which a job runs on every worker.
     pub(super) broadcasting: Option<Dice>,
+    /// In a world in which members of the store lag.
+    pub(super) lagging: Option<Dice>,
     pub(super) now: i64,
     queue: BTreeMap<(i64, u64), Item>,
     queued: u64,
@@ -224,6 +226,7 @@ impl World {
             deletes_settings: settings::are_deleted_twice(seed),
             succession,
             broadcasting,
+            lagging: lagging::dice(seed),
             now: 0,
             queue: BTreeMap::new(),
             queued: 0,
@@ -469,6 +472,7 @@ impl World {
             Request::Txn(txn) if self.mutant != Mutant::None => {
                 Request::Txn(self.mutant.send(txn.clone())).apply(&mut self.store, self.now)
             }
+            Request::Range(range) if range.serializable => self.read_of_a_member(range).map(Reply::Range),
             request => request.apply(&mut self.store, self.now),
         };
         match (request, &reply) {

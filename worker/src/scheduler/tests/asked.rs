@@ -157,6 +157,33 @@ fn requests_of_many_jobs_wait_for_room_and_fires_go_first() {
 }
 
 #[test]
+fn a_worker_with_more_fires_than_room_has_a_place_of_five_for_what_is_asked_for() {
+    let mut world = World::with_room(1);
+    // One of them always waits.
+    for job in ["b", "c", "d"] {
+        world.saved_with(job, "* * * * * *", r#"{"concurrency":"allow"}"#);
+    }
+    world.saved("e", "@yearly");
+    world.run_to(3_000);
+    world.asked("e", "first");
+    world.now += 1;
+    world.asked("e", "second");
+    let mut ended = 0;
+    for ms in (3_200..20_000).step_by(800) {
+        world.run_to(ms);
+        if let Some(open) = world.starts().get(ended).cloned() {
+            world.end(&open, Status::Succeeded);
+            ended += 1;
+        }
+    }
+    let starts = world.started_ids();
+    let places: Vec<usize> =
+        ["first", "second"].iter().filter_map(|id| starts.iter().position(|started| started == id)).collect();
+    let [first, second] = places.try_into().unwrap();
+    assert!(first <= 5 && second == first + 5, "{starts:?}");
+}
+
+#[test]
 fn the_second_worker_takes_what_the_first_leaves_for_three_seconds() {
     let mut world = World::new();
     world.fleet(&["me", "other"]);
