@@ -6,9 +6,10 @@ use ::tests::fixtures::now_ms;
 use anyhow::Context;
 use common::clock::{Clock, Stopwatch, SystemClock, Timestamp, sleep};
 
+use super::every_second::Window;
 use super::figures::{Spread, head, row};
 use super::fleet::{Fleet, NewJob, Stamp, starts};
-use super::machine;
+use super::{Flags, machine};
 
 /// The first attempt, doubled while all of it starts within the second.
 const FIRST: usize = 250;
@@ -27,12 +28,12 @@ const STARTS_LIMIT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// A server does not start or answer.
-pub(super) async fn measure() -> anyhow::Result<()> {
+pub(super) async fn measure(flags: &Flags) -> anyhow::Result<()> {
     println!(
         "Jobs with one planned time, the same for all, each a stamp; the number is doubled while all of them start within a second of it, then \
-         halved in. Times by the commands' own clocks.\n"
+         halved in. Times by the commands' own clocks; with another shell than bash, `true` and startTime − planTime of the records.\n"
     );
-    for workers in [1, 2, 3] {
+    for &workers in flags.workers.as_ref().map_or(&[1, 2, 3][..], std::slice::from_ref) {
         head(&[
             "workers",
             "jobs due",
@@ -45,7 +46,12 @@ pub(super) async fn measure() -> anyhow::Result<()> {
             "load before",
         ]);
         let mut fleet = Fleet::start("burst").await?;
+        fleet.shell.clone_from(&flags.shell);
         fleet.workers(workers).await?;
+        if let Some(jobs) = flags.jobs {
+            one(&mut fleet, jobs).await?;
+            continue;
+        }
         let (mut good, mut bad) = (0, MOST + 1);
         let mut jobs = FIRST;
         let mut asked = false;
@@ -76,7 +82,8 @@ async fn one(fleet: &mut Fleet, jobs: usize) -> anyhow::Result<bool> {
     let settle = SETTLE_MS + i64::try_from(jobs).context("a number of jobs")?;
     let plan_time = (now_ms() + settle) / 1000 * 1000;
     let cron_expr = at(plan_time);
-    let command = Stamp::command(&fleet.stamps_file());
+    let stamps = fleet.shell.is_none(); // only bash tells the time without a further process
+    let command = if stamps { Stamp::command(&fleet.stamps_file()) } else { "true".to_owned() };
     // Other names each time: marks of deleted jobs stay for a day.
     let new = |n: usize| NewJob {
         name: format!("burst-{plan_time}-{n:05}"),
@@ -86,22 +93,25 @@ async fn one(fleet: &mut Fleet, jobs: usize) -> anyhow::Result<bool> {
     fleet.save_jobs((0..jobs).map(new)).await?;
     SystemClock.sleep_until(Timestamp::from_ms(plan_time + 1000)).await;
     let waited = Stopwatch::start();
-    while fleet.stamps()?.len() < jobs && waited.elapsed() < STARTS_LIMIT {
+    let (started, twice, lateness) = loop {
         sleep(Duration::from_millis(200)).await;
-    }
+        let counted = match stamps {
+            true => by_stamps(fleet)?,
+            false => by_records(fleet, plan_time).await?,
+        };
+        if counted.0 >= jobs || waited.elapsed() >= STARTS_LIMIT {
+            break counted;
+        }
+    };
     fleet.delete_jobs().await?;
-    let stamps = fleet.stamps()?;
-    let starts = starts(&stamps);
-    let twice = starts.values().filter(|number| **number > 1).count();
-    let lateness = Spread::of(stamps.iter().map(Stamp::lateness));
     let last = lateness.percentile(100).unwrap_or(f64::INFINITY);
-    let good = starts.len() == jobs && last < 1000.0;
+    let good = started == jobs && last < 1000.0;
     let [p50, p99, max] = lateness.columns();
     row(&[
         fleet.workers.len().to_string(),
         jobs.to_string(),
-        starts.len().to_string(),
-        twice.to_string(),
+        started.to_string(),
+        twice,
         p50,
         p99,
         max,
@@ -109,6 +119,21 @@ async fn one(fleet: &mut Fleet, jobs: usize) -> anyhow::Result<bool> {
         load,
     ]);
     Ok(good)
+}
+
+/// The jobs that have started, those of them that did twice, and how late.
+type Started = (usize, String, Spread);
+
+fn by_stamps(fleet: &Fleet) -> anyhow::Result<Started> {
+    let stamps = fleet.stamps()?;
+    let starts = starts(&stamps);
+    let twice = starts.values().filter(|number| **number > 1).count();
+    Ok((starts.len(), twice.to_string(), Spread::of(stamps.iter().map(Stamp::lateness))))
+}
+
+async fn by_records(fleet: &Fleet, plan_time: i64) -> anyhow::Result<Started> {
+    let counted = Window { from: plan_time, to: plan_time + 1 }.count(&fleet.records().await?)?;
+    Ok((counted.run.len(), "–".to_owned(), counted.lateness))
 }
 
 /// The expression of one moment.

@@ -76,6 +76,8 @@ pub(super) struct Fleet {
     site: Site,
     /// Where the jobs' commands write.
     dir: TestDir,
+    /// The workers' shell, if it is not the usual one.
+    pub(super) shell: Option<PathBuf>,
 }
 
 /// What the parts have used so far.
@@ -102,7 +104,8 @@ impl Fleet {
         let etcd = Server::etcd(&site, None, &[QUOTA]).await?;
         let mongo = Server::mongo(&site, None).await?;
         let client = Client::connect([etcd.url()], None).await.context("connect to etcd")?;
-        Ok(Self { workers: Vec::new(), etcd, mongo, client, http: ::tests::fixtures::http(), site, dir })
+        let http = ::tests::fixtures::http();
+        Ok(Self { workers: Vec::new(), etcd, mongo, client, http, site, dir, shell: None })
     }
 
     /// Starts a worker, and does not wait for anything.
@@ -110,14 +113,6 @@ impl Fleet {
     /// # Errors
     /// There is none to start.
     pub(super) fn launch(&mut self) -> anyhow::Result<&mut Worker> {
-        self.launch_with(&[])
-    }
-
-    /// The same with settings of its own.
-    ///
-    /// # Errors
-    /// There is none to start.
-    pub(super) fn launch_with(&mut self, environment: &[(&str, &Path)]) -> anyhow::Result<&mut Worker> {
         let id = format!("bench-{}", self.workers.len() + 1);
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(worker_program());
@@ -127,7 +122,7 @@ impl Fleet {
             .env("CRON_WORKER_ID", &id)
             .env("CRON_WORKER_LISTEN", address.to_string())
             .env("CRON_DATA_DIR", self.site.dir.join(&id))
-            .envs(environment.iter().copied());
+            .envs(self.shell.iter().map(|shell| ("CRON_SHELL", shell)));
         let log = self.site.dir.join(format!("{id}.log"));
         let process = Process::start(&id, command, &log, self.site.guard.as_ref())?;
         self.workers.push(Worker { process, address });

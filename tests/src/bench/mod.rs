@@ -1,6 +1,6 @@
-//! `cargo run -p tests -- bench [what…] [--seconds N] [--jobs N] [--workers N]`: measures the release programs on real stores, all on this
-//! machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, and a row of one's own; of `catch-up`: how long the store is away, and fires a second; of
-//! `search`: how many jobs have 10,000 records each.
+//! `cargo run -p tests -- bench [what…] [--seconds N] [--jobs N] [--workers N] [--shell PATH]`: measures the release programs on real stores, all
+//! on this machine, and prints tables. The flags are those of `every-second`: seconds of planned times in a row, a row of one's own, and another
+//! shell than bash; of `burst`: the same, without seconds; of `catch-up`: how long the store is away, and fires a second; of `search`: how many jobs have 10,000 records each.
 //! Nothing here passes or fails: a figure depends on the machine, so the machine stands above it.
 
 mod burst;
@@ -15,6 +15,7 @@ pub(crate) mod machine;
 mod schedules;
 mod search;
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -39,11 +40,12 @@ const BENCHES: [(&str, &str); 8] = [
 ];
 
 /// Numbers that are said in place of the usual ones.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Flags {
     jobs: Option<usize>,
     workers: Option<usize>,
     seconds: Option<usize>,
+    shell: Option<PathBuf>,
 }
 
 /// Builds the programs, measures what the words name (nothing: all), and prints.
@@ -78,7 +80,7 @@ async fn measure(name: &str, flags: &Flags) -> anyhow::Result<()> {
     match name {
         "floor" => floor::measure(),
         "every-second" => every_second::measure(flags).await,
-        "burst" => burst::measure().await,
+        "burst" => burst::measure(flags).await,
         "failover" => failover::measure().await,
         "catch-up" => catch_up::measure(flags).await,
         "schedules" => schedules::measure(),
@@ -100,6 +102,10 @@ fn parse(words: &[String]) -> anyhow::Result<(Vec<&'static str>, Flags)> {
         let unknown =
             || format!("nothing is measured under the name {word:?}; there are: {}", names.join(", "));
         let flag = word.strip_prefix("--").with_context(unknown)?;
+        if flag == "shell" {
+            flags.shell = Some(words.next().context("--shell wants the path of a shell")?.into());
+            continue;
+        }
         let number = words.next().with_context(|| format!("{word} wants a number"))?;
         let number: usize = number.parse().with_context(|| format!("{word} {number}"))?;
         ensure!((1..=10_000).contains(&number), "{word} wants 1 to 10000");
