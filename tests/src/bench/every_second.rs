@@ -22,7 +22,7 @@ const SECONDS: usize = 30;
 /// After every job's first fire, these seconds pass before fires are counted.
 const WARM_UP_SECONDS: i64 = 5;
 /// And these after the last counted fire, before the jobs are deleted: so late a fire still starts.
-const LAST_STARTS: Duration = Duration::from_secs(6);
+pub(super) const LAST_STARTS: Duration = Duration::from_secs(6);
 /// By then every job has fired, or the machine is too slow for so many.
 const FIRST_FIRES_LIMIT: Duration = Duration::from_secs(60);
 

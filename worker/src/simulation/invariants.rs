@@ -69,8 +69,8 @@ pub(super) struct Invariants {
     asked: BTreeSet<RunId>,
     /// Those that were asked for in the store as it was before it went back.
     asked_before: BTreeSet<RunId>,
-    /// When the last run of a job that was asked for was claimed, of those for each worker alone, and of the others.
-    taken_at: BTreeMap<(JobName, Option<String>), i64>,
+    /// Of the requests, those that became runs.
+    taken: BTreeMap<Line, Vec<Taken>>,
     started_by: BTreeMap<RunId, Incarnation>,
     /// Runs that are to be tried again if they are lost, by the job as it was when they were claimed.
     tried_if_lost: BTreeSet<RunId>,
@@ -102,6 +102,24 @@ pub(super) struct Invariants {
     /// Since when a job waits for others, as all workers must know a while later.
     pub(super) waits_since: BTreeMap<JobName, i64>,
     pub(super) broadcasts: Broadcasts,
+}
+
+/// Runs that were asked for and wait for each other: a job's, or a job's for one worker.
+type Line = (JobName, Option<String>);
+
+/// A run that was asked for, and was claimed.
+struct Taken {
+    ready_at: Timestamp,
+    /// In the simulation's time.
+    claimed_at: i64,
+}
+
+fn line(request: &Request) -> Line {
+    (request.job.clone(), request.target.as_ref().map(|target| target.worker.clone()))
+}
+
+fn ready_at(request: &Request) -> Timestamp {
+    request.not_before.unwrap_or(request.at)
 }
 
 impl Invariants {
@@ -301,7 +319,11 @@ impl Invariants {
         } else if self.claimed.insert(run_id.clone(), 1).is_some() {
             self.violated(format!("{run_id} claimed again"));
         }
-        self.taken_at.insert((open.job.clone(), open.target.clone()), self.now);
+        let request = change.previous.as_ref().and_then(|pair| Request::decode(&pair.value).ok());
+        if let Some(request) = request {
+            let taken = Taken { ready_at: ready_at(&request), claimed_at: self.now };
+            self.taken.entry(line(&request)).or_default().push(taken);
+        }
         self.check_target(store, change, &open, sid);
         match &open.skipped {
             Some(_) => {}
@@ -348,14 +370,16 @@ impl Invariants {
             if store.get(keys::lock(&request.job)).is_some_and(|pair| pair.value.is_empty()) {
                 continue;
             }
-            let late = now.ms_since(request.not_before.unwrap_or(request.at));
+            let late = now.ms_since(ready_at(&request));
             // By a clock that was far off.
             if request.trigger == Trigger::After && late > OFFSET_MS_MAX + WELL_MS {
                 continue;
             }
-            let line = (request.job.clone(), request.target.map(|target| target.worker));
-            let late =
-                self.taken_at.get(&line).map_or(late, |taken_at| late.min(now.ms() - START_MS - taken_at));
+            // Not from one that came later and overtook it.
+            let in_line = self.taken.get(&line(&request)).into_iter().flatten();
+            let before = in_line.filter(|taken| taken.ready_at <= ready_at(&request));
+            let turn = before.map(|taken| taken.claimed_at).max();
+            let late = turn.map_or(late, |turn| late.min(now.ms() - START_MS - turn));
             if late > REQUEST_WAITS_MAX_MS {
                 self.violated(format!("a run of {} is asked for since {late} ms", request.job));
             }
