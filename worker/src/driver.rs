@@ -50,6 +50,7 @@ use crate::session::{self, Session, Standing};
 use crate::sink::{Sink, SinkSettings};
 use crate::status::{Facts, Status, Turn};
 use crate::timed::Timed;
+use crate::turns::Turns;
 use crate::waiting::{Entry, Figures};
 use crate::watches::{self, Input, Inputs, Registered, Registration};
 use crate::witness::{Era, WentBack, Witness};
@@ -565,6 +566,7 @@ impl Driver {
                 self.compare_clocks(); // news of it may have come before this
                 self.all_marks_read = Stopwatch::start();
                 self.step(Event::SessionGained(sid, worker_id)).await;
+                self.spare_own_sids(); // the sweep's turns go by it
                 self.sweeper.notify_one();
                 if self.draining {
                     self.deregister().await; // it was sought before
@@ -1365,7 +1367,7 @@ where
     }
 }
 
-/// Sweeps whenever a session ends, and now and then in any case: nobody watches when all die.
+/// Sweeps whenever a session ends, when the turn of a sweep has come, and now and then in any case: nobody watches when all die.
 async fn sweep_often(
     ports: Ports,
     asked: Arc<Notify>,
@@ -1374,16 +1376,17 @@ async fn sweep_often(
     status: Arc<Status>,
 ) {
     let retries = Retries::new("open runs left behind not closed");
+    let mut turns = Turns::new();
     loop {
         let spared = own_sids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let floor = Timestamp::from_ms(floor.load(Relaxed));
         let (kv, run_log) = (ports.kv.as_ref(), ports.run_log.as_ref());
-        let swept = sweep::sweep(kv, run_log, ports.clock.as_ref(), &spared, floor).await;
+        let swept = sweep::sweep(kv, run_log, ports.clock.as_ref(), &spared, floor, Some(&mut turns)).await;
         let pause = match swept {
             Ok(closed) => {
                 status.count_lost_found(closed);
                 retries.worked();
-                SWEEP_EVERY
+                turns.next().map_or(SWEEP_EVERY, |turn| turn.min(SWEEP_EVERY))
             }
             Err(why) => {
                 retries.failed(&why);

@@ -36,6 +36,7 @@ pub mod status;
 mod sweep;
 mod timed;
 mod traces;
+mod turns;
 mod upkeep;
 mod waiting;
 mod watches;

@@ -49,6 +49,7 @@ use crate::scheduler::{
     Refusal, RequestAnswer, RequestClaim, Slots,
 };
 use crate::sink::{Sink, SinkSettings};
+use crate::turns::Turns;
 use crate::waiting::Entry;
 use crate::{audit, claims, session, sweep};
 
@@ -1051,7 +1052,7 @@ async fn a_sweep_gets_done_on_a_store_that_is_slow() {
         put(&kv, keys::runs(gone, seq), OpenRuns::new(vec![open_run(gone, seq, plan_time)]).encode()).await;
     }
     assert_eq!(
-        sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new(), Timestamp::ZERO).await.unwrap(),
+        sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new(), Timestamp::ZERO, None).await.unwrap(),
         250
     );
     assert_eq!(records(&run_log, "a").await.len(), 250);
@@ -1084,6 +1085,22 @@ async fn records_reach_a_store_that_is_slow() {
     assert_eq!(records(run_log.as_ref(), "a").await.len(), 60);
 }
 
+#[tokio::test]
+async fn one_survivor_closes_at_once_what_is_left_and_the_others_wait_for_their_turn() {
+    let (kv, run_log, gone) = (store(), EmbeddedRunLog::in_memory().unwrap(), Sid(555));
+    let alive = BTreeSet::from([open_session(&kv).await, open_session(&kv).await, open_session(&kv).await]);
+    let next = alive.iter().find(|sid| **sid > gone).or(alive.first()).copied().unwrap();
+    put(&kv, keys::runs(gone, 1), OpenRuns::new(vec![open_run(gone, 1, T)]).encode()).await;
+    for own in alive.iter().filter(|sid| **sid != next).chain([&next]) {
+        let (own, mut turns) = (BTreeSet::from([*own]), Turns::new());
+        let swept =
+            sweep::sweep(&kv, &run_log, &SystemClock, &own, Timestamp::ZERO, Some(&mut turns)).await.unwrap();
+        let is_next = own.contains(&next);
+        assert_eq!((swept, turns.next().is_some()), (usize::from(is_next), !is_next));
+    }
+    assert_eq!(records(&run_log, "a").await.len(), 1);
+}
+
 /// Found by seed 3773 of the simulation: it may have ended, and been tried again, in what the store was before.
 #[tokio::test]
 async fn what_was_lost_before_a_store_was_put_back_is_not_tried_again() {
@@ -1096,7 +1113,7 @@ async fn what_was_lost_before_a_store_was_put_back_is_not_tried_again() {
     }
     put(&kv, keys::BASE, Base::default().restored(T).encode()).await;
     assert_eq!(
-        sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new(), Timestamp::ZERO).await.unwrap(),
+        sweep::sweep(&kv, &run_log, &SystemClock, &BTreeSet::new(), Timestamp::ZERO, None).await.unwrap(),
         2
     );
     let asked: Vec<kv::Key> = kv
@@ -1127,8 +1144,8 @@ async fn open_runs_of_sessions_that_are_gone_are_closed_once_and_no_others() {
     }
     put(&kv, keys::runs(gone, 3), "unreadable").await;
     let spared = BTreeSet::from([own]);
-    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared, Timestamp::ZERO).await.unwrap(), 2);
-    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared, Timestamp::ZERO).await.unwrap(), 0);
+    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared, Timestamp::ZERO, None).await.unwrap(), 2);
+    assert_eq!(sweep::sweep(&kv, &run_log, &SystemClock, &spared, Timestamp::ZERO, None).await.unwrap(), 0);
     let left = kv.range(Range::prefix(keys::RUNS)).await.unwrap().pairs;
     let kept = [keys::runs(gone, 3), keys::runs(own, 1), keys::runs(alive, 1)].map(kv::Key::from);
     assert_eq!(left.into_iter().map(|pair| pair.key).collect::<BTreeSet<_>>(), kept.into());

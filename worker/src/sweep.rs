@@ -1,6 +1,6 @@
 //! Records for runs whose session is gone: `lost`, written by whoever lives (design P3, P4).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::clock::{Clock, Timestamp};
 use common::domain::record::Record;
@@ -12,6 +12,7 @@ use common::kv::{self, Compare, Kv, Op, Pair, Range, Revision, Txn};
 use common::run_log::{self, RunLog};
 
 use crate::claims::{parse_base, read_pages};
+use crate::turns::Turns;
 
 /// Records of one insert.
 const BATCH: usize = 100;
@@ -49,30 +50,40 @@ impl Floor {
 
 /// Closes the open runs of every session that is gone, except those in `spared` (this worker's own, still to be decided), and asks for the
 /// next attempt where the job wants that; but not of a run that was claimed up to `floor`, or what the store itself says (see [`Floor`]).
-/// Answers how many runs were closed.
+/// With `turns`, those only whose turn it is. Answers how many runs were closed.
 pub(crate) async fn sweep(
     kv: &dyn Kv,
     run_log: &dyn RunLog,
     clock: &dyn Clock,
     spared: &BTreeSet<Sid>,
     floor: Timestamp,
+    turns: Option<&mut Turns>,
 ) -> Result<usize, Error> {
     // Open runs first, sessions after: a session with an open run existed by then, so that its absence afterwards means its end.
     let (open, _) = read_pages(kv, Range::prefix(keys::RUNS)).await?;
-    let with_runs: BTreeSet<Sid> = open.iter().filter_map(|pair| keys::parse_runs(&pair.key)).collect();
-    if with_runs.is_empty() {
+    let mut left: BTreeMap<Sid, usize> = BTreeMap::new();
+    for sid in open.iter().filter_map(|pair| keys::parse_runs(&pair.key)) {
+        *left.entry(sid).or_default() += 1;
+    }
+    drop(open);
+    if left.is_empty() {
         return Ok(0);
     }
     let (sessions, _) = read_pages(kv, Range::prefix(keys::SESSIONS)).await?;
     let alive: BTreeSet<Sid> = sessions.iter().filter_map(|pair| keys::parse_session(&pair.key)).collect();
-    if with_runs.iter().all(|sid| alive.contains(sid) || spared.contains(sid)) {
+    left.retain(|sid, _| !alive.contains(sid) && !spared.contains(sid));
+    let gone = match turns {
+        Some(turns) => turns.look(&left, &alive, spared),
+        None => left.into_keys().collect(),
+    };
+    if gone.is_empty() {
         return Ok(0);
     }
     let floor = Floor::read(kv, floor).await?;
     let mut closed = 0;
-    for sid in with_runs.difference(&alive).filter(|sid| !spared.contains(sid)) {
+    for sid in gone {
         // Read again, now that the session is known to be gone: nothing can be added any more, so this is complete.
-        let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(*sid))).await?;
+        let (left, _) = read_pages(kv, Range::prefix(keys::runs_of(sid))).await?;
         closed += close_all(kv, run_log, clock, &left, Record::left_behind, floor).await?;
     }
     Ok(closed)

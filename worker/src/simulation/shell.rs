@@ -531,7 +531,8 @@ impl World {
                     let swept = if wrongly {
                         mutants::sweep_wrongly(mutant, kv, log, &clock, &spared).await
                     } else {
-                        sweep::sweep(kv, log, &clock, &spared, floor).await
+                        // All at once: what holds then, holds in turns.
+                        sweep::sweep(kv, log, &clock, &spared, floor, None).await
                     };
                     Done::Swept(swept.is_ok())
                 }

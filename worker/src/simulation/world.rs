@@ -597,7 +597,7 @@ impl World {
         // Nobody is left to sweep: somebody who comes later does.
         let kv = super::network::Direct::new(std::mem::replace(&mut self.store, Store::new()));
         let (at, none) = (At(self.time()), BTreeSet::new());
-        let swept = sweep::sweep(&kv, &self.log, &at, &none, at.0);
+        let swept = sweep::sweep(&kv, &self.log, &at, &none, at.0, None);
         let swept = futures::FutureExt::now_or_never(swept).expect("it waits for nobody");
         swept.unwrap();
         self.store = kv.into_store();
