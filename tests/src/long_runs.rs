@@ -15,7 +15,7 @@ use tests::chaos::jobs::{self, JobKind};
 use tests::chaos::plan::Plan;
 use tests::fixtures::{guard, now_ms};
 
-/// Jobs that count: with the others, some forty fires a second. The stand-in for MongoDB takes few more while it is asked what it has.
+/// Jobs that count: with the others, some forty fires a second.
 const JOBS: usize = 60;
 /// What a fleet is upgraded from where no tag says it: the last commit before workers kept to this version's protocol.
 const PREVIOUS: &str = "569cd11";

@@ -564,14 +564,43 @@ fn go_build(module: &str, program: &Path) -> Result<Found, Missing> {
     say(&format!("building tests/servers/{module} (a minute, the first time)"));
     fs::create_dir_all(program.parent().unwrap_or(program)).map_err(|e| missing(e.to_string()))?;
     let fresh = program.with_extension(format!("new{}", std::process::id()));
+    let patched = patched(&go, &sources, program).map_err(missing)?;
     let mut build = Command::new(&go);
-    build.current_dir(&sources).args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"]);
+    build.current_dir(patched.as_ref().unwrap_or(&sources));
+    build.args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"]);
     run(build.arg(&fresh).arg(".")).map_err(missing)?;
+    if let Some(copy) = patched {
+        fs::remove_dir_all(copy).map_err(|e| missing(e.to_string()))?; // hundreds of megabytes
+    }
     // If this process dies between the two, the stamp is absent or old and the next one builds again.
     fs::rename(&fresh, program)
         .and_then(|()| fs::write(&stamp_path, &stamp))
         .map_err(|e| missing(e.to_string()))?;
     Ok(found)
+}
+
+/// A copy of a module with its dependencies beside it, and its patches applied to them; `None`: it has no patch.
+fn patched(go: &Path, sources: &Path, program: &Path) -> Result<Option<PathBuf>, String> {
+    let files = fs::read_dir(sources).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let files: Vec<PathBuf> = files.map_err(|e| e.to_string())?.iter().map(fs::DirEntry::path).collect();
+    let patches: Vec<&PathBuf> =
+        files.iter().filter(|file| file.extension().is_some_and(|end| end == "patch")).collect();
+    if patches.is_empty() {
+        return Ok(None);
+    }
+    let copy = program.with_extension(format!("src{}", std::process::id()));
+    fs::create_dir_all(&copy).map_err(|e| e.to_string())?;
+    for file in &files {
+        fs::copy(file, copy.join(file.file_name().unwrap_or_default())).map_err(|e| e.to_string())?;
+    }
+    run(Command::new(go).current_dir(&copy).args(["mod", "vendor"]))?;
+    for patch in patches {
+        let mut apply = Command::new("git");
+        // Else it finds the repository around it, of which these files are not.
+        apply.current_dir(&copy).env("GIT_CEILING_DIRECTORIES", copy.parent().unwrap_or(&copy));
+        run(apply.arg("apply").arg(patch))?;
+    }
+    Ok(Some(copy))
 }
 
 /// The contents of all files of a directory, in the order of their names.

@@ -1,5 +1,6 @@
 // Command mongo serves the MongoDB wire protocol on a loopback port, backed by SQLite files (FerretDB 1.24): for tests
-// and for trying things where no mongod is installed. It takes mongod's flags, as far as local-dev/docker-compose.yml gives them.
+// and for trying things where no mongod is installed. It takes mongod's flags, as far as local-dev/docker-compose.yml gives
+// them. What is changed of FerretDB is in ferretdb.patch.
 package main
 
 import (

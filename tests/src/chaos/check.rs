@@ -295,18 +295,34 @@ impl<'a> OfJob<'a> {
         let ranges = self.ranges.clone();
         let mut before: BTreeMap<i64, &Recorded> = BTreeMap::new();
         for (record, range) in ranges {
+            let has = |fire: i64| self.stretches.iter().any(|stretch| stretch.has(fire));
             let within = |stretch: &&Stretch| stretch.has(range.from) && stretch.has(range.to);
             let stretches: Vec<Stretch> = self.stretches.iter().filter(within).copied().collect();
-            // A range of both schedules, around an edit, cannot be counted from here.
-            let counted = |stretch: &Stretch| {
-                stretch.fires(range.from, range.to).count() == usize::try_from(range.count).unwrap_or(0)
+            // One that reaches over an edit has fires of both schedules, and nobody knows of which near the edit.
+            let sure = |stretch: Stretch| {
+                stretch.fires(range.from.max(stretch.due_from), range.to.min(stretch.due_to))
             };
-            if stretches.is_empty() || (stretches.len() == 1 && !range.more && !stretches.iter().any(counted))
-            {
+            let possible = |stretch: Stretch| {
+                stretch.fires(range.from.max(stretch.possible_from), range.to.min(stretch.possible_to))
+            };
+            let fires: Vec<i64> = match stretches.first() {
+                Some(stretch) => stretch.fires(range.from, range.to).collect(),
+                None => self.stretches.iter().copied().flat_map(sure).collect(),
+            };
+            let (least, most) = match stretches.len() {
+                1 => (fires.len(), fires.len()),
+                _ => (
+                    self.stretches.iter().copied().flat_map(sure).count(),
+                    self.stretches.iter().copied().flat_map(possible).count(),
+                ),
+            };
+            let counted =
+                range.more || usize::try_from(range.count).is_ok_and(|count| (least..=most).contains(&count));
+            if !has(range.from) || !has(range.to) || !counted {
                 self.violation("a range of no fires, or miscounted", format!("{record:?}"));
                 continue;
             }
-            for fire in stretches[0].fires(range.from, range.to) {
+            for fire in fires {
                 if let Some(run) = self.runs.get(&fire).copied() {
                     self.violation("skipped and run", format!("{record:?}, {run:?}"));
                 }

@@ -20,10 +20,6 @@ use crate::fixtures::now_ms;
 
 /// A worker that was told to end, and whose stores are there, ends within this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(90);
-/// Few connections: the stand-in for MongoDB hangs under many that write at once.
-const MONGO_OPTIONS: &str = "/?maxPoolSize=4";
-/// The stand-in looks for a batch's ids in every record that it has: for a hundred of them, in thousands, longer than a worker waits.
-const LOG_BATCH_SIZE: &str = "20";
 
 /// The programs that workers are.
 #[derive(Clone, Debug)]
@@ -294,8 +290,7 @@ impl Fleet {
         command
             .env("CRON_WORKER_ID", &worker.id)
             .env("CRON_ETCD_ENDPOINTS", endpoints.join(","))
-            .env("CRON_MONGODB_URI", format!("{}{MONGO_OPTIONS}", self.mongo.url()))
-            .env("CRON_LOG_BATCH_SIZE", LOG_BATCH_SIZE)
+            .env("CRON_MONGODB_URI", self.mongo.url())
             .env("CRON_WORKER_LISTEN", "127.0.0.1:0")
             .env("CRON_DATA_DIR", self.site.dir.join(format!("{}-data", worker.id)));
         let library = if skew_ms == 0 { None } else { faketime() };

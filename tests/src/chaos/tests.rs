@@ -152,6 +152,14 @@ fn trouble(what: Trouble) -> Disturbance {
     Disturbance { worker: 0, what, from: 103_000, to: 104_000 }
 }
 
+/// The job is due every third second only from the fifth on, and all between the first and the last of these seconds was let go.
+fn every_third_second_later(seen: &mut Observed) {
+    let edit = Change { sent: 104_600, answered: 104_700, period_s: Some(3) };
+    seen.jobs[0].history.insert(1, edit);
+    let fires: Vec<i64> = (101..=110).map(|second| second * 1000).collect();
+    remove(seen, &fires, true, true);
+}
+
 /// What the checker says about ten seconds to which this was done.
 fn report(change: impl FnOnce(&mut Observed)) -> Report {
     let mut seen = well();
@@ -161,7 +169,7 @@ fn report(change: impl FnOnce(&mut Observed)) -> Report {
 
 #[test]
 fn what_is_accounted_for_is_no_violation() {
-    let rows: [(&str, Done); 6] = [
+    let rows: [(&str, Done); 7] = [
         ("all is well", |_| {}),
         ("fires are let go, with a record", |seen| {
             remove(seen, &[103_000, 104_000], true, true);
@@ -185,6 +193,10 @@ fn what_is_accounted_for_is_no_violation() {
             seen.jobs[0].history.insert(2, Change { sent: 106_000, answered: 106_010, period_s: Some(1) });
             remove(seen, &[104_000, 105_000, 106_000], true, true);
         }),
+        ("let go over an edit", |seen| {
+            every_third_second_later(seen);
+            seen.records.push(skipped(101_000, 108_000, 6));
+        }),
     ];
     for (name, change) in rows {
         let report = report(change);
@@ -194,7 +206,7 @@ fn what_is_accounted_for_is_no_violation() {
 
 #[test]
 fn what_must_not_be_is_noticed() {
-    let rows: [(&str, Done); 14] = [
+    let rows: [(&str, Done); 16] = [
         ("started twice", |seen| {
             seen.lines
                 .get_mut("count-0")
@@ -222,6 +234,14 @@ fn what_must_not_be_is_noticed() {
         ("a range of no fires, or miscounted", |seen| {
             remove(seen, &[104_000, 105_000], true, true);
             seen.records.push(skipped(104_000, 105_000, 3));
+        }),
+        ("a range of no fires, or miscounted", |seen| {
+            every_third_second_later(seen);
+            seen.records.push(skipped(101_000, 108_000, 10));
+        }),
+        ("a range of no fires, or miscounted", |seen| {
+            every_third_second_later(seen);
+            seen.records.push(skipped(101_000, 109_000, 6));
         }),
         ("lost by a worker that was well", |seen| {
             remove(seen, &[104_000], true, true);
