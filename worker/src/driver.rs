@@ -566,8 +566,6 @@ impl Driver {
                 self.compare_clocks(); // news of it may have come before this
                 self.all_marks_read = Stopwatch::start();
                 self.step(Event::SessionGained(sid, worker_id)).await;
-                self.spare_own_sids(); // the sweep's turns go by it
-                self.sweeper.notify_one();
                 if self.draining {
                     self.deregister().await; // it was sought before
                 }
@@ -1311,10 +1309,10 @@ impl Driver {
         if spared.len() == 1 && spared.first().copied() == present {
             return; // the usual case, without a walk over all runs
         }
-        let before = spared.len();
-        *spared = self.scheduler.sids().into_iter().chain(present).collect();
-        if spared.len() < before {
-            self.sweeper.notify_one(); // what is no longer spared may have left open runs behind
+        let sids = self.scheduler.sids().into_iter().chain(present).collect();
+        if *spared != sids {
+            *spared = sids;
+            self.sweeper.notify_one(); // what is no longer spared may have left open runs behind; and turns go by the present session
         }
     }
 }

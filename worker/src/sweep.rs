@@ -66,11 +66,12 @@ pub(crate) async fn sweep(
         *left.entry(sid).or_default() += 1;
     }
     drop(open);
-    if left.is_empty() {
-        return Ok(0);
-    }
-    let (sessions, _) = read_pages(kv, Range::prefix(keys::SESSIONS)).await?;
-    let alive: BTreeSet<Sid> = sessions.iter().filter_map(|pair| keys::parse_session(&pair.key)).collect();
+    let alive: BTreeSet<Sid> = if left.is_empty() {
+        BTreeSet::new() // nobody is asked for
+    } else {
+        let (sessions, _) = read_pages(kv, Range::prefix(keys::SESSIONS)).await?;
+        sessions.iter().filter_map(|pair| keys::parse_session(&pair.key)).collect()
+    };
     left.retain(|sid, _| !alive.contains(sid) && !spared.contains(sid));
     let gone = match turns {
         Some(turns) => turns.look(&left, &alive, spared),

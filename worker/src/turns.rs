@@ -19,6 +19,8 @@ const TURNS_MAX: u32 = 6;
 #[derive(Debug)]
 pub(crate) struct Turns {
     started: Stopwatch,
+    /// The last look, by `started`.
+    looked: Duration,
     gone: BTreeMap<Sid, Left>,
 }
 
@@ -35,7 +37,7 @@ struct Left {
 impl Turns {
     /// Of a worker that has seen none yet.
     pub(crate) fn new() -> Self {
-        Self { started: Stopwatch::start(), gone: BTreeMap::new() }
+        Self { started: Stopwatch::start(), looked: Duration::ZERO, gone: BTreeMap::new() }
     }
 
     /// Takes note of how many keys each session that is gone has left, and answers those whose turn it is. `alive` are the sessions that are
@@ -56,6 +58,7 @@ impl Turns {
         alive: &BTreeSet<Sid>,
         own: &BTreeSet<Sid>,
     ) -> Vec<Sid> {
+        self.looked = now;
         let present = own.intersection(alive).next().copied();
         self.gone.retain(|sid, _| left.contains_key(sid));
         for (&sid, &keys) in left {
@@ -65,18 +68,24 @@ impl Turns {
                 _new_or_fewer => drop(self.gone.insert(sid, Left { keys, since: now, wait })),
             }
         }
-        let turn = |left: &Left| now.saturating_sub(left.since) >= left.wait;
-        self.gone.iter().filter(|(_, left)| turn(left)).map(|(&sid, _)| sid).collect()
+        self.gone.iter().filter(|(_, left)| left.turn() <= now).map(|(&sid, _)| sid).collect()
     }
 
-    /// How long until the next turn, if there is one to come.
+    /// How long until the next turn of those that the last look did not answer, if there is one: none when it came since.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.next_at(self.started.elapsed())
     }
 
     fn next_at(&self, now: Duration) -> Option<Duration> {
-        let turns = self.gone.values().map(|left| left.since + left.wait);
-        turns.filter(|turn| *turn > now).min().map(|turn| turn - now)
+        let turns = self.gone.values().map(Left::turn).filter(|turn| *turn > self.looked);
+        turns.min().map(|turn| turn.saturating_sub(now))
+    }
+}
+
+impl Left {
+    /// When it is this worker's turn, by `Turns::started`.
+    fn turn(&self) -> Duration {
+        self.since + self.wait
     }
 }
 
@@ -127,6 +136,16 @@ mod tests {
         assert_eq!(turns.next_at(Duration::from_secs(20)), None);
         assert_eq!(looks(&mut turns, &own, 21, &[]), []);
         assert_eq!(looks(&mut turns, &own, 22, &[(gone, 2)]), [], "nothing is remembered of what is done");
+    }
+
+    #[test]
+    fn a_turn_that_comes_while_another_session_is_closed_is_not_missed() {
+        let mut turns = Turns::new();
+        // 20 is next after 15, and second after 5.
+        assert_eq!(looks(&mut turns, &[Sid(20)], 0, &[(Sid(5), 1), (Sid(15), 1)]), [Sid(15)]);
+        assert_eq!(turns.next_at(Duration::from_secs(6)), Some(Duration::ZERO));
+        assert_eq!(looks(&mut turns, &[Sid(20)], 6, &[(Sid(5), 1)]), [Sid(5)]);
+        assert_eq!(turns.next_at(Duration::from_secs(6)), None, "it had its turn");
     }
 
     #[test]

@@ -581,8 +581,7 @@ fn go_build(module: &str, program: &Path) -> Result<Found, Missing> {
 
 /// A copy of a module with its dependencies beside it, and its patches applied to them; `None`: it has no patch.
 fn patched(go: &Path, sources: &Path, program: &Path) -> Result<Option<PathBuf>, String> {
-    let files = fs::read_dir(sources).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let files: Vec<PathBuf> = files.map_err(|e| e.to_string())?.iter().map(fs::DirEntry::path).collect();
+    let files = files(sources).map_err(|e| e.to_string())?;
     let patches: Vec<&PathBuf> =
         files.iter().filter(|file| file.extension().is_some_and(|end| end == "patch")).collect();
     if patches.is_empty() {
@@ -605,16 +604,21 @@ fn patched(go: &Path, sources: &Path, program: &Path) -> Result<Option<PathBuf>,
 
 /// The contents of all files of a directory, in the order of their names.
 fn contents(dir: &Path) -> std::io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    for path in files(dir)? {
+        contents.extend(fs::read(path)?);
+    }
+    Ok(contents)
+}
+
+/// The files of a directory, in the order of their names.
+fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         paths.push(entry?.path());
     }
     paths.sort();
-    let mut contents = Vec::new();
-    for path in paths {
-        contents.extend(fs::read(path)?);
-    }
-    Ok(contents)
+    Ok(paths)
 }
 
 /// The virtual environment of all Python packages.

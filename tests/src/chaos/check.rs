@@ -140,6 +140,16 @@ impl Stretch {
         (0..).map(move |n| first + n * self.period).take_while(move |fire| *fire <= to)
     }
 
+    /// Of a range, the fires that are to be accounted for.
+    fn due(self, range: &Range) -> impl Iterator<Item = i64> + use<> {
+        self.fires(range.from.max(self.due_from), range.to.min(self.due_to))
+    }
+
+    /// Of a range, the fires that may be.
+    fn possible(self, range: &Range) -> impl Iterator<Item = i64> + use<> {
+        self.fires(range.from.max(self.possible_from), range.to.min(self.possible_to))
+    }
+
     fn has(self, fire: i64) -> bool {
         (self.possible_from..=self.possible_to).contains(&fire) && fire % self.period == 0
     }
@@ -298,22 +308,17 @@ impl<'a> OfJob<'a> {
             let has = |fire: i64| self.stretches.iter().any(|stretch| stretch.has(fire));
             let within = |stretch: &&Stretch| stretch.has(range.from) && stretch.has(range.to);
             let stretches: Vec<Stretch> = self.stretches.iter().filter(within).copied().collect();
-            // One that reaches over an edit has fires of both schedules, and nobody knows of which near the edit.
-            let sure = |stretch: Stretch| {
-                stretch.fires(range.from.max(stretch.due_from), range.to.min(stretch.due_to))
-            };
-            let possible = |stretch: Stretch| {
-                stretch.fires(range.from.max(stretch.possible_from), range.to.min(stretch.possible_to))
-            };
+            let all = self.stretches.iter().copied();
             let fires: Vec<i64> = match stretches.first() {
                 Some(stretch) => stretch.fires(range.from, range.to).collect(),
-                None => self.stretches.iter().copied().flat_map(sure).collect(),
+                None => all.clone().flat_map(|stretch| stretch.due(range)).collect(),
             };
+            // One that reaches over an edit has fires of both schedules, and nobody knows of which near the edit.
             let (least, most) = match stretches.len() {
                 1 => (fires.len(), fires.len()),
                 _ => (
-                    self.stretches.iter().copied().flat_map(sure).count(),
-                    self.stretches.iter().copied().flat_map(possible).count(),
+                    all.clone().flat_map(|stretch| stretch.due(range)).count(),
+                    all.flat_map(|stretch| stretch.possible(range)).count(),
                 ),
             };
             let counted =
